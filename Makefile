@@ -1,0 +1,57 @@
+# Two commands: `make run` and `make test`. Both install once, into .venv, from constraints.txt.
+
+VENV        ?= .venv
+RECIPE      ?= experiments/recipes/quickstart.yaml
+RUN_ARGS    ?=
+PYTEST_ARGS ?=
+# An extra package index, for instance https://download.pytorch.org/whl/cpu for torch's CPU build.
+EXTRA_INDEX ?=
+# The first interpreter that runs, is new enough and can make environments; constraints.txt is tested with 3.11.
+PYTHON      ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
+	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
+	&& echo $$python && break; done)
+
+BIN       := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install run test lint format clean
+
+help: ## say what can be made
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+	@echo
+	@echo "variables: PYTHON, EXTRA_INDEX, RECIPE, RUN_ARGS, PYTEST_ARGS, VENV"
+
+install: $(INSTALLED) ## create .venv and install into it, once
+
+# The stamp is written last: an installation that broke off is begun again by the next call.
+$(INSTALLED): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { \
+		echo "make: no Python >= 3.11 with venv and ensurepip was found; name one: make PYTHON=/path/to/python3.11" >&2; \
+		exit 2; }
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off \
+		$(if $(EXTRA_INDEX),--extra-index-url $(EXTRA_INDEX)) -c constraints.txt -e ".[all]"
+	$(BIN)/python -m pip --disable-pip-version-check check
+	@touch $@
+
+run: $(INSTALLED) ## run the recipe from training to the exported model
+	$(BIN)/nas run $(RECIPE) $(RUN_ARGS)
+
+lint: $(INSTALLED) ## check style, types and the floors
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint ## check everything and run the tests
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+format: $(INSTALLED) ## bring the code into its format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove .venv and the caches of the tools (runs stay)
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build dist *.egg-info
+	find . -name __pycache__ -not -path './.git/*' -not -path './runs/*' -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Artifacts: files that a runtime can run, one module a format."""

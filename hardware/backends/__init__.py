@@ -1,0 +1,1 @@
+"""Device backends: every module here with an attribute `BACKEND` is found by `hardware.device`."""

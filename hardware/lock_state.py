@@ -1,0 +1,148 @@
+"""What the processes of one host know about a unit's lock: the book beside the locks of `hardware.lease`."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from hardware.errors import DeviceError
+
+# The book must fit one page, so that a kill in the middle of a write cannot tear it.
+_MAX_BYTES = 4000
+_MAX_NAMED = 8
+_MAX_OWNER_CHARACTERS = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """Somebody who holds the unit, or waits for it.
+
+    Attributes:
+        owner: what the holder calls itself, printable ASCII.
+        pid: its process.
+        since_utc: ISO time at which it came.
+    """
+
+    owner: str
+    pid: int
+    since_utc: str
+
+    def __str__(self) -> str:
+        return f"{self.owner or 'unnamed'} (pid {self.pid}) since {self.since_utc}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LockState:
+    """The book of one unit.
+
+    Attributes:
+        generation: number of the lock file in use; a take-over opens the next one.
+        token: the highest fencing token handed out.
+        measuring: who holds the unit exclusively, with `deadline_s` on the monotonic clock.
+        deadline_s: when that lease expires; 0 without one.
+        waiting: who waits to measure.
+        computing: who computes; for messages only, a killed process may still be listed.
+    """
+
+    generation: int = 0
+    token: int = 0
+    measuring: Holder | None = None
+    deadline_s: float = 0.0
+    waiting: Holder | None = None
+    computing: tuple[Holder, ...] = ()
+
+    def with_computing(self, holder: Holder) -> "LockState":
+        """Return the book after `holder` started to compute: so nobody measures."""
+        others = tuple(other for other in self.computing if other != holder and _is_alive(other.pid))
+        return replace(self, measuring=None, deadline_s=0.0, computing=(*others, holder)[-_MAX_NAMED:])
+
+    def without_computing(self, holder: Holder) -> "LockState":
+        """Return the book after `holder` stopped to compute."""
+        return replace(self, computing=tuple(other for other in self.computing if other != holder))
+
+    def holders(self) -> str:
+        """Say in words who stands in the way."""
+        parts = [f"measured on by {self.measuring}"] if self.measuring is not None else []
+        alive = [str(holder) for holder in self.computing if _is_alive(holder.pid)]
+        if alive:
+            parts.append(f"computed on by {', '.join(alive)}")
+        if self.waiting is not None and _is_alive(self.waiting.pid):
+            parts.append(f"waited for by {self.waiting} to measure")
+        return "; ".join(parts) or "held by a process that did not leave its name"
+
+
+def new_holder(owner: str, *, now: datetime) -> Holder:
+    """Return the entry of this process."""
+    # ASCII, so that the length in characters bounds the length in bytes.
+    printable = "".join(c if c.isascii() and c.isprintable() else "?" for c in owner)
+    since = now.isoformat(timespec="milliseconds")
+    return Holder(owner=printable[:_MAX_OWNER_CHARACTERS], pid=os.getpid(), since_utc=since)
+
+
+def read_state(descriptor: int, *, path: Path) -> LockState:
+    """Return the book in an open file; an empty file is a new book.
+
+    Raises:
+        DeviceError: the content is not a book of ours.
+    """
+    content = os.pread(descriptor, _MAX_BYTES * 2, 0)
+    if not content:
+        return LockState()
+    try:
+        # One line; what a longer, older line left behind it does not count.
+        return _parse(json.loads(content.split(b"\n", 1)[0]))
+    except (ValueError, KeyError, TypeError) as e:
+        raise DeviceError(
+            f"the lock file {path} is damaged: {e}",
+            hint=f"make sure that nothing of archsmith runs on this machine, then delete {path.parent}",
+        ) from e
+
+
+def write_state(descriptor: int, state: LockState) -> None:
+    """Replace the book in an open file by one write, which a kill cannot cut in two."""
+    content = json.dumps(
+        {
+            "generation": state.generation,
+            "token": state.token,
+            "measuring": _spelled(state.measuring),
+            "deadline_s": state.deadline_s,
+            "waiting": _spelled(state.waiting),
+            "computing": [_spelled(holder) for holder in state.computing],
+        }
+    ).encode("ascii")
+    assert len(content) < _MAX_BYTES
+    os.pwrite(descriptor, content + b"\n", 0)
+    os.ftruncate(descriptor, len(content) + 1)
+
+
+def _spelled(holder: Holder | None) -> dict[str, object] | None:
+    if holder is None:
+        return None
+    return {"owner": holder.owner, "pid": holder.pid, "since_utc": holder.since_utc}
+
+
+def _parse(value: Mapping[str, Any]) -> LockState:
+    def holder(entry: Mapping[str, Any]) -> Holder:
+        return Holder(owner=str(entry["owner"]), pid=int(entry["pid"]), since_utc=str(entry["since_utc"]))
+
+    return LockState(
+        generation=int(value["generation"]),
+        token=int(value["token"]),
+        measuring=holder(value["measuring"]) if value["measuring"] is not None else None,
+        deadline_s=float(value["deadline_s"]),
+        waiting=holder(value["waiting"]) if value["waiting"] is not None else None,
+        computing=tuple(holder(entry) for entry in value["computing"]),
+    )
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

@@ -1,0 +1,70 @@
+"""How long and how often is measured, by name."""
+
+from dataclasses import dataclass
+
+from hardware.errors import MeasurementError
+
+MIN_ROUNDS = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasurementProtocol:
+    """The settings of a measurement; stored by name with every result.
+
+    Attributes:
+        name: what recipes and tables call it.
+        min_rounds: rounds that are always done, at least 10: the interval rests on their medians.
+        max_rounds: rounds after which it ends, converged or not.
+        runs_per_round: timed runs of each network in a round.
+        warmup_runs: untimed runs of each network before them, in every round.
+        interval_width: full width of the interval of the median, relative to the median, that is good enough.
+        level: confidence level of the interval.
+        max_seconds: time after which no further round is started, once `min_rounds` are done.
+    """
+
+    name: str
+    min_rounds: int = MIN_ROUNDS
+    max_rounds: int
+    runs_per_round: int
+    warmup_runs: int
+    interval_width: float = 0.03
+    level: float = 0.95
+    max_seconds: float
+
+    def __post_init__(self) -> None:
+        checks = (
+            ("min_rounds", self.min_rounds, self.min_rounds >= MIN_ROUNDS, f">= {MIN_ROUNDS}"),
+            ("max_rounds", self.max_rounds, self.max_rounds >= self.min_rounds, f">= min_rounds ({self.min_rounds})"),
+            ("runs_per_round", self.runs_per_round, self.runs_per_round >= 1, ">= 1"),
+            ("warmup_runs", self.warmup_runs, self.warmup_runs >= 0, ">= 0"),
+            ("interval_width", self.interval_width, 0 < self.interval_width < 1, "between 0 and 1"),
+            ("level", self.level, 0 < self.level < 1, "between 0 and 1"),
+            ("max_seconds", self.max_seconds, self.max_seconds > 0, "> 0"),
+        )
+        for field, value, holds, allowed in checks:
+            if not holds:
+                raise MeasurementError(
+                    f"protocol {self.name!r}: {field} is {value}, expected {allowed}",
+                    hint="use one of the named protocols: quick, standard",
+                )
+
+
+def get_protocol(name: str) -> MeasurementProtocol:
+    """Return a protocol by name.
+
+    "quick" is for the many networks that a predictor is fitted on; "standard" for those whose numbers are reported.
+
+    Raises:
+        MeasurementError: the name is unknown; the message lists the known ones.
+    """
+    protocols = (
+        MeasurementProtocol(name="quick", max_rounds=25, runs_per_round=20, warmup_runs=3, max_seconds=120.0),
+        MeasurementProtocol(
+            name="standard", min_rounds=12, max_rounds=60, runs_per_round=40, warmup_runs=5, max_seconds=300.0
+        ),
+    )
+    for protocol in protocols:
+        if protocol.name == name:
+            return protocol
+    known = [protocol.name for protocol in protocols]
+    raise MeasurementError(f"unknown protocol {name!r}, known are {known}", hint=f"choose one of {', '.join(known)}")

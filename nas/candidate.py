@@ -1,0 +1,133 @@
+"""A candidate: one architecture with one set of weights at one precision; what is evaluated, measured and exported."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from hardware.errors import StorageError
+from hardware.files import JSON, has_manifest, read_manifest, sha256_file, write_manifest
+from nas.errors import CheckpointError
+from nas.training.checkpoints import WEIGHTS_FILE, load_tensors, save_tensors
+from searchspaces import Architecture, SearchSpace
+
+WeightsKind = Literal["inherited", "fine-tuned"]
+
+_HASH_LENGTH = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """The key under which accuracy and cost belong together.
+
+    Attributes:
+        architecture: what network.
+        weights: hash of its weights; for inherited ones, of the supernet's checkpoint and the recalibration.
+        weights_kind: where the weights come from.
+        precision: number format, for example "fp32".
+    """
+
+    architecture: Architecture
+    weights: str
+    weights_kind: WeightsKind
+    precision: str = "fp32"
+
+    @property
+    def candidate_id(self) -> str:
+        """Readable key: architecture id, first digits of the weights' hash, precision."""
+        return f"{self.architecture.arch_id}-{self.weights[:8]}-{self.precision}"
+
+    def row(self) -> Mapping[str, str]:
+        """The columns that identify a candidate in every table."""
+        return {
+            "candidate_id": self.candidate_id,
+            "arch_id": self.architecture.arch_id,
+            "architecture": self.architecture.to_json(),
+            "weights": self.weights,
+            "weights_kind": self.weights_kind,
+            "precision": self.precision,
+        }
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, str]) -> "Candidate":
+        """Read what `row` wrote."""
+        kind = row["weights_kind"]
+        assert kind in ("inherited", "fine-tuned"), kind
+        return cls(
+            architecture=Architecture.from_json(row["architecture"]),
+            weights=row["weights"],
+            weights_kind="inherited" if kind == "inherited" else "fine-tuned",
+            precision=row["precision"],
+        )
+
+
+def inherited_candidate(arch: Architecture, *, checkpoint_sha256: str, recalibration: str) -> Candidate:
+    """The candidate that slices the supernet; its hash names the checkpoint and how statistics were recalibrated."""
+    digest = hashlib.sha256(f"{checkpoint_sha256} {recalibration}".encode()).hexdigest()[:_HASH_LENGTH]
+    return Candidate(architecture=arch, weights=digest, weights_kind="inherited")
+
+
+class CandidateStore:
+    """Weights of candidates: one directory each, with a manifest."""
+
+    def __init__(self, directory: Path, *, space: SearchSpace, num_classes: int) -> None:
+        self._directory = directory
+        self._space = space
+        self._num_classes = num_classes
+
+    def path(self, candidate: Candidate) -> Path:
+        """Directory of a candidate."""
+        return self._directory / candidate.candidate_id
+
+    def has(self, candidate: Candidate) -> bool:
+        """Whether the candidate's weights are stored."""
+        return has_manifest(self.path(candidate))
+
+    def save(self, candidate: Candidate, network: nn.Module) -> None:
+        """Store the weights of an inherited candidate's recalibrated network."""
+        self._write(self.path(candidate), candidate.architecture, network, kind=candidate.weights_kind)
+
+    def save_fine_tuned(self, arch: Architecture, network: nn.Module) -> Candidate:
+        """Store fine-tuned weights; the candidate's hash is that of the weights file."""
+        staged = self._directory / f".staged-{arch.arch_id}"
+        save_tensors(staged / WEIGHTS_FILE, network.state_dict())
+        digest = sha256_file(staged / WEIGHTS_FILE)[:_HASH_LENGTH]
+        (staged / WEIGHTS_FILE).unlink()
+        staged.rmdir()
+        candidate = Candidate(architecture=arch, weights=digest, weights_kind="fine-tuned")
+        self._write(self.path(candidate), arch, network, kind="fine-tuned")
+        return candidate
+
+    def _write(self, path: Path, arch: Architecture, network: nn.Module, *, kind: WeightsKind) -> None:
+        save_tensors(path / WEIGHTS_FILE, network.state_dict())
+        details: dict[str, JSON] = {"architecture": arch.to_json(), "weights_kind": kind}
+        write_manifest(path, files=[WEIGHTS_FILE], details=details)
+
+    def load(self, candidate: Candidate) -> nn.Module:
+        """The candidate's network in eval mode, taking prepared images.
+
+        Raises:
+            CheckpointError: missing or damaged files, or tensors that do not fit the architecture.
+        """
+        path = self.path(candidate)
+        try:
+            read_manifest(path)
+        except StorageError as e:
+            raise CheckpointError(
+                f"candidate {candidate.candidate_id} cannot be loaded: {e}",
+                hint=f"delete {path} and run `nas verify` again",
+            ) from e
+        network = self._space.build_supernet(num_classes=self._num_classes).extract(candidate.architecture)
+        tensors: dict[str, torch.Tensor] = load_tensors(path / WEIGHTS_FILE)
+        try:
+            network.load_state_dict(tensors)
+        except RuntimeError as e:
+            raise CheckpointError(
+                f"the weights in {path} do not fit architecture {candidate.architecture.arch_id}: {e}",
+                hint=f"delete {path} and run `nas verify` again",
+            ) from e
+        return network.eval()

@@ -1,0 +1,199 @@
+"""The Pareto front: a pure function of a run's tables."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import moocore
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+JSONPoint = dict[str, object]
+
+# Slower than the slowest point, so that every point adds to the hypervolume.
+_REFERENCE_MARGIN = 1.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrontPoint:
+    """One candidate of a front. Accuracies are fractions; latencies milliseconds of one inference.
+
+    Attributes:
+        arch_id, candidate: what it is.
+        accuracy, accuracy_interval: on the split that the front is made of (`verify`, or `search` before that).
+        accuracy_inherited: on the search split with the supernet's weights, NaN if never evaluated so.
+        accuracy_search: on the search split with the candidate's own weights.
+        latency_ms, latency_interval_ms: median and its interval.
+        latency_predicted_ms: what the predictor had promised.
+        provenance: "measured" or "predicted", of `latency_ms`.
+        suspect: the measurement failed its own checks.
+        macs, params: counts for one image.
+        weights_kind: "inherited" or "fine-tuned".
+        architecture: its JSON.
+    """
+
+    arch_id: str
+    candidate: str
+    accuracy: float
+    accuracy_interval: tuple[float, float]
+    accuracy_inherited: float
+    accuracy_search: float
+    latency_ms: float
+    latency_interval_ms: tuple[float, float]
+    latency_predicted_ms: float
+    provenance: str
+    suspect: bool
+    macs: int
+    params: int
+    weights_kind: str
+    architecture: str
+
+    def to_json(self) -> JSONPoint:
+        """Plain JSON values; NaN becomes null."""
+        point: JSONPoint = {name: getattr(self, name) for name in self.__slots__}
+        point["accuracy_interval"] = list(self.accuracy_interval)
+        point["latency_interval_ms"] = list(self.latency_interval_ms)
+        return {key: None if isinstance(v, float) and np.isnan(v) else v for key, v in point.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParetoFront:
+    """Non-dominated candidates, fastest first.
+
+    Attributes:
+        device_id: where the latencies hold.
+        points: the front; empty when nothing was evaluated.
+        reference_point: (accuracy, latency_ms) that the hypervolume is measured from.
+        hypervolume: accuracy x milliseconds between the front and the reference point.
+        provenance: "measured" for the verified front, "predicted" before verification, "none" when empty.
+        split: the data that the accuracies come from.
+    """
+
+    device_id: str
+    points: tuple[FrontPoint, ...]
+    reference_point: tuple[float, float]
+    hypervolume: float
+    provenance: str
+    split: str
+
+    def knee(self) -> FrontPoint:
+        """The point farthest from the straight line between the fastest and the most accurate one, axes scaled to 1.
+
+        With one or two points: the most accurate. The front must not be empty.
+        """
+        accuracy = np.array([point.accuracy for point in self.points])
+        latency = np.array([point.latency_ms for point in self.points])
+        spans = np.ptp(accuracy), np.ptp(latency)
+        if len(self.points) < 3 or min(spans) == 0.0:
+            return self.points[-1]
+        gain = (accuracy - accuracy[0]) / spans[0] - (latency - latency[0]) / spans[1]
+        return self.points[int(np.argmax(gain))]
+
+
+def pareto_mask(accuracy_N: npt.NDArray[np.float64], latency_N: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Which points no other one beats: higher accuracy and lower latency are better.
+
+    Equal points are all kept; a point with NaN failed and is never on the front.
+    """
+    valid_N = np.isfinite(accuracy_N) & np.isfinite(latency_N)
+    mask_N = np.zeros(len(accuracy_N), dtype=np.bool_)
+    if valid_N.any():
+        costs = np.stack([-accuracy_N[valid_N], latency_N[valid_N]], axis=1)
+        mask_N[valid_N] = moocore.is_nondominated(costs, keep_weakly=True)
+    return mask_N
+
+
+def hypervolume(
+    accuracy_N: npt.NDArray[np.float64], latency_N: npt.NDArray[np.float64], *, reference: tuple[float, float]
+) -> float:
+    """Area (accuracy x ms) that the points dominate, seen from `reference` = (accuracy, latency_ms); 0 without points."""
+    valid_N = np.isfinite(accuracy_N) & np.isfinite(latency_N)
+    if not valid_N.any():
+        return 0.0
+    costs = np.stack([-accuracy_N[valid_N], latency_N[valid_N]], axis=1)
+    return float(moocore.hypervolume(costs, ref=np.array([-reference[0], reference[1]])))
+
+
+def hypervolume_by_evaluation(evaluations: pd.DataFrame, *, device_id: str) -> list[float]:
+    """Hypervolume of the predicted front after each inherited evaluation, in the order of the table.
+
+    The reference point is fixed by all rows: accuracy 0, 1.1 x the slowest prediction.
+    """
+    rows = _of_device(evaluations, device_id)
+    rows = rows[rows["weights_kind"] == "inherited"]
+    accuracy_N, latency_N = _column(rows, "accuracy"), _column(rows, "latency_predicted_ms")
+    reference = _reference(latency_N)
+    return [hypervolume(accuracy_N[: n + 1], latency_N[: n + 1], reference=reference) for n in range(len(rows))]
+
+
+def compute_front(evaluations: pd.DataFrame, verifications: pd.DataFrame, *, device_id: str) -> ParetoFront:
+    """The verified front, or the predicted one as long as nothing is verified.
+
+    One row a candidate (the newest), in the order of latency, then candidate id; a candidate equal to another in both
+    objectives stays out if its id comes later.
+    """
+    verified = _of_device(verifications, device_id)
+    if len(verified):
+        return _front(verified, device_id=device_id, latency="latency", provenance="measured", split="verify")
+    evaluated = _of_device(evaluations, device_id).assign(provenance="predicted", suspect=False)
+    inherited = evaluated[evaluated["weights_kind"] == "inherited"].set_index("arch_id")["accuracy"]
+    evaluated = evaluated.assign(
+        accuracy_search=evaluated["accuracy"],
+        accuracy_inherited=evaluated["arch_id"].map(inherited[~inherited.index.duplicated(keep="last")]),
+    )
+    return _front(evaluated, device_id=device_id, latency="latency_predicted", provenance="predicted", split="search")
+
+
+def _front(rows: pd.DataFrame, *, device_id: str, latency: str, provenance: str, split: str) -> ParetoFront:
+    rows = rows.drop_duplicates("candidate_id", keep="last")
+    accuracy_N, latency_N = _column(rows, "accuracy"), _column(rows, f"{latency}_ms")
+    reference = _reference(latency_N)
+    front = rows[pareto_mask(accuracy_N, latency_N)]
+    front = front.sort_values([f"{latency}_ms", "candidate_id"]).drop_duplicates([f"{latency}_ms", "accuracy"])
+    points = tuple(_point(row, latency=latency) for row in front.to_dict("records"))
+    return ParetoFront(
+        device_id=device_id,
+        points=points,
+        reference_point=reference,
+        hypervolume=hypervolume(accuracy_N, latency_N, reference=reference),
+        provenance=provenance if points else "none",
+        split=split,
+    )
+
+
+def _point(row: Mapping[object, object], *, latency: str) -> FrontPoint:
+    values = {str(key): value for key, value in row.items()}
+    return FrontPoint(
+        arch_id=str(values["arch_id"]),
+        candidate=str(values["candidate_id"]),
+        accuracy=_number(values["accuracy"]),
+        accuracy_interval=(_number(values["accuracy_low"]), _number(values["accuracy_high"])),
+        accuracy_inherited=_number(values["accuracy_inherited"]),
+        accuracy_search=_number(values["accuracy_search"]),
+        latency_ms=_number(values[f"{latency}_ms"]),
+        latency_interval_ms=(_number(values[f"{latency}_low_ms"]), _number(values[f"{latency}_high_ms"])),
+        latency_predicted_ms=_number(values["latency_predicted_ms"]),
+        provenance=str(values["provenance"]),
+        suspect=bool(values["suspect"]),
+        macs=int(_number(values["macs"])),
+        params=int(_number(values["params"])),
+        weights_kind=str(values["weights_kind"]),
+        architecture=str(values["architecture"]),
+    )
+
+
+def _number(value: object) -> float:
+    return float("nan") if value is None else float(str(value))
+
+
+def _of_device(rows: pd.DataFrame, device_id: str) -> pd.DataFrame:
+    return rows[rows["device_id"] == device_id]
+
+
+def _column(rows: pd.DataFrame, name: str) -> npt.NDArray[np.float64]:
+    return rows[name].to_numpy(dtype=np.float64)
+
+
+def _reference(latency_N: npt.NDArray[np.float64]) -> tuple[float, float]:
+    finite: Sequence[float] = latency_N[np.isfinite(latency_N)].tolist()
+    return 0.0, _REFERENCE_MARGIN * max(finite, default=0.0)

@@ -1,0 +1,268 @@
+"""A run: one directory that holds everything a search decided, found and made."""
+
+import json
+import os
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+
+import pandas as pd
+
+from hardware.errors import StorageError
+from hardware.files import JSON, read_json, read_manifest, write_json, write_text
+from hardware.measurement import MEASUREMENT_SCHEMA
+from hardware.table import Table
+from nas.candidate import CandidateStore
+from nas.errors import CheckpointError, RunError
+from nas.pareto import ParetoFront, compute_front
+from nas.tables import EVALUATION_SCHEMA, VERIFICATION_SCHEMA
+from nas.training.checkpoints import WEIGHTS_FILE, finished_checkpoints, load_checkpoint
+from nas.training.loop import CHECKPOINTS
+from predictors import load_predictor
+from predictors.latency import LatencyPredictor
+from searchspaces import SearchSpace, get_space
+from searchspaces.elastic.supernet import Supernet
+
+SCHEMA_VERSION = 1
+_INFO_FILE = "run.json"
+_RECIPE_FILE = "recipe.yaml"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunInfo:
+    """What identifies a run; written once, before its first stage.
+
+    Attributes:
+        schema_version: layout of the directory and its tables.
+        run_id: random, never reused.
+        name: the recipe's name.
+        created_utc: ISO time.
+        recipe_sha256: fingerprint of the resolved recipe; another recipe cannot go on in this directory.
+        space: name of the search space.
+        space_settings: its settings.
+        num_classes: classes of the data set.
+        device_id: the device of the recipe.
+    """
+
+    schema_version: int
+    run_id: str
+    name: str
+    created_utc: str
+    recipe_sha256: str
+    space: str
+    space_settings: Mapping[str, JSON]
+    num_classes: int
+    device_id: str
+
+
+class Run:
+    """Paths, tables and results of a run directory. Make one with `create_run` or `open_run`."""
+
+    def __init__(self, path: Path, *, info: RunInfo) -> None:
+        self.path = path
+        self.info = info
+        self.evaluations_table = Table(path / "tables" / "evaluations", schema=EVALUATION_SCHEMA)
+        self.measurements_table = Table(path / "tables" / "measurements", schema=MEASUREMENT_SCHEMA)
+        self.verifications_table = Table(path / "tables" / "verifications", schema=VERIFICATION_SCHEMA)
+
+    @property
+    def train_dir(self) -> Path:
+        """Checkpoints and history of the supernet."""
+        return self.path / "train"
+
+    @property
+    def study_path(self) -> Path:
+        """The SQLite file of the Optuna study."""
+        return self.path / "study.db"
+
+    @property
+    def artifacts_dir(self) -> Path:
+        """Exported files that were measured; can be deleted at any time."""
+        return self.path / "artifacts"
+
+    @property
+    def report_dir(self) -> Path:
+        """Pictures and tables made from the results."""
+        return self.path / "report"
+
+    @property
+    def export_dir(self) -> Path:
+        """One directory for each exported candidate."""
+        return self.path / "export"
+
+    def refine_dir(self, arch_id: str) -> Path:
+        """Checkpoints of one candidate's fine-tuning."""
+        return self.path / "refine" / arch_id
+
+    def predictor_dir(self, device_id: str) -> Path:
+        """The stored latency predictor of a device."""
+        return self.path / "predictors" / device_id
+
+    @property
+    def recipe_text(self) -> str:
+        """The resolved recipe."""
+        return (self.path / _RECIPE_FILE).read_text(encoding="utf-8")
+
+    @cached_property
+    def space(self) -> SearchSpace:
+        """The run's search space."""
+        settings = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in self.info.space_settings.items()
+        }
+        return get_space(self.info.space, **settings)
+
+    @cached_property
+    def candidates(self) -> CandidateStore:
+        """Stored weights."""
+        return CandidateStore(self.path / "candidates", space=self.space, num_classes=self.info.num_classes)
+
+    def evaluations(self) -> pd.DataFrame:
+        """Everything that was evaluated on the search split; see `nas.tables`."""
+        return self.evaluations_table.read()
+
+    def measurements(self) -> pd.DataFrame:
+        """Everything that was measured, with raw repeats."""
+        return self.measurements_table.read()
+
+    def verifications(self) -> pd.DataFrame:
+        """Everything that was measured and evaluated on the verify split."""
+        return self.verifications_table.read()
+
+    def front(self, *, device: str | None = None) -> ParetoFront:
+        """The verified front of a device (default: the recipe's), or the predicted one before verification."""
+        return compute_front(
+            self.evaluations(), self.verifications(), device_id=self.info.device_id if device is None else device
+        )
+
+    def checkpoint_dir(self) -> Path:
+        """Directory of the newest checkpoint of the supernet.
+
+        Raises:
+            RunError: nothing is trained yet.
+        """
+        finished = finished_checkpoints(self.train_dir / CHECKPOINTS)
+        if not finished:
+            raise RunError(f"run {self.path} has no trained supernet", hint=f"nas train {self.path}")
+        return finished[-1]
+
+    def checkpoint_sha256(self) -> str:
+        """Checksum of the supernet's weights, as its manifest says.
+
+        Raises:
+            RunError: nothing is trained yet.
+            CheckpointError: the manifest is damaged.
+        """
+        path = self.checkpoint_dir()
+        try:
+            return read_manifest(path, verify=False).files[WEIGHTS_FILE].sha256
+        except (StorageError, KeyError) as e:
+            raise CheckpointError(f"checkpoint {path} is damaged: {e}", hint=f"delete {path} and train again") from e
+
+    def supernet(self) -> Supernet:
+        """The trained supernet in eval mode; recalibrate what you `extract` before judging it.
+
+        Raises:
+            RunError: nothing is trained yet.
+            CheckpointError: the checkpoint is damaged.
+        """
+        checkpoint = load_checkpoint(self.checkpoint_dir(), expected={"space_id": self.space.space_id})
+        supernet = self.space.build_supernet(num_classes=self.info.num_classes)
+        supernet.load_state_dict(dict(checkpoint.weights))
+        return supernet.eval()
+
+    def predictor(self, device: str | None = None) -> LatencyPredictor:
+        """The stored latency predictor of a device (default: the recipe's).
+
+        Raises:
+            RunError: the device was not profiled.
+        """
+        device_id = self.info.device_id if device is None else device
+        directory = self.predictor_dir(device_id)
+        if not directory.exists():
+            raise RunError(
+                f"run {self.path} has no latency predictor for device {device_id!r}", hint=f"nas profile {self.path}"
+            )
+        return load_predictor(directory, space=self.space, device_id=device_id)
+
+
+def utc_now() -> str:
+    """The time as the tables write it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def open_run(path: Path | str) -> Run:
+    """Open an existing run directory.
+
+    Raises:
+        RunError: not a run directory, or one of another layout version.
+    """
+    path = Path(path)
+    info_path = path / _INFO_FILE
+    if not info_path.exists():
+        raise RunError(f"{path} is not a run directory ({_INFO_FILE} is missing)", hint="nas run RECIPE makes one")
+    try:
+        content = read_json(info_path)
+        info = RunInfo(**content) if isinstance(content, dict) else None
+    except (StorageError, TypeError) as e:
+        raise RunError(f"{info_path} is damaged: {e}", hint="restore the file, or start in a new directory") from e
+    if info is None or info.schema_version != SCHEMA_VERSION:
+        found = None if info is None else info.schema_version
+        raise RunError(
+            f"{path} has layout version {found}, this program reads {SCHEMA_VERSION}",
+            hint="use the version of archsmith that wrote it, or start in a new directory",
+        )
+    return Run(path, info=info)
+
+
+def create_run(
+    path: Path,
+    *,
+    name: str,
+    recipe_text: str,
+    recipe_sha256: str,
+    space: str,
+    space_settings: Mapping[str, JSON],
+    num_classes: int,
+    device_id: str,
+) -> Run:
+    """Make a run directory.
+
+    Raises:
+        RunError: the place is not writable, or holds other files.
+    """
+    require_writable(path)
+    if any(path.iterdir()):
+        raise RunError(f"{path} holds files that are not a run's", hint="choose an empty or new directory (--run-dir)")
+    info = RunInfo(
+        schema_version=SCHEMA_VERSION,
+        run_id=uuid.uuid4().hex,
+        name=name,
+        created_utc=utc_now(),
+        recipe_sha256=recipe_sha256,
+        space=space,
+        space_settings=dict(space_settings),
+        num_classes=num_classes,
+        device_id=device_id,
+    )
+    write_text(path / _RECIPE_FILE, recipe_text)
+    # run.json last: without it the directory is no run
+    write_json(path / _INFO_FILE, json.loads(json.dumps(asdict(info))))
+    return Run(path, info=info)
+
+
+def require_writable(path: Path) -> None:
+    """Create `path` if needed.
+
+    Raises:
+        RunError: it cannot be created or written.
+    """
+    hint = "choose another directory with --run-dir"
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise RunError(f"cannot create the run directory {path}: {e.strerror}", hint=hint) from e
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise RunError(f"the run directory {path} is not writable", hint=hint)

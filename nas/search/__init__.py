@@ -1,0 +1,1 @@
+"""The search: Optuna proposes, a pool of workers judges, tables remember."""

@@ -1,0 +1,73 @@
+"""What the search needs of the workers that judge subnets; `experiments/ray` implements it with actors."""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from searchspaces import Architecture
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubnetScore:
+    """What one evaluation found.
+
+    Attributes:
+        arch_id: the subnet.
+        num_correct: correctly classified images of the search split.
+        num_images: images of the search split.
+        seconds: computing time of recalibration and evaluation.
+    """
+
+    arch_id: str
+    num_correct: int
+    num_images: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskResult:
+    """The end of one task: its scores, or why there are none (`error`); never both."""
+
+    task_id: int
+    scores: tuple[SubnetScore, ...]
+    error: str | None
+
+
+class EvaluationPool(Protocol):
+    """Workers that hold the supernet and judge several subnets a task."""
+
+    @property
+    def num_workers(self) -> int:
+        """Tasks that run at the same time."""
+
+    def submit(self, task_id: int, *, architectures: Sequence[Architecture]) -> None:
+        """Hand in a task; returns at once."""
+
+    def next_result(self) -> TaskResult:
+        """Wait for the next finished task, in any order. A worker that died gives a result with `error`."""
+
+    def close(self) -> None:
+        """End the workers."""
+
+
+class SerialPool:
+    """Judges in this process, one task after the other: for tests and notebooks."""
+
+    num_workers = 1
+
+    def __init__(self, judge: Callable[[Sequence[Architecture]], tuple[SubnetScore, ...]]) -> None:
+        self._judge = judge
+        self._waiting: deque[tuple[int, tuple[Architecture, ...]]] = deque()
+
+    def submit(self, task_id: int, *, architectures: Sequence[Architecture]) -> None:
+        """Queue a task."""
+        self._waiting.append((task_id, tuple(architectures)))
+
+    def next_result(self) -> TaskResult:
+        """Judge the oldest waiting task now."""
+        task_id, architectures = self._waiting.popleft()
+        return TaskResult(task_id=task_id, scores=self._judge(architectures), error=None)
+
+    def close(self) -> None:
+        """Nothing to end."""

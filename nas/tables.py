@@ -1,0 +1,59 @@
+"""The columns of a run's append-only tables. Accuracies are fractions, latencies milliseconds, times UTC ISO text."""
+
+import pyarrow as pa
+
+# What is evaluated, measured and exported: the key that every table shares.
+_CANDIDATE = [
+    ("candidate_id", pa.string()),
+    ("arch_id", pa.string()),
+    ("architecture", pa.string()),
+    ("weights", pa.string()),
+    ("weights_kind", pa.string()),
+    ("precision", pa.string()),
+]
+_ACCURACY = [
+    ("split", pa.string()),
+    ("accuracy", pa.float64()),
+    ("accuracy_low", pa.float64()),
+    ("accuracy_high", pa.float64()),
+    ("num_correct", pa.int64()),
+    ("num_images", pa.int64()),
+]
+_PREDICTED = [
+    ("device_id", pa.string()),
+    ("latency_predicted_ms", pa.float64()),
+    ("latency_predicted_low_ms", pa.float64()),
+    ("latency_predicted_high_ms", pa.float64()),
+    ("in_range", pa.bool_()),
+]
+_COUNTS = [("macs", pa.int64()), ("params", pa.int64())]
+
+EVALUATION_SCHEMA = pa.schema(
+    [
+        *_CANDIDATE,
+        *_ACCURACY,
+        *_PREDICTED,
+        *_COUNTS,
+        ("trial_number", pa.int64()),
+        ("seconds", pa.float64()),
+        ("utc_time", pa.string()),
+    ]
+)
+
+VERIFICATION_SCHEMA = pa.schema(
+    [
+        *_CANDIDATE,
+        *_ACCURACY,
+        ("accuracy_search", pa.float64()),
+        ("accuracy_inherited", pa.float64()),
+        *_PREDICTED,
+        ("latency_ms", pa.float64()),
+        ("latency_low_ms", pa.float64()),
+        ("latency_high_ms", pa.float64()),
+        ("provenance", pa.string()),
+        ("suspect", pa.bool_()),
+        ("measurement_id", pa.string()),
+        *_COUNTS,
+        ("utc_time", pa.string()),
+    ]
+)

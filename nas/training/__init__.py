@@ -1,0 +1,1 @@
+"""Training of the supernet: schedules, distillation, loop, checkpoints."""

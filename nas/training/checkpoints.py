@@ -1,0 +1,125 @@
+"""Checkpoints: a directory of safetensors and JSON that exists only once its manifest has landed."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+
+from hardware.errors import StorageError
+from hardware.files import JSON, has_manifest, read_manifest, write_bytes, write_manifest
+from nas.errors import CheckpointError
+
+WEIGHTS_FILE = "weights.safetensors"
+OPTIMIZER_FILE = "optimizer.safetensors"
+
+Tensors = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """Training state after a whole number of epochs.
+
+    Attributes:
+        epoch: finished epochs.
+        step: finished optimiser steps.
+        weights: parameters and buffers by name.
+        optimizer: momentum buffers by parameter name.
+        details: JSON values that must agree on resume (space id, settings) or describe the result.
+    """
+
+    epoch: int
+    step: int
+    weights: Tensors
+    optimizer: Tensors
+    details: Mapping[str, JSON]
+
+
+def save_tensors(path: Path, tensors: Tensors) -> None:
+    """Write tensors as safetensors, atomically."""
+    write_bytes(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
+
+
+def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read safetensors.
+
+    Raises:
+        CheckpointError: missing or damaged.
+    """
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as e:
+        raise CheckpointError(
+            f"cannot read the weights {path}: {e}", hint="delete the directory of this file and run the stage again"
+        ) from e
+
+
+def save_checkpoint(directory: Path, checkpoint: Checkpoint, *, keep: int = 2) -> Path:
+    """Write `directory`/epoch-NNNN and delete all but the newest `keep` checkpoints.
+
+    Returns:
+        The new checkpoint's directory.
+    """
+    target = directory / f"epoch-{checkpoint.epoch:04d}"
+    target.mkdir(parents=True, exist_ok=True)
+    save_tensors(target / WEIGHTS_FILE, checkpoint.weights)
+    save_tensors(target / OPTIMIZER_FILE, checkpoint.optimizer)
+    write_manifest(
+        target,
+        files=[WEIGHTS_FILE, OPTIMIZER_FILE],
+        details={"epoch": checkpoint.epoch, "step": checkpoint.step, **checkpoint.details},
+    )
+    for old in finished_checkpoints(directory)[:-keep]:
+        shutil.rmtree(old)
+    return target
+
+
+def finished_checkpoints(directory: Path) -> list[Path]:
+    """Directories of the checkpoints that have a manifest, oldest first; half-written ones are ignored."""
+    return [path for path in sorted(directory.glob("epoch-*")) if has_manifest(path)]
+
+
+def load_checkpoint(path: Path, *, expected: Mapping[str, JSON]) -> Checkpoint:
+    """Read a checkpoint directory, checking every file against the manifest.
+
+    Args:
+        path: a directory that `save_checkpoint` made.
+        expected: details that must agree, for example the space id.
+
+    Raises:
+        CheckpointError: damaged (the file is named), or made under other details (the first difference is named).
+    """
+    try:
+        manifest = read_manifest(path)
+    except StorageError as e:
+        raise CheckpointError(
+            f"checkpoint {path} is damaged: {e}",
+            hint=f"delete {path} and run the same command again: it goes on from the checkpoint before",
+        ) from e
+    details = dict(manifest.details)
+    for key, value in expected.items():
+        if details.get(key) != json.loads(json.dumps(value)):
+            raise CheckpointError(
+                f"checkpoint {path} has {key}={details.get(key)!r}, this run has {value!r}",
+                hint="use another run directory (--run-dir)",
+            )
+    return Checkpoint(
+        epoch=_integer(details, "epoch", path=path),
+        step=_integer(details, "step", path=path),
+        weights=load_tensors(path / WEIGHTS_FILE),
+        optimizer=load_tensors(path / OPTIMIZER_FILE),
+        details=details,
+    )
+
+
+def _integer(details: Mapping[str, JSON], key: str, *, path: Path) -> int:
+    value = details.get(key)
+    if not isinstance(value, int):
+        raise CheckpointError(
+            f"the manifest of checkpoint {path} has {key}={value!r}, expected an integer", hint=f"delete {path}"
+        )
+    return value

@@ -1,0 +1,37 @@
+"""What every test runs under: one thread, no telemetry, no files outside temporary directories."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import settings
+
+# Set before any test imports numpy, torch, ray or mlflow, which read these once at import.
+os.environ.update(
+    {
+        "OMP_NUM_THREADS": "1",  # two cores, several processes: more threads only fight each other
+        "MKL_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "DO_NOT_TRACK": "true",
+    }
+)
+
+# The shipped contract classes are imported, not collected: without this their asserts would not show values.
+pytest.register_assert_rewrite(*(f"{package}.testing" for package in ("searchspaces", "hardware", "predictors", "nas")))
+
+# Deadlines would be timed assertions; a failing example prints the line that repeats it.
+settings.register_profile("archsmith", deadline=None, print_blob=True)
+settings.load_profile("archsmith")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def user_directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Points the caches and settings of this user at a temporary directory for the whole session."""
+    home = tmp_path_factory.mktemp("user")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(home / "cache"))
+        patch.setenv("XDG_CONFIG_HOME", str(home / "config"))
+        patch.setenv("MPLCONFIGDIR", str(home / "matplotlib"))
+        yield

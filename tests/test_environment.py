@@ -1,0 +1,108 @@
+"""pyproject.toml, environment.yml and constraints.txt name the same packages, and the pins lie within the ranges.
+
+No conda channel is asked: each conda spec is parsed with conda's own rules and compared with pyproject.
+"""
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+from rattler import MatchSpec
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+PIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[0-9][A-Za-z0-9.!]*")
+
+CONDA_NAMES = {"torch": "pytorch"}
+# conda-forge splits the extras of ray into packages.
+CONDA_EXTRAS = {("ray", "default"): "ray-default", ("ray", "train"): "ray-train", ("ray", "tune"): "ray-tune"}
+# What conda needs beyond pyproject: pip installs this project itself into the environment.
+CONDA_ONLY = {"pip": ""}
+
+
+def required() -> list[Requirement]:
+    """Everything that `pip install .[all]` asks for."""
+    extras = PROJECT["optional-dependencies"]
+    lines = [*PROJECT["dependencies"], *(line for name, extra in extras.items() if name != "all" for line in extra)]
+    return [Requirement(line) for line in lines]
+
+
+def parts(specifier: str) -> frozenset[str]:
+    return frozenset(part.strip() for part in specifier.split(",") if part.strip())
+
+
+def expected_conda() -> dict[str, frozenset[str]]:
+    expected = {name: parts(specifier) for name, specifier in CONDA_ONLY.items()}
+    expected["python"] = parts(PROJECT["requires-python"])
+    for requirement in required():
+        names = [CONDA_EXTRAS[requirement.name, extra] for extra in sorted(requirement.extras)]
+        for name in names or [CONDA_NAMES.get(requirement.name, requirement.name)]:
+            expected[name] = parts(str(requirement.specifier))
+    return expected
+
+
+def pins() -> dict[str, Version]:
+    lines = [line for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines() if line[:1] != "#"]
+    pairs = [line.partition("==") for line in lines]
+    return {canonicalize_name(name): Version(version) for name, _, version in pairs}
+
+
+def test_conda_and_pip_name_the_same_packages_and_ranges() -> None:
+    found = {}
+    for line in ENVIRONMENT["dependencies"]:
+        name, _, specifier = line.partition(" ")
+        found[name] = parts(specifier)
+    assert found == expected_conda()
+
+
+def test_the_environment_uses_conda_forge_alone() -> None:
+    assert ENVIRONMENT["name"] == PROJECT["name"]
+    assert ENVIRONMENT["channels"] == ["conda-forge"]
+
+
+@pytest.mark.parametrize("line", ENVIRONMENT["dependencies"])
+def test_conda_reads_the_spec_as_it_is_meant(line: str) -> None:
+    spec = MatchSpec(line, strict=True)
+    name, _, specifier = line.partition(" ")
+    assert spec.name is not None
+    assert spec.name.normalized == name
+    assert parts(spec.version or "") == parts(specifier)
+
+
+def test_conda_refuses_a_spec_that_is_broken() -> None:
+    with pytest.raises(Exception, match=r"(?i)version|constraint|spec"):
+        MatchSpec("numpy >=2.1,<<3", strict=True)
+
+
+def test_a_constraint_is_a_name_and_a_version_and_nothing_else() -> None:
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert [line for line in lines if not line.startswith("#") and not PIN.fullmatch(line)] == []
+    assert len(pins()) == len([line for line in lines if not line.startswith("#")])
+
+
+@pytest.mark.parametrize("requirement", required(), ids=lambda requirement: requirement.name)
+def test_the_pin_lies_within_the_range(requirement: Requirement) -> None:
+    version = pins()[canonicalize_name(requirement.name)]
+    assert version in requirement.specifier
+
+
+def test_a_newer_major_torch_would_be_noticed() -> None:
+    torch = next(requirement for requirement in required() if requirement.name == "torch")
+    assert pins()["torch"] in torch.specifier
+    assert Version("2.14.0") not in torch.specifier
+
+
+def test_building_the_project_never_asks_for_torch() -> None:
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["build-system"]["requires"]
+    assert [Requirement(line).name for line in build] == ["setuptools"]
+
+
+def test_the_tested_python_is_allowed() -> None:
+    assert Version("3.11.2") in SpecifierSet(PROJECT["requires-python"])
