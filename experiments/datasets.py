@@ -174,7 +174,7 @@ def _divide(
 def _quotas(count: int, *, class_sizes: NDArray[np.int64]) -> NDArray[np.int64]:
     """`count` images over the classes in proportion to their sizes, by largest remainder (ties: lower class first)."""
     shares = count * class_sizes / class_sizes.sum()
-    quotas = np.floor(shares).astype(np.int64)
+    quotas: NDArray[np.int64] = np.floor(shares).astype(np.int64)
     order = np.argsort(-(shares - quotas), kind="stable")
     quotas[order[: count - int(quotas.sum())]] += 1
     return quotas

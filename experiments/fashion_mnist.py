@@ -80,7 +80,10 @@ class FashionPlaces:
 
 
 def find_files(data_dir: str | None, *, places: FashionPlaces) -> Path | None:
-    """The folder that has all four files: `data_dir` if given, else Debian's, else the cache; None: not on this machine.
+    """The folder that has all four files: `data_dir` if given, else Debian's, else the cache.
+
+    Returns:
+        None if no place has them: they would have to be downloaded.
 
     Raises:
         DataError: `data_dir` is given but lacks a file. Another place would silently be other data than asked for.

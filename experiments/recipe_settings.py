@@ -75,17 +75,17 @@ class TrainSettings(Section):
     """Training of the supernet with the sandwich rule."""
 
     epochs: Count = Field(default=40, description="passes over the training split")
-    batch_size: Count = Field(default=64, description="images of one step of one worker")
+    batch_size: Count = Field(default=64, description="images of one step, over all workers")
     learning_rate: float = Field(default=0.1, gt=0, le=100, description="peak learning rate")
     weight_decay: float = Field(default=3.0e-5, ge=0, le=1, description="L2 penalty on weights")
     label_smoothing: float = Field(default=0.1, ge=0, lt=1, description="share of the target given to all classes")
     warmup_epochs: int = Field(default=2, ge=0, le=1_000_000, description="epochs of linear warm-up, within `epochs`")
     random_subnets: int = Field(default=2, ge=0, le=64, description="random subnets a step, beside the two extremes")
-    workers: Workers = Field(default=1, description="training workers; the effective batch grows with them")
+    workers: Workers = Field(default=1, description="training workers; they divide the batch")
     threads_per_worker: Workers = Field(
         default=2, description="compute threads of one worker", json_schema_extra=OPERATIONAL
     )
-    distillation: float = Field(default=1.0, ge=0, le=100, description="weight of the in-place distillation loss")
+    distillation: float = Field(default=1.0, ge=0, le=1, description="share of the loss that comes from the teacher")
     gradient_clip: float = Field(default=5.0, gt=0, le=1e6, description="largest norm of the gradient")
     recalibration_images: Count = Field(default=512, description="images that reset a subnet's BN statistics")
 

@@ -2,8 +2,9 @@
 
 import json
 import os
+import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ from hardware.errors import DeviceError
 
 # The book must fit one page, so that a kill in the middle of a write cannot tear it.
 _MAX_BYTES = 4000
-_MAX_NAMED = 8
 _MAX_OWNER_CHARACTERS = 60
 
 
@@ -23,12 +23,20 @@ class Holder:
     Attributes:
         owner: what the holder calls itself, printable ASCII.
         pid: its process.
+        thread: its thread, and
+        started: the start of its process in ticks since boot, which together tell it from everybody else.
         since_utc: ISO time at which it came.
     """
 
     owner: str
     pid: int
+    thread: int
+    started: int
     since_utc: str
+
+    def is_same_thread(self, other: "Holder") -> bool:
+        """Tell whether both are one thread, which therefore would wait for itself."""
+        return (self.pid, self.thread, self.started) == (other.pid, other.thread, other.started)
 
     def __str__(self) -> str:
         return f"{self.owner or 'unnamed'} (pid {self.pid}) since {self.since_utc}"
@@ -57,10 +65,14 @@ class LockState:
     def with_computing(self, holder: Holder) -> "LockState":
         """Return the book after `holder` started to compute: so nobody measures."""
         others = tuple(other for other in self.computing if other != holder and _is_alive(other.pid))
-        return replace(self, measuring=None, deadline_s=0.0, computing=(*others, holder)[-_MAX_NAMED:])
+        return replace(self, measuring=None, deadline_s=0.0, computing=(*others, holder))
 
-    def without_computing(self, holder: Holder) -> "LockState":
-        """Return the book after `holder` stopped to compute."""
+    def without(self, holder: Holder, *, only_waited: bool) -> "LockState":
+        """Return the book after `holder` stopped to wait at the gate, or to measure or compute."""
+        if only_waited:
+            return replace(self, waiting=None) if self.waiting == holder else self
+        if self.measuring == holder:
+            return replace(self, measuring=None, deadline_s=0.0)
         return replace(self, computing=tuple(other for other in self.computing if other != holder))
 
     def holders(self) -> str:
@@ -79,7 +91,13 @@ def new_holder(owner: str, *, now: datetime) -> Holder:
     # ASCII, so that the length in characters bounds the length in bytes.
     printable = "".join(c if c.isascii() and c.isprintable() else "?" for c in owner)
     since = now.isoformat(timespec="milliseconds")
-    return Holder(owner=printable[:_MAX_OWNER_CHARACTERS], pid=os.getpid(), since_utc=since)
+    return Holder(
+        owner=printable[:_MAX_OWNER_CHARACTERS],
+        pid=os.getpid(),
+        thread=threading.get_native_id(),
+        started=_start_ticks(),
+        since_utc=since,
+    )
 
 
 def read_state(descriptor: int, *, path: Path) -> LockState:
@@ -103,30 +121,39 @@ def read_state(descriptor: int, *, path: Path) -> LockState:
 
 def write_state(descriptor: int, state: LockState) -> None:
     """Replace the book in an open file by one write, which a kill cannot cut in two."""
-    content = json.dumps(
-        {
-            "generation": state.generation,
-            "token": state.token,
-            "measuring": _spelled(state.measuring),
-            "deadline_s": state.deadline_s,
-            "waiting": _spelled(state.waiting),
-            "computing": [_spelled(holder) for holder in state.computing],
-        }
-    ).encode("ascii")
-    assert len(content) < _MAX_BYTES
-    os.pwrite(descriptor, content + b"\n", 0)
-    os.ftruncate(descriptor, len(content) + 1)
+    content = _spell(state)
+    while len(content) > _MAX_BYTES:
+        # The names of the many who compute serve messages only: the oldest go.
+        state = replace(state, computing=state.computing[1:])
+        content = _spell(state)
+    os.pwrite(descriptor, content, 0)
+    os.ftruncate(descriptor, len(content))
 
 
-def _spelled(holder: Holder | None) -> dict[str, object] | None:
-    if holder is None:
-        return None
-    return {"owner": holder.owner, "pid": holder.pid, "since_utc": holder.since_utc}
+def _spell(state: LockState) -> bytes:
+    def entry(holder: Holder | None) -> dict[str, object] | None:
+        return None if holder is None else {field.name: getattr(holder, field.name) for field in fields(holder)}
+
+    content = {
+        "generation": state.generation,
+        "token": state.token,
+        "measuring": entry(state.measuring),
+        "deadline_s": state.deadline_s,
+        "waiting": entry(state.waiting),
+        "computing": [entry(holder) for holder in state.computing],
+    }
+    return json.dumps(content).encode("ascii") + b"\n"
 
 
 def _parse(value: Mapping[str, Any]) -> LockState:
     def holder(entry: Mapping[str, Any]) -> Holder:
-        return Holder(owner=str(entry["owner"]), pid=int(entry["pid"]), since_utc=str(entry["since_utc"]))
+        return Holder(
+            owner=str(entry["owner"]),
+            pid=int(entry["pid"]),
+            thread=int(entry["thread"]),
+            started=int(entry["started"]),
+            since_utc=str(entry["since_utc"]),
+        )
 
     return LockState(
         generation=int(value["generation"]),
@@ -136,6 +163,15 @@ def _parse(value: Mapping[str, Any]) -> LockState:
         waiting=holder(value["waiting"]) if value["waiting"] is not None else None,
         computing=tuple(holder(entry) for entry in value["computing"]),
     )
+
+
+def _start_ticks() -> int:
+    # A process id alone may be used again, or belong to another container that shares the directory.
+    try:
+        stat = Path("/proc/self/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return 0
+    return int(stat.rsplit(")", 1)[1].split()[19])
 
 
 def _is_alive(pid: int) -> bool:

@@ -21,3 +21,7 @@ class TrainingError(Hinted, RuntimeError):
 
 class EvaluationError(Hinted, RuntimeError):
     """Evaluations that failed so often that the search stops."""
+
+
+class ExportError(Hinted, RuntimeError):
+    """An exported file that does not do what the network does."""

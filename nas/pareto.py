@@ -8,7 +8,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-JSONPoint = dict[str, object]
+from hardware.files import JSON
+
+JSONPoint = dict[str, JSON]
 
 # Slower than the slowest point, so that every point adds to the hypervolume.
 _REFERENCE_MARGIN = 1.1
@@ -106,7 +108,7 @@ def pareto_mask(accuracy_N: npt.NDArray[np.float64], latency_N: npt.NDArray[np.f
 def hypervolume(
     accuracy_N: npt.NDArray[np.float64], latency_N: npt.NDArray[np.float64], *, reference: tuple[float, float]
 ) -> float:
-    """Area (accuracy x ms) that the points dominate, seen from `reference` = (accuracy, latency_ms); 0 without points."""
+    """Area (accuracy x ms) dominated by the points, up to `reference` = (accuracy, latency_ms); 0 without points."""
     valid_N = np.isfinite(accuracy_N) & np.isfinite(latency_N)
     if not valid_N.any():
         return 0.0
@@ -197,3 +199,30 @@ def _column(rows: pd.DataFrame, name: str) -> npt.NDArray[np.float64]:
 def _reference(latency_N: npt.NDArray[np.float64]) -> tuple[float, float]:
     finite: Sequence[float] = latency_N[np.isfinite(latency_N)].tolist()
     return 0.0, _REFERENCE_MARGIN * max(finite, default=0.0)
+
+
+def front_order(accuracy_N: npt.NDArray[np.float64], latency_N: npt.NDArray[np.float64]) -> list[int]:
+    """Row numbers, best first: front by front (non-dominated sorting), each front from its ends to its middle.
+
+    The first k of the order are spread over the whole front, however small k is. Rows with NaN are left out.
+    """
+    order: list[int] = []
+    left = np.flatnonzero(np.isfinite(accuracy_N) & np.isfinite(latency_N))
+    while len(left):
+        mask = pareto_mask(accuracy_N[left], latency_N[left])
+        layer = left[mask]
+        order.extend(int(n) for n in layer[_spread(np.log(latency_N[layer]))])
+        left = left[~mask]
+    return order
+
+
+def _spread(values_N: npt.NDArray[np.float64]) -> list[int]:
+    """Positions so ordered that each next one is farthest from those before; starts with the smallest value."""
+    chosen = [int(np.argmin(values_N))]
+    distance_N = np.abs(values_N - values_N[chosen[0]])
+    distance_N[chosen[0]] = -1.0
+    while len(chosen) < len(values_N):
+        chosen.append(int(np.argmax(distance_N)))
+        distance_N = np.minimum(distance_N, np.abs(values_N - values_N[chosen[-1]]))
+        distance_N[chosen] = -1.0
+    return chosen

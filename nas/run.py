@@ -102,9 +102,9 @@ class Run:
         return self.path / "predictors" / device_id
 
     @property
-    def recipe_text(self) -> str:
+    def recipe_path(self) -> Path:
         """The resolved recipe."""
-        return (self.path / _RECIPE_FILE).read_text(encoding="utf-8")
+        return self.path / _RECIPE_FILE
 
     @cached_property
     def space(self) -> SearchSpace:

@@ -1,10 +1,14 @@
-"""pyproject.toml, environment.yml and constraints.txt name the same packages, and the pins lie within the ranges.
+"""pyproject.toml, environment.yml, constraints.txt and our imports name the same packages; the pins lie in the ranges.
 
 No conda channel is asked: each conda spec is parsed with conda's own rules and compared with pyproject.
 """
 
+import ast
 import re
+import sys
 import tomllib
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -19,6 +23,12 @@ ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
 PIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[0-9][A-Za-z0-9.!]*")
+
+PACKAGES = ("searchspaces", "hardware", "predictors", "nas", "experiments")
+# Needed at run time without an import of ours: optuna's GP sampler imports it and does not ask for it.
+NEVER_IMPORTED = {"greenlet"}
+# The contract test classes are shipped with the code; who runs them has pytest.
+FOR_TESTS = {"pytest"}
 
 CONDA_NAMES = {"torch": "pytorch"}
 # conda-forge splits the extras of ray into packages.
@@ -52,6 +62,43 @@ def pins() -> dict[str, Version]:
     lines = [line for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines() if line[:1] != "#"]
     pairs = [line.partition("==") for line in lines]
     return {canonicalize_name(name): Version(version) for name, _, version in pairs}
+
+
+def imported(source: str) -> Iterator[str]:
+    """Top-level names of all modules that a source imports, also inside functions and by `import_module("...")`."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module.partition(".")[0]
+        elif isinstance(node, ast.Call) and ast.unparse(node.func) in {"importlib.import_module", "import_module"}:
+            first = node.args[0]
+            if isinstance(first, ast.Constant) and isinstance(first.value, str):
+                yield first.value.partition(".")[0]
+
+
+def imported_distributions() -> set[str]:
+    """Names on the package index of everything that our packages import."""
+    distributions = packages_distributions()
+    found: set[str] = set()
+    for package in PACKAGES:
+        for path in (ROOT / package).rglob("*.py"):
+            for top in set(imported(path.read_text(encoding="utf-8"))):
+                if top not in sys.stdlib_module_names and top not in PACKAGES:
+                    names = {canonicalize_name(name) for name in distributions.get(top, [top])}
+                    # mlflow and mlflow-skinny ship the same module; the one that is called like it is meant
+                    found.add(top if top in names else min(names))
+    return found
+
+
+def test_every_way_of_importing_is_seen() -> None:
+    source = "import a.b\nfrom c.d import e\ndef f():\n    import g as h\n    importlib.import_module('i.j')\n"
+    assert sorted(imported(source)) == ["a", "c", "g", "i"]
+
+
+def test_everything_that_we_import_is_a_declared_dependency_and_nothing_else_is() -> None:
+    declared = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
+    assert imported_distributions() - FOR_TESTS == declared - NEVER_IMPORTED
 
 
 def test_conda_and_pip_name_the_same_packages_and_ranges() -> None:

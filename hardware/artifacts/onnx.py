@@ -122,7 +122,8 @@ def _only_input(graph: "onnx.GraphProto", *, path: Path) -> "onnx.ValueInfoProto
             "only networks with one input can be measured",
             hint="wrap the network so that it takes one tensor, and export it again",
         )
-    return inputs[0]
+    value: onnx.ValueInfoProto = inputs[0]
+    return value
 
 
 def _shape(value: "onnx.ValueInfoProto") -> tuple[int, ...]:

@@ -48,8 +48,8 @@ class OnnxRuntimeCpu:
         """Load an ONNX file; see `DeviceBackend.load` for what is refused."""
         if artifact.format != self.artifact_format or spec.precision not in self.precisions:
             raise DeviceError(
-                f"device {spec.device_id!r} cannot run {artifact.path}: it has format {artifact.format!r} and "
-                f"precision {spec.precision!r}, the device takes {self.artifact_format!r} and {', '.join(self.precisions)}",
+                f"{self.name} runs {self.artifact_format!r} in {self.precisions}, {artifact.path} has format "
+                f"{artifact.format!r} and device {spec.device_id!r} asks for {spec.precision!r}",
                 hint=f"build the artifact with the backend {self.name!r}",
             )
         if artifact.input_shape[0] != spec.batch:
@@ -137,3 +137,6 @@ def _open_session(content: bytes, *, spec: "DeviceSpec", path: Path) -> "onnxrun
         raise MeasurementError(
             f"ONNX Runtime refuses {path}: {e}", hint="check the file: python -m onnx.checker, or export it again"
         ) from e
+
+
+BACKEND = OnnxRuntimeCpu()

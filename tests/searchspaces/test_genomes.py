@@ -106,9 +106,7 @@ def test_bulk_equals_one_by_one(space: TinySpace, seed: int) -> None:
     assert space.genomes([space.mutate(a, rng(), probability=0.3)]).tolist() == (
         space.mutate_many(a_NG, rng(), probability=0.3).tolist()
     )
-    assert space.genomes([space.crossover(a, b, rng())]).tolist() == (
-        space.crossover_many(a_NG, b_NG, rng()).tolist()
-    )
+    assert space.genomes([space.crossover(a, b, rng())]).tolist() == (space.crossover_many(a_NG, b_NG, rng()).tolist())
 
 
 @given(space=tiny_spaces(), seed=SEEDS)
@@ -131,7 +129,9 @@ def test_an_encoding_is_one_hot_and_tells_architectures_apart(space: TinySpace, 
 
 
 def test_every_architecture_of_a_small_space_is_sampled_about_as_often_as_its_choices_say() -> None:
-    space = TinySpace([Choice(name="a", values=(1, 2)), Choice(name="b", values=(1, 2, 3), parent="a", parent_values=(2,))])
+    space = TinySpace(
+        [Choice(name="a", values=(1, 2)), Choice(name="b", values=(1, 2, 3), parent="a", parent_values=(2,))]
+    )
     num = 12_000
     archs = space.architectures(space.sample_many(num, np.random.default_rng(0)))
     counts = {key: sum(frozenset(arch.genes) == key for arch in archs) for key in enumerate_by_hand(space.choices)}
@@ -143,7 +143,9 @@ def test_every_architecture_of_a_small_space_is_sampled_about_as_often_as_its_ch
 
 @pytest.mark.parametrize("num", [0, 1])
 def test_no_architecture_or_one_is_a_batch_too(num: int) -> None:
-    space = TinySpace([Choice(name="a", values=(1, 2)), Choice(name="b", values=(1, 2), parent="a", parent_values=(2,))])
+    space = TinySpace(
+        [Choice(name="a", values=(1, 2)), Choice(name="b", values=(1, 2), parent="a", parent_values=(2,))]
+    )
     rng = np.random.default_rng(0)
     genomes_NG = space.sample_many(num, rng)
     assert genomes_NG.shape == (num, 2)
@@ -154,7 +156,9 @@ def test_no_architecture_or_one_is_a_batch_too(num: int) -> None:
     assert space.genomes(space.architectures(genomes_NG)).shape == (num, 2)
 
 
-SPACE = TinySpace([Choice(name="depth", values=(1, 2)), Choice(name="k", values=(3, 5), parent="depth", parent_values=(2,))])
+SPACE = TinySpace(
+    [Choice(name="depth", values=(1, 2)), Choice(name="k", values=(3, 5), parent="depth", parent_values=(2,))]
+)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,123 @@
+"""What a worker needs of a run: data, supernet and settings, loaded from the run directory alone."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from experiments.datasets import load_dataset
+from experiments.recipe import Recipe, load_recipe
+from hardware.device import Device
+from nas.data import DataSplits
+from nas.evaluation import SubnetJudge
+from nas.materialise import Workbench
+from nas.refine import FineTuning, RefineSettings
+from nas.run import Run, open_run
+from nas.search.pool import SubnetScore
+from nas.training.context import TrainContext
+from nas.training.loop import train_supernet
+from nas.training.settings import TrainSettings
+from searchspaces import Architecture
+
+
+@dataclass(frozen=True)
+class Workload:
+    """A run with its recipe and data; every worker of every stage loads its own.
+
+    Attributes:
+        run: the run directory.
+        recipe: its resolved recipe.
+        data: the splits.
+    """
+
+    run: Run
+    recipe: Recipe
+    data: DataSplits
+
+    @property
+    def train_settings(self) -> TrainSettings:
+        """The recipe's `train` section as the training loop takes it."""
+        train = self.recipe.train
+        return TrainSettings(
+            epochs=train.epochs,
+            batch_size=train.batch_size,
+            learning_rate=train.learning_rate,
+            weight_decay=train.weight_decay,
+            label_smoothing=train.label_smoothing,
+            warmup_epochs=train.warmup_epochs,
+            random_subnets=train.random_subnets,
+            distillation=train.distillation,
+            gradient_clip=train.gradient_clip,
+            seed=self.recipe.seed,
+        )
+
+    @property
+    def refine_settings(self) -> RefineSettings:
+        """The recipe's `refine` section as fine-tuning takes it."""
+        return RefineSettings(
+            candidates=self.recipe.refine.candidates,
+            epochs=self.recipe.refine.epochs,
+            learning_rate=self.recipe.refine.learning_rate,
+            batch_size=self.recipe.train.batch_size,
+            weight_decay=self.recipe.train.weight_decay,
+            seed=self.recipe.seed,
+        )
+
+    def train(self, context: TrainContext) -> None:
+        """Train the supernet, or go on training it; called by every training worker."""
+        with torch.random.fork_rng():
+            # The same initial weights on every worker.
+            torch.manual_seed(self.recipe.seed)
+            supernet = self.run.space.build_supernet(num_classes=self.data.num_classes)
+        train_supernet(
+            supernet, data=self.data, settings=self.train_settings, directory=self.run.train_dir, context=context
+        )
+
+    @cached_property
+    def subnet_judge(self) -> SubnetJudge:
+        """Judges inherited subnets of the trained supernet."""
+        return SubnetJudge(
+            self.run.supernet(),
+            data=self.data,
+            recalibration_images=self.recipe.train.recalibration_images,
+            seed=self.recipe.seed,
+        )
+
+    def judge(self) -> Callable[[Sequence[Architecture]], tuple[SubnetScore, ...]]:
+        """The function that evaluation workers apply to a task."""
+        return self.subnet_judge.judge
+
+    def fine_tune(self, arch_json: str, *, directory: Path, on_epoch: Callable[[dict[str, float]], None]) -> None:
+        """Fine-tune one candidate, or go on doing so; called by a refinement trial."""
+        tuning = FineTuning(
+            judge=self.subnet_judge,
+            space=self.run.space,
+            data=self.data,
+            store=self.run.candidates,
+            settings=self.refine_settings,
+        )
+        tuning.run(Architecture.from_json(arch_json), directory=directory, on_epoch=on_epoch)
+
+    def workbench(self, device: Device) -> Workbench:
+        """Makes candidates and artifacts for a device."""
+        return Workbench(
+            self.run,
+            device=device,
+            data=self.data,
+            judge=self.subnet_judge,
+            recalibration=f"bn {self.recipe.train.recalibration_images} images, seed {self.recipe.seed}",
+        )
+
+
+def load_workload(run_dir: Path) -> Workload:
+    """Load a run's recipe and data.
+
+    Raises:
+        RunError: not a run directory.
+        DataError: the data set is missing or damaged.
+    """
+    run = open_run(run_dir)
+    recipe = load_recipe(run.recipe_path)
+    return Workload(run=run, recipe=recipe, data=load_dataset(recipe.data, seed=recipe.seed))

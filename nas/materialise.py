@@ -1,0 +1,86 @@
+"""Candidates made real: weights on disk, and the very file that is measured, verified and exported."""
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from hardware.artifacts.artifact import Artifact
+from hardware.device import Device
+from hardware.lease import UnitLock
+from nas.candidate import Candidate, inherited_candidate
+from nas.data import DataSplits, ImageSet, PreprocessedNetwork
+from nas.evaluation import Accuracy, SubnetJudge, count_correct
+from nas.run import Run
+from searchspaces import Architecture
+
+
+class Workbench:
+    """Everything that turns an architecture of a trained run into a candidate, a network and an artifact.
+
+    Attributes:
+        run: the run whose supernet is used.
+        device: where artifacts run.
+        data: the splits.
+        judge: recalibrates and scores inherited subnets.
+    """
+
+    def __init__(self, run: Run, *, device: Device, data: DataSplits, judge: SubnetJudge, recalibration: str) -> None:
+        self.run, self.device, self.data, self.judge = run, device, data, judge
+        self._recalibration = recalibration
+        self._artifacts: dict[str, Artifact] = {}
+        self._checkpoint_sha256 = run.checkpoint_sha256()
+
+    def inherit(self, arch: Architecture) -> Candidate:
+        """The candidate with the supernet's weights."""
+        return inherited_candidate(arch, checkpoint_sha256=self._checkpoint_sha256, recalibration=self._recalibration)
+
+    def computing(self) -> AbstractContextManager[object]:
+        """Hold this host's compute lock: nobody measures meanwhile."""
+        return UnitLock(self.device.spec.physical_unit()).computing(owner=f"nas {self.run.info.name}")
+
+    def network(self, candidate: Candidate) -> nn.Module:
+        """The candidate's network, taking prepared images; inherited weights are stored, recalibrated, at first use."""
+        store = self.run.candidates
+        if not store.has(candidate) and candidate.weights_kind == "inherited":
+            store.save(candidate, self.judge.network(candidate.architecture))
+        return store.load(candidate)
+
+    def deployable(self, candidate: Candidate) -> nn.Module:
+        """The candidate's network, taking raw images of the data set's native size."""
+        return PreprocessedNetwork(
+            self.network(candidate),
+            preprocessing=self.data.preprocessing,
+            resolution=self.run.space.resolution(candidate.architecture),
+        ).eval()
+
+    def build(self, candidate: Candidate, path: Path) -> Artifact:
+        """Write the candidate's artifact for the device to `path`."""
+        example_NCHW = self.data.train.images_NCHW[: self.device.spec.batch]
+        return self.device.backend.build(self.deployable(candidate), example=example_NCHW, path=path)
+
+    def artifact(self, candidate: Candidate) -> Artifact:
+        """The candidate's artifact among the run's artifacts; built once a workbench, some 20 ms."""
+        key = candidate.candidate_id
+        if key not in self._artifacts:
+            name = f"{key}-b{self.device.spec.batch}.{self.device.backend.artifact_format}"
+            self._artifacts[key] = self.build(candidate, self.run.artifacts_dir / name)
+        return self._artifacts[key]
+
+    def accuracy(self, artifact: Artifact, images: ImageSet) -> Accuracy:
+        """Accuracy of an artifact in the device's runtime, so that it belongs to the cost measured there."""
+        session = self.device.backend.load(artifact, spec=self.device.spec)
+        batch = self.device.spec.batch
+
+        def predict(x_NCHW: torch.Tensor) -> torch.Tensor:
+            missing = batch - len(x_NCHW)
+            padded = torch.cat([x_NCHW, x_NCHW[-1:].expand(missing, -1, -1, -1)]) if missing else x_NCHW
+            logits = session.predict(np.ascontiguousarray(padded.numpy()))
+            return torch.from_numpy(logits)[: len(x_NCHW)]
+
+        try:
+            return Accuracy(num_correct=count_correct(predict, images, batch=batch), num_images=len(images))
+        finally:
+            session.close()

@@ -1,0 +1,195 @@
+"""Profiles a device: measures chosen subnets, fits the latency predictor, judges it on subnets that it never saw."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from hardware.cost import analytic_costs
+from hardware.files import JSON, write_json
+from nas.errors import RunError
+from nas.materialise import Workbench
+from nas.measure import measure_candidates
+from nas.run import Run
+from predictors import fit_latency_predictor
+from predictors.latency import LatencyPredictor
+from predictors.scores import Scores, score
+from searchspaces import Architecture, SearchSpace
+
+PROFILE_FIT, PROFILE_HELD_OUT = "profile-fit", "profile-held-out"
+
+_POOL = 4000
+_BATCH = 32
+_EXTRA = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileSettings:
+    """How much is measured for the predictor; the recipe's section `profile` has the same names.
+
+    Attributes:
+        fit: subnets that the predictor is fitted on at first.
+        held_out: subnets that judge it.
+        max_measured: most subnets measured, both kinds together.
+        max_mape_percent: accepted mean absolute percentage error on the held-out subnets.
+        protocol: measurement protocol.
+        seed: chooses the subnets.
+    """
+
+    fit: int
+    held_out: int
+    max_measured: int
+    max_mape_percent: float
+    protocol: str
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """What profiling a device came to.
+
+    Attributes:
+        device_id: the device.
+        scores: errors on the held-out subnets.
+        num_fit, num_held_out: measured subnets of each kind.
+        num_suspect: measurements that failed their own checks (kept and marked in the table).
+        accepted: whether the error is within the recipe's bound.
+        max_mape_percent: that bound.
+    """
+
+    device_id: str
+    scores: Scores
+    num_fit: int
+    num_held_out: int
+    num_suspect: int
+    accepted: bool
+    max_mape_percent: float
+
+    def to_json(self) -> dict[str, JSON]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+def choose_subnets(space: SearchSpace, *, num: int, seed: int) -> list[Architecture]:
+    """Distinct subnets spread evenly over the logarithm of MACs, the smallest and the largest first.
+
+    Uniform sampling of genes hardly ever gives small or large networks, which is where fronts end.
+    """
+    rng = np.random.default_rng((seed, 5))
+    ends_NG = space.genomes([space.smallest, space.largest])
+    near_ends_NG = space.mutate_many(np.repeat(ends_NG, _POOL // 4, axis=0), rng, probability=0.3)
+    pool_NG = np.unique(np.concatenate([space.sample_many(_POOL, rng), near_ends_NG]), axis=0)
+    pool_NG = pool_NG[rng.permutation(len(pool_NG))]
+    macs_N = np.log(analytic_costs(space.op_table(pool_NG)).macs_N)
+    edges = np.linspace(macs_N.min(), macs_N.max(), num + 1)
+    bins = np.clip(np.digitize(macs_N, edges) - 1, 0, num - 1)
+    # Round robin over the bins: one of each, then a second of each, ...
+    turn_N = np.zeros(len(bins), dtype=np.int64)
+    for value in np.unique(bins):
+        turn_N[bins == value] = np.arange(int((bins == value).sum()))
+    order = np.lexsort((bins, turn_N))
+    archs = [space.smallest, space.largest, *space.architectures(pool_NG[order[: num + 2]])]
+    return list(dict.fromkeys(archs))[:num]
+
+
+def profile_device(
+    bench: Workbench,
+    *,
+    settings: ProfileSettings,
+    on_progress: Callable[[int, int], None],
+    on_message: Callable[[str], None],
+) -> tuple[LatencyPredictor, Profile]:
+    """Measure what is missing, fit, and measure more while the held-out error is above the bound.
+
+    Measurements land in the run's table batch by batch; the predictor and its profile are stored in the run.
+
+    Args:
+        bench: makes artifacts.
+        settings: how much.
+        on_progress: called with (measured, wanted) subnets.
+        on_message: told what a user should know.
+
+    Raises:
+        RunError: the space has fewer subnets than are asked for.
+        DeviceError: the device is unavailable or busy.
+    """
+    run, space = bench.run, bench.run.space
+    wanted = settings.fit + settings.held_out
+    if space.size < wanted:
+        raise RunError(
+            f"space {space.space_id} has {space.size} architectures, profile.fit + profile.held_out is {wanted}",
+            hint="lower profile.fit and profile.held_out",
+        )
+    chosen = choose_subnets(space, num=wanted, seed=settings.seed)
+    # The two ends are fitted, so that few networks lie outside the fitted range.
+    held_out = set(
+        np.random.default_rng((settings.seed, 6)).permutation(np.arange(2, wanted))[: settings.held_out].tolist()
+    )
+    _measure_missing(
+        bench, [arch for n, arch in enumerate(chosen) if n in held_out], PROFILE_HELD_OUT, settings=settings
+    )
+    on_progress(settings.held_out, wanted)
+    _measure_missing(
+        bench, [arch for n, arch in enumerate(chosen) if n not in held_out], PROFILE_FIT, settings=settings
+    )
+    on_progress(wanted, wanted)
+    predictor, profile = _fit(run, device_id=bench.device.spec.device_id, settings=settings)
+    while not profile.accepted and profile.num_fit + profile.num_held_out < settings.max_measured:
+        on_message(
+            f"held-out error {profile.scores.mape_percent:.1f} % is above {settings.max_mape_percent:g} %: measure more"
+        )
+        room = settings.max_measured - profile.num_fit - profile.num_held_out
+        exclude = set(_measured(run, device_id=profile.device_id)["arch_id"])
+        rng = np.random.default_rng((settings.seed, 7, profile.num_fit))
+        proposed = predictor.propose(min(_EXTRA, room), rng=rng, exclude=exclude)
+        if not proposed:
+            break
+        _measure_missing(bench, proposed, PROFILE_FIT, settings=settings)
+        on_progress(len(exclude) + len(proposed), settings.max_measured)
+        predictor, profile = _fit(run, device_id=profile.device_id, settings=settings)
+    if profile.num_suspect:
+        on_message(f"{profile.num_suspect} measurements are suspect (the reference network drifted); they are marked")
+    predictor.save(run.predictor_dir(profile.device_id))
+    write_json(profile_path(run, profile.device_id), profile.to_json())
+    return predictor, profile
+
+
+def profile_path(run: Run, device_id: str) -> Path:
+    """Where the profile of a device is stored; it exists once the device is profiled."""
+    return run.path / "predictors" / f"{device_id}.profile.json"
+
+
+def _measured(run: Run, *, device_id: str) -> pd.DataFrame:
+    rows = run.measurements()
+    rows = rows[(rows["device_id"] == device_id) & rows["purpose"].isin([PROFILE_FIT, PROFILE_HELD_OUT])]
+    return rows.drop_duplicates("arch_id", keep="last")
+
+
+def _measure_missing(
+    bench: Workbench, archs: Sequence[Architecture], purpose: str, *, settings: ProfileSettings
+) -> None:
+    done = set(_measured(bench.run, device_id=bench.device.spec.device_id)["arch_id"])
+    missing = [arch for arch in archs if arch.arch_id not in done]
+    for start in range(0, len(missing), _BATCH):
+        batch = [bench.inherit(arch) for arch in missing[start : start + _BATCH]]
+        measure_candidates(bench, batch, purpose=purpose, protocol=settings.protocol, seed=settings.seed)
+
+
+def _fit(run: Run, *, device_id: str, settings: ProfileSettings) -> tuple[LatencyPredictor, Profile]:
+    rows = _measured(run, device_id=device_id).rename(columns={"p50": "latency_ms"})
+    fit, held_out = rows[rows["purpose"] == PROFILE_FIT], rows[rows["purpose"] == PROFILE_HELD_OUT]
+    predictor = fit_latency_predictor(fit, space=run.space, device_id=device_id)
+    archs = [Architecture.from_json(text) for text in held_out["architecture"]]
+    scores = score(predictor.predict(archs).mean, held_out["latency_ms"].to_numpy(dtype=np.float64))
+    profile = Profile(
+        device_id=device_id,
+        scores=scores,
+        num_fit=len(fit),
+        num_held_out=len(held_out),
+        num_suspect=int(rows["suspect"].sum()),
+        accepted=scores.mape_percent <= settings.max_mape_percent,
+        max_mape_percent=settings.max_mape_percent,
+    )
+    return predictor.with_scores(scores), profile

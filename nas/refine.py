@@ -1,0 +1,194 @@
+"""Refinement: candidates around the front are fine-tuned from their inherited weights."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import nn
+
+from hardware.files import JSON, read_json, write_json
+from nas.candidate import Candidate, CandidateStore
+from nas.data import DataSplits
+from nas.errors import CheckpointError, TrainingError
+from nas.evaluation import Accuracy, SubnetJudge, recalibrate
+from nas.pareto import front_order
+from nas.training.checkpoints import Checkpoint, finished_checkpoints, load_checkpoint, save_checkpoint
+from nas.training.distillation import student_loss
+from nas.training.loop import make_optimizer
+from nas.training.schedules import augment, cosine_rate, shard_batches
+from searchspaces import Architecture, SearchSpace
+
+_RESULT_FILE = "result.json"
+# Half of the loss comes from the labels, half from the largest subnet.
+_DISTILLATION, _SMOOTHING = 0.5, 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefineSettings:
+    """How candidates are fine-tuned; the recipe's section `refine` has the same names.
+
+    Attributes:
+        candidates: how many.
+        epochs: passes over the training split.
+        learning_rate: first rate; cosine to zero.
+        batch_size, weight_decay: as in training.
+        seed: of shuffling and augmentation.
+    """
+
+    candidates: int
+    epochs: int
+    learning_rate: float
+    batch_size: int
+    weight_decay: float
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refined:
+    """The end of one fine-tuning: the new candidate and its accuracy on the search split."""
+
+    candidate: Candidate
+    accuracy: Accuracy
+
+
+def choose_for_refinement(evaluations: pd.DataFrame, *, device_id: str, num: int) -> list[Architecture]:
+    """Architectures around the predicted front of the inherited candidates, spread over its latencies."""
+    rows = evaluations[(evaluations["device_id"] == device_id) & (evaluations["weights_kind"] == "inherited")]
+    rows = rows.drop_duplicates("arch_id", keep="last").sort_values(["latency_predicted_ms", "arch_id"])
+    order = front_order(rows["accuracy"].to_numpy(dtype=float), rows["latency_predicted_ms"].to_numpy(dtype=float))
+    return [Architecture.from_json(rows["architecture"].iloc[n]) for n in order[:num]]
+
+
+class FineTuning:
+    """Fine-tunes subnets of one trained supernet; used inside a worker.
+
+    Attributes:
+        judge: gives networks with inherited weights and scores them.
+    """
+
+    def __init__(
+        self,
+        *,
+        judge: SubnetJudge,
+        space: SearchSpace,
+        data: DataSplits,
+        store: CandidateStore,
+        settings: RefineSettings,
+    ) -> None:
+        self._judge, self._space, self._data, self._store, self._settings = judge, space, data, store, settings
+        self._teacher = judge.network(space.largest)
+
+    def run(self, arch: Architecture, *, directory: Path, on_epoch: Callable[[dict[str, float]], None]) -> None:
+        """Fine-tune one subnet, going on from the newest checkpoint in `directory`, and store the candidate.
+
+        Writes `directory`/epoch-NNNN while it runs and `directory`/result.json at the end.
+
+        Args:
+            arch: the subnet.
+            directory: this candidate's own directory.
+            on_epoch: called after every epoch with epoch, loss and accuracy on the search split.
+
+        Raises:
+            TrainingError: the loss is not a number.
+            CheckpointError: the newest checkpoint is damaged or of other settings.
+        """
+        network = self._judge.network(arch)
+        identity: dict[str, JSON] = {"architecture": arch.to_json(), "settings": asdict(self._settings)}
+        optimizer = make_optimizer(
+            network, learning_rate=self._settings.learning_rate, weight_decay=self._settings.weight_decay
+        )
+        names = dict(network.named_parameters())
+        first = 0
+        if finished := finished_checkpoints(directory):
+            checkpoint = load_checkpoint(finished[-1], expected=identity)
+            network.load_state_dict(dict(checkpoint.weights))
+            for name, momentum in checkpoint.optimizer.items():
+                optimizer.state[names[name]]["momentum_buffer"] = momentum.clone()
+            first = checkpoint.epoch
+        resolution = self._space.resolution(arch)
+        accuracy = self._judge.score_network(network, resolution=resolution)
+        for epoch in range(first, self._settings.epochs):
+            loss = self._epoch(network, optimizer, arch=arch, epoch=epoch)
+            recalibrate(network, self._judge.recalibration_batches(resolution))
+            accuracy = self._judge.score_network(network, resolution=resolution)
+            momentum_buffers = {name: optimizer.state[p]["momentum_buffer"] for name, p in names.items()}
+            save_checkpoint(
+                directory,
+                Checkpoint(
+                    epoch=epoch + 1,
+                    step=epoch + 1,
+                    weights=network.state_dict(),
+                    optimizer=momentum_buffers,
+                    details=identity,
+                ),
+            )
+            on_epoch({"epoch": epoch + 1, "loss": loss, "accuracy": accuracy.value})
+        candidate = self._store.save_fine_tuned(arch, network)
+        result: dict[str, JSON] = {
+            "candidate": dict(candidate.row()),
+            "num_correct": accuracy.num_correct,
+            "num_images": accuracy.num_images,
+        }
+        write_json(directory / _RESULT_FILE, result)
+
+    def _epoch(self, network: nn.Module, optimizer: torch.optim.SGD, *, arch: Architecture, epoch: int) -> float:
+        settings, data, space = self._settings, self._data, self._space
+        resolutions = space.resolution(arch), space.resolution(space.largest)
+        batches = shard_batches(
+            len(data.train), batch_size=settings.batch_size, seed=settings.seed, epoch=epoch, rank=0, world_size=1
+        )
+        network.train()
+        total = 0.0
+        for number, positions in enumerate(batches):
+            step = epoch * len(batches) + number
+            raw_NCHW = augment(
+                data.train.images_NCHW[positions], name=data.augmentation, seed=settings.seed, step=step, rank=0
+            )
+            with torch.no_grad():
+                teacher_NC = self._teacher(data.preprocessing.prepare(raw_NCHW, resolution=resolutions[1]))
+            x_NCHW = data.preprocessing.prepare(raw_NCHW, resolution=resolutions[0])
+            loss = student_loss(
+                network(x_NCHW.contiguous(memory_format=torch.channels_last)),
+                data.train.labels_N[positions],
+                teacher_logits_NC=teacher_NC,
+                distillation=_DISTILLATION,
+                smoothing=_SMOOTHING,
+            )
+            if not torch.isfinite(loss):
+                raise TrainingError(
+                    f"the fine-tuning loss of architecture {arch.arch_id} is {loss.item()} at step {step}",
+                    hint=f"lower refine.learning_rate (now {settings.learning_rate})",
+                )
+            for group in optimizer.param_groups:
+                group["lr"] = cosine_rate(
+                    step, peak=settings.learning_rate, warmup_steps=0, num_steps=settings.epochs * len(batches)
+                )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            total += loss.item()
+        return total / len(batches)
+
+
+def read_refined(directory: Path) -> Refined | None:
+    """The result in a candidate's directory, or None while it is not finished.
+
+    Raises:
+        CheckpointError: the result is damaged.
+    """
+    path = directory / _RESULT_FILE
+    if not path.exists():
+        return None
+    content = read_json(path)
+    try:
+        assert isinstance(content, Mapping)
+        row, num_correct, num_images = content["candidate"], content["num_correct"], content["num_images"]
+        assert isinstance(row, Mapping)
+        assert isinstance(num_correct, int)
+        assert isinstance(num_images, int)
+        candidate = Candidate.from_row({key: str(value) for key, value in row.items()})
+    except (AssertionError, KeyError, ValueError) as e:
+        raise CheckpointError(f"{path} is damaged: {e!r}", hint=f"delete {directory} and run `nas refine` again") from e
+    return Refined(candidate=candidate, accuracy=Accuracy(num_correct=num_correct, num_images=num_images))

@@ -1,0 +1,135 @@
+"""The Optuna study: it proposes architectures and learns values. What was found lives in the run's tables."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import optuna
+import sqlalchemy.exc
+from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from nas.errors import RunError
+from nas.objectives import ACCURACY, LATENCY, Limit
+from nas.search.settings import SearchSettings
+from searchspaces import Architecture, SearchSpace, SpaceError
+from searchspaces.space import SuggestingTrial
+
+_ARCH_ID, _NOT_EVALUATED = "arch_id", "not_evaluated"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Values:
+    """What a trial is told: accuracy (fraction) and predicted latency (ms)."""
+
+    accuracy: float
+    latency_ms: float
+
+
+class SearchStudy:
+    """Asks for architectures and tells their values; never leaves a running trial behind."""
+
+    def __init__(self, study: optuna.Study, *, space: SearchSpace, limit: Limit | None) -> None:
+        self._study = study
+        self._space = space
+        self._limit = limit
+
+    def ask(self) -> tuple[Trial, Architecture]:
+        """A new proposal; it must be told or failed."""
+        trial = self._study.ask()
+        arch = self._space.suggest(cast(SuggestingTrial, trial))
+        trial.set_user_attr(_ARCH_ID, arch.arch_id)
+        return trial, arch
+
+    def propose_next(self, arch: Architecture) -> None:
+        """Make `arch` the next proposal."""
+        self._study.enqueue_trial(dict(arch.genes))
+
+    def constrain(self, trial: Trial, *, latency_ms: float) -> None:
+        """Tell how far the latency is from the limit; before the evaluation, so that a kill cannot lose it."""
+        if self._limit is not None:
+            trial.set_constraint(self._limit.name, self._limit.violation(latency_ms))
+
+    def tell(self, trial: Trial, values: Values) -> None:
+        """Give a trial the values of its architecture."""
+        self._study.tell(trial, [values.accuracy, values.latency_ms])
+
+    def tell_infeasible(self, trial: Trial, *, latency_ms: float) -> None:
+        """Close a trial that exceeds the limit without evaluating it.
+
+        Optuna wants a value for every objective. The accuracy 0 given here is a placeholder that no sampler ranks by:
+        among infeasible trials only the violation counts. The trial is marked, and the tables have no row for it.
+        """
+        trial.set_user_attr(_NOT_EVALUATED, "the predicted latency exceeds the limit")
+        self._study.tell(trial, [0.0, latency_ms])
+
+    def fail(self, trial: Trial, *, reason: str) -> None:
+        """Close a trial whose evaluation failed."""
+        trial.set_user_attr(_NOT_EVALUATED, reason[:500])
+        self._study.tell(trial, state=TrialState.FAIL)
+
+    def recover(self, known: Mapping[str, Values]) -> None:
+        """Close the trials that a killed process left running.
+
+        A left trial whose architecture was evaluated gets its values; another one is failed and proposed again.
+
+        Args:
+            known: values by arch_id, from the tables.
+        """
+        for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            arch = self._architecture(frozen)
+            if arch is not None and arch.arch_id in known:
+                values = known[arch.arch_id]
+                self._study.tell(frozen.number, [values.accuracy, values.latency_ms])
+                continue
+            self._study.tell(frozen.number, state=TrialState.FAIL)
+            if arch is not None:
+                self.propose_next(arch)
+
+    def num_running(self) -> int:
+        """Trials that were asked for and not yet closed."""
+        return len(self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
+
+    def _architecture(self, frozen: FrozenTrial) -> Architecture | None:
+        try:
+            return self._space.architecture(frozen.params)
+        except SpaceError:
+            return None  # killed between two suggestions: there is no architecture yet
+
+
+def open_study(
+    path: Path, *, name: str, space: SearchSpace, settings: SearchSettings, limit: Limit | None
+) -> SearchStudy:
+    """Open or create the study in the SQLite file `path`.
+
+    Raises:
+        RunError: the file is damaged or belongs to another space.
+    """
+    hint = f"move {path} away and search again: what was evaluated is kept in the tables"
+    try:
+        storage = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
+        study = optuna.create_study(
+            study_name=name,
+            storage=storage,
+            directions=[ACCURACY.direction, LATENCY.direction],
+            load_if_exists=True,
+        )
+        # The same seed again would propose the same architectures again.
+        study.sampler = _sampler(settings, seed=settings.seed + len(study.get_trials(deepcopy=False)))
+        if study.user_attrs.get("space_id", space.space_id) != space.space_id:
+            raise RunError(
+                f"the study {path} searches space {study.user_attrs['space_id']!r}, this run {space.space_id!r}",
+                hint=hint,
+            )
+        study.set_user_attr("space_id", space.space_id)
+        study.set_metric_names([ACCURACY.name, "latency_predicted_ms"])
+    except sqlalchemy.exc.SQLAlchemyError as e:
+        raise RunError(f"the study {path} cannot be opened: {e}", hint=hint) from e
+    return SearchStudy(study, space=space, limit=limit)
+
+
+def _sampler(settings: SearchSettings, *, seed: int) -> BaseSampler:
+    if settings.sampler == "tpe":
+        return TPESampler(seed=seed, n_startup_trials=settings.population)
+    return NSGAIISampler(seed=seed, population_size=settings.population)

@@ -1,0 +1,101 @@
+"""What a latency predictor sees of an architecture.
+
+The time of a network is close to the sum of the times of its operators, and the time of an operator to a fixed
+overhead plus something that grows with its arithmetic and its traffic. So the features are sums over operators, at
+several grains: all operators of a kind, of a kind in a stage, of a slot; and the bare choices.
+
+Letters: N architectures, S operator slots, B columns of a block.
+"""
+
+import hashlib
+import json
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from predictors.prediction import FloatArray
+from searchspaces import OpTable, SearchSpace
+
+# Counts up whenever the meaning of a column changes: a stored predictor of another version is refused.
+FEATURES_VERSION = 1
+
+# Features by name of the block, each (N, B), not standardised.
+Blocks = Mapping[str, FloatArray]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencyFeatures:
+    """Features of the architectures of one space.
+
+    Blocks: "totals" (operators, MACs, params, elements read, elements written), the same five by "kinds", by "stages"
+    (kind and stage) and by "slots"; "shapes" (by kind, sums of what makes equal MACs differently fast: MACs per output
+    element, and square roots, which tell many small operators from few large ones); "choices" (one-hot).
+    """
+
+    space: SearchSpace
+
+    def encode(self, genomes_NG: npt.NDArray[np.int8]) -> Blocks:
+        """Features of N architectures given as genomes.
+
+        Raises:
+            SpaceError: an array that is not of this space's genomes.
+        """
+        canonical_NG = self.space.canonicalise(genomes_NG)
+        table = self.space.op_table(canonical_NG)
+        counts = _counts(table)
+        return {
+            "totals": np.stack([count_NS.sum(axis=1) for count_NS in counts], axis=1),
+            "kinds": _sum_by(table.kinds, counts),
+            "shapes": _sum_by(table.kinds, _shapes(table)),
+            "stages": _sum_by(list(zip(table.kinds, table.stages, strict=True)), counts),
+            "slots": _sum_by(table.names, counts),
+            "choices": self.space.encode_many(canonical_NG).astype(np.float64),
+        }
+
+    def signature(self) -> str:
+        """Checksum of what the columns mean: version, choices, slots, and the costs of two fixed architectures."""
+        ends_NG = self.space.genomes([self.space.smallest, self.space.largest])
+        table = self.space.op_table(ends_NG)
+        content = {
+            "version": FEATURES_VERSION,
+            "choices": self.space.feature_names,
+            "slots": list(zip(table.names, table.kinds, table.stages, strict=True)),
+            "costs": [count_NS.tolist() for count_NS in _counts(table)],
+        }
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def take(blocks: Blocks, rows: npt.NDArray[np.intp]) -> Blocks:
+    """The same blocks with some of their rows."""
+    return {name: block_NB[rows] for name, block_NB in blocks.items()}
+
+
+def _counts(table: OpTable) -> list[FloatArray]:
+    return [
+        array.astype(np.float64)
+        for array in (table.present(), table.macs, table.params, table.input_elements, table.output_elements)
+    ]
+
+
+def _shapes(table: OpTable) -> list[FloatArray]:
+    present_NS, macs_NS, params_NS, inputs_NS, outputs_NS = _counts(table)
+    traffic_NS = inputs_NS + outputs_NS
+    intensity_NS = np.log2(1.0 + macs_NS / np.maximum(outputs_NS, 1.0))
+    return [
+        present_NS * intensity_NS,
+        macs_NS * intensity_NS,
+        traffic_NS * intensity_NS,
+        np.sqrt(macs_NS),
+        np.sqrt(params_NS),
+        np.sqrt(traffic_NS),
+        np.sqrt(macs_NS * traffic_NS),
+    ]
+
+
+def _sum_by(keys: Sequence[Hashable], counts: Sequence[FloatArray]) -> FloatArray:
+    """Sum the slots that share a key, for each of the counts; keys in the order of their first slot."""
+    groups = list(dict.fromkeys(keys))
+    member_SK = np.array([[key == group for group in groups] for key in keys], dtype=np.float64)
+    return np.concatenate([count_NS @ member_SK for count_NS in counts], axis=1)

@@ -1,0 +1,85 @@
+"""Reads measurements from a table: what a predictor is fitted to and scored on."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from predictors.errors import PredictorError
+from predictors.prediction import FloatArray
+from searchspaces import Architecture, SearchSpace, SpaceError
+
+# Two measurements of one architecture that differ by more than this cannot both be right.
+_MOST_CONTRADICTION = 0.20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class MeasuredArchitectures:
+    """Distinct architectures and their cost, in the order of their first row.
+
+    Attributes:
+        genomes_NG: int8 (N, G).
+        cost_N: positive and finite; the median where an architecture was measured several times.
+    """
+
+    genomes_NG: npt.NDArray[np.int8]
+    cost_N: FloatArray
+
+    @classmethod
+    def from_table(
+        cls, table: pd.DataFrame, *, space: SearchSpace, device_id: str, column: str
+    ) -> "MeasuredArchitectures":
+        """Read the columns "architecture" (JSON text) and `column`; a "device_id" column must agree if there is one.
+
+        Raises:
+            PredictorError: a missing column, rows of another device, an architecture that is none of the space, a
+                cost that is not a finite positive number, or measurements of one architecture more than 20 % apart.
+        """
+        missing = [name for name in ("architecture", column) if name not in table.columns]
+        if missing:
+            raise PredictorError(
+                f"the table of measurements has no column {', '.join(map(repr, missing))}, "
+                f"only {[str(name) for name in table.columns]}",
+                hint=f"give the columns 'architecture' (JSON) and {column!r}",
+            )
+        if "device_id" in table.columns:
+            others = sorted({str(other) for other in table["device_id"]} - {device_id})
+            if others:
+                raise PredictorError(
+                    f"the table holds measurements of {', '.join(map(repr, others))}, wanted only {device_id!r}",
+                    hint=f"filter it: table[table['device_id'] == {device_id!r}]",
+                )
+        costs: dict[Architecture, list[float]] = {}
+        for row, (text, value) in enumerate(zip(table["architecture"], table[column], strict=True)):
+            costs.setdefault(_architecture(text, row=row, space=space), []).append(_cost(value, row=row, column=column))
+        for arch, values in costs.items():
+            if max(values) > (1.0 + _MOST_CONTRADICTION) * min(values):
+                raise PredictorError(
+                    f"measurements of architecture {arch.arch_id} contradict each other: "
+                    f"{column} from {min(values):.6g} to {max(values):.6g}",
+                    hint="something else ran meanwhile: measure it again on an idle device and drop the wrong rows",
+                )
+        return cls(
+            genomes_NG=space.genomes(list(costs)),
+            cost_N=np.array([np.median(values) for values in costs.values()], dtype=np.float64),
+        )
+
+
+def _architecture(text: object, *, row: int, space: SearchSpace) -> Architecture:
+    try:
+        arch = Architecture.from_json(str(text))
+        space.validate(arch)
+    except SpaceError as e:
+        raise PredictorError(f"row {row} of the measurements: {e}", hint=e.hint) from e
+    return arch
+
+
+def _cost(value: object, *, row: int, column: str) -> float:
+    is_number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+    if not is_number or not np.isfinite(float(str(value))) or float(str(value)) <= 0:
+        raise PredictorError(
+            f"row {row} of the measurements: {column} is {value!r}, expected a finite number above 0",
+            hint="drop the rows whose measurement failed",
+        )
+    return float(str(value))

@@ -1,0 +1,138 @@
+"""A predictor on disk: arrays as safetensors, everything a person wants to know on a card, a manifest last."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from hardware.errors import StorageError
+from hardware.files import JSON, read_json, read_manifest, write_bytes, write_json, write_manifest
+from predictors.errors import PredictorError
+from predictors.features import FEATURES_VERSION
+from predictors.prediction import FloatArray
+from predictors.scores import Scores
+
+CARD_NAME = "card.json"
+MODEL_NAME = "model.safetensors"
+
+_KIND = "latency-predictor"
+_SCHEMA = 1
+_GENOMES = "fitted_NG"
+_REGRESSOR = "regressor."
+_RANGE = "range."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StoredPredictor:
+    """What is written of a latency predictor; see `LatencyPredictor` for the meaning."""
+
+    space_id: str
+    device_id: str
+    unit: str
+    level: float
+    family: str
+    settings: Mapping[str, float]
+    quantile: float
+    num_fitted: int
+    loo_mape_percent: float
+    features_signature: str
+    scores: Scores | None
+    regressor_arrays: Mapping[str, FloatArray]
+    range_arrays: Mapping[str, FloatArray]
+    fitted_NG: npt.NDArray[np.int8]
+
+
+def write_predictor(directory: Path, *, stored: StoredPredictor) -> None:
+    """Write model, card and manifest; a predictor that was there is replaced.
+
+    Raises:
+        StorageError: the directory cannot be written.
+    """
+    arrays: dict[str, npt.NDArray[Any]] = {_GENOMES: stored.fitted_NG}
+    arrays |= {_REGRESSOR + name: array for name, array in stored.regressor_arrays.items()}
+    arrays |= {_RANGE + name: array for name, array in stored.range_arrays.items()}
+    # safetensors writes the memory as it lies: views and transposes must become plain arrays first.
+    model = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
+    card: dict[str, JSON] = {
+        "kind": _KIND,
+        "schema": _SCHEMA,
+        "space_id": stored.space_id,
+        "device_id": stored.device_id,
+        "quantity": "latency",
+        "unit": stored.unit,
+        "provenance": "predicted",
+        "level": stored.level,
+        "family": stored.family,
+        "settings": dict(stored.settings),
+        "quantile": stored.quantile,
+        "num_fitted": stored.num_fitted,
+        "loo_mape_percent": stored.loo_mape_percent,
+        "features_version": FEATURES_VERSION,
+        "features_signature": stored.features_signature,
+        "scores": None if stored.scores is None else _finite(asdict(stored.scores)),
+    }
+    write_bytes(directory / MODEL_NAME, model)
+    write_json(directory / CARD_NAME, card)
+    write_manifest(directory, files=[MODEL_NAME, CARD_NAME], details={"kind": _KIND, "device_id": stored.device_id})
+
+
+def read_predictor(directory: Path) -> StoredPredictor:
+    """Read and check what `write_predictor` wrote.
+
+    Raises:
+        StorageError: a file is missing or damaged.
+        PredictorError: it is no latency predictor, or of a newer format.
+    """
+    read_manifest(directory)
+    card = read_json(directory / CARD_NAME)
+    if not isinstance(card, Mapping) or card.get("kind") != _KIND or card.get("schema") != _SCHEMA:
+        raise PredictorError(
+            f"{directory / CARD_NAME} is no card of a {_KIND} of schema {_SCHEMA}",
+            hint="fit the predictor again from the measurements, or update archsmith",
+        )
+    try:
+        arrays = load((directory / MODEL_NAME).read_bytes())
+        return _from_card(card, arrays=arrays)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as e:
+        raise StorageError(
+            f"the predictor in {directory} cannot be read ({type(e).__name__}: {e})",
+            hint=f"delete {directory} and fit the predictor again from the measurements",
+        ) from e
+
+
+def _from_card(card: Mapping[str, Any], *, arrays: Mapping[str, npt.NDArray[Any]]) -> StoredPredictor:
+    scores = card["scores"]
+    return StoredPredictor(
+        space_id=str(card["space_id"]),
+        device_id=str(card["device_id"]),
+        unit=str(card["unit"]),
+        level=float(card["level"]),
+        family=str(card["family"]),
+        settings={name: float(value) for name, value in card["settings"].items()},
+        quantile=float(card["quantile"]),
+        num_fitted=int(card["num_fitted"]),
+        loo_mape_percent=float(card["loo_mape_percent"]),
+        features_signature=str(card["features_signature"]),
+        scores=None if scores is None else Scores(**_numbers(scores)),
+        regressor_arrays=_named(arrays, prefix=_REGRESSOR),
+        range_arrays=_named(arrays, prefix=_RANGE),
+        fitted_NG=arrays[_GENOMES],
+    )
+
+
+def _named(arrays: Mapping[str, npt.NDArray[Any]], *, prefix: str) -> dict[str, FloatArray]:
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+
+
+def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
+    """JSON has no NaN: an undefined correlation becomes null."""
+    return {name: value if np.isfinite(value) else None for name, value in values.items()}
+
+
+def _numbers(values: Mapping[str, float | None]) -> dict[str, Any]:
+    return {name: float("nan") if value is None else value for name, value in values.items()}

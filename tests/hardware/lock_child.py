@@ -1,0 +1,52 @@
+"""A process that takes a unit's lock and obeys commands: `python -m tests.hardware.lock_child DIR KIND OWNER TTL`.
+
+It prints "held TOKEN" when it holds the lock. Commands, one a line: check, renew, release, fork (a child that lives
+on until standard input closes). Every command is answered by one line.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from hardware.errors import DeviceError
+from hardware.lease import Lease, UnitLock
+
+
+def obey(lease: Lease | None) -> None:
+    while (command := sys.stdin.readline().strip()) != "release":
+        if command == "fork":
+            pid = os.fork()
+            if pid == 0:
+                # Outlives the parent, which is killed; the test ends it by its id.
+                time.sleep(600)
+                os._exit(0)
+            print(f"forked {pid}", flush=True)
+            continue
+        try:
+            assert lease is not None
+            if command == "check":
+                lease.check()
+            elif command == "renew":
+                lease.renew(ttl_s=3600)
+            print("ok", flush=True)
+        except DeviceError as e:
+            print(f"lost: {e}", flush=True)
+
+
+def main() -> None:
+    directory, kind, owner, ttl = sys.argv[1:]
+    lock = UnitLock("host:test", directory=Path(directory))
+    if kind == "computing":
+        with lock.computing(owner=owner):
+            print("held 0", flush=True)
+            obey(None)
+    else:
+        with lock.measuring(owner=owner, ttl_s=float(ttl)) as lease:
+            print(f"held {lease.token}", flush=True)
+            obey(lease)
+    print("released", flush=True)
+
+
+if __name__ == "__main__":
+    main()

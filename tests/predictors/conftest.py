@@ -1,0 +1,36 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from predictors import LatencyPredictor, fit_latency_predictor
+from searchspaces import SearchSpace, get_space
+from tests.predictors.synthetic_device import DEVICE_ID, SyntheticDevice
+
+
+@pytest.fixture(scope="session")
+def space() -> SearchSpace:
+    return get_space("mbconv-small")
+
+
+@pytest.fixture(scope="session")
+def device() -> SyntheticDevice:
+    return SyntheticDevice.draw(1)
+
+
+@pytest.fixture(scope="session")
+def fit_table(space: SearchSpace, device: SyntheticDevice) -> pd.DataFrame:
+    """40 measured architectures."""
+    rng = np.random.default_rng(100)
+    return device.measure(space, space.sample_many(40, rng), rng=rng)
+
+
+@pytest.fixture(scope="session")
+def held_out_table(space: SearchSpace, device: SyntheticDevice) -> pd.DataFrame:
+    """100 further ones."""
+    rng = np.random.default_rng(200)
+    return device.measure(space, space.sample_many(100, rng), rng=rng)
+
+
+@pytest.fixture(scope="session")
+def predictor(space: SearchSpace, fit_table: pd.DataFrame) -> LatencyPredictor:
+    return fit_latency_predictor(fit_table, space=space, device_id=DEVICE_ID)

@@ -1,0 +1,122 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from predictors import LatencyPredictor, PredictorError, fit_latency_predictor, load_predictor
+from predictors.testing import PredictorContract, PredictorLoader
+from searchspaces import SearchSpace, get_space
+from tests.predictors.synthetic_device import DEVICE_ID, SyntheticDevice
+
+
+class TestLatencyPredictor(PredictorContract):
+    @pytest.fixture(scope="session")
+    def space(self) -> SearchSpace:
+        return get_space("mbconv-small")
+
+    @pytest.fixture
+    def predictor(self, space: SearchSpace, fit_table: pd.DataFrame, held_out_table: pd.DataFrame) -> LatencyPredictor:
+        predictor = fit_latency_predictor(fit_table, space=space, device_id=DEVICE_ID)
+        return predictor.with_scores(predictor.score(held_out_table))
+
+    @pytest.fixture
+    def load(self, space: SearchSpace) -> PredictorLoader:
+        return lambda directory: load_predictor(directory, space=space, device_id=DEVICE_ID)
+
+
+def test_forty_measurements_predict_others_within_five_percent(
+    predictor: LatencyPredictor, held_out_table: pd.DataFrame
+) -> None:
+    scores = predictor.score(held_out_table)
+    assert scores.mape_percent < 5.0
+    assert scores.spearman > 0.97
+    assert scores.num == 100
+    assert predictor.num_fitted == 40
+    assert predictor.loo_mape_percent < 5.0
+
+
+def test_fitting_twice_gives_the_same_predictor(space: SearchSpace, fit_table: pd.DataFrame) -> None:
+    question = space.sample_many(20, np.random.default_rng(0))
+    once, twice = (fit_latency_predictor(fit_table, space=space, device_id=DEVICE_ID) for _ in range(2))
+    assert (once.predict(question).upper == twice.predict(question).upper).all()
+
+
+def test_with_scores_leaves_the_original_alone(predictor: LatencyPredictor, held_out_table: pd.DataFrame) -> None:
+    scores = predictor.score(held_out_table)
+    assert predictor.with_scores(scores).scores == scores
+    assert predictor.scores is None
+
+
+def test_a_repeated_measurement_counts_once(space: SearchSpace, fit_table: pd.DataFrame) -> None:
+    again = fit_table.head(3).assign(latency_ms=fit_table["latency_ms"].head(3) * 1.05)
+    predictor = fit_latency_predictor(pd.concat([fit_table, again]), space=space, device_id=DEVICE_ID)
+    assert predictor.num_fitted == 40
+
+
+def test_a_higher_level_gives_wider_intervals(space: SearchSpace, fit_table: pd.DataFrame) -> None:
+    question = space.sample_many(20, np.random.default_rng(0))
+    widths = [
+        fit_latency_predictor(fit_table, space=space, device_id=DEVICE_ID, level=level).predict(question).relative_width
+        for level in (0.5, 0.9, 0.99)
+    ]
+    assert (widths[0] < widths[1]).all()
+    assert (widths[1] < widths[2]).all()
+
+
+def test_architectures_beyond_the_fitted_ones_are_out_of_range_and_less_certain(
+    space: SearchSpace, device: SyntheticDevice
+) -> None:
+    rng = np.random.default_rng(5)
+    genomes_NG = space.sample_many(4000, rng)
+    depth_columns = [g for g, choice in enumerate(space.choices) if choice.name.endswith("depth")]
+    is_shallow_N = (genomes_NG[:, depth_columns] < 2).all(axis=1)
+    shallow_NG, deep_NG = genomes_NG[is_shallow_N], genomes_NG[~is_shallow_N]
+    table = device.measure(space, shallow_NG[:60], rng=rng)
+    predictor = fit_latency_predictor(table, space=space, device_id=DEVICE_ID)
+    inside, outside = predictor.predict(shallow_NG[60:]), predictor.predict(deep_NG)
+    assert inside.in_range.mean() > 0.8
+    assert not outside.in_range.any()
+    assert np.median(outside.relative_width) > 1.3 * np.median(inside.relative_width)
+    latency_N = device.latency_ms(space, deep_NG, rng=rng)
+    assert ((outside.lower <= latency_N) & (latency_N <= outside.upper)).mean() > 0.8
+
+
+def test_ten_architectures_suffice_and_nine_do_not(space: SearchSpace, fit_table: pd.DataFrame) -> None:
+    assert fit_latency_predictor(fit_table.head(10), space=space, device_id=DEVICE_ID).num_fitted == 10
+    repeated = pd.concat([fit_table.head(9), fit_table.head(9)])
+    with pytest.raises(PredictorError, match="9 distinct architectures are too few") as refusal:
+        fit_latency_predictor(repeated, space=space, device_id=DEVICE_ID)
+    assert "40" in refusal.value.hint
+
+
+def test_a_space_with_one_resolution_can_be_predicted(device: SyntheticDevice) -> None:
+    space = get_space("mbconv-small", resolutions=(16,))
+    rng = np.random.default_rng(6)
+    table = device.measure(space, space.sample_many(60, rng), rng=rng)
+    predictor = fit_latency_predictor(table.head(40), space=space, device_id=DEVICE_ID)
+    assert predictor.score(table.tail(20)).mape_percent < 5.0
+
+
+def test_constant_latency_is_refused(space: SearchSpace, fit_table: pd.DataFrame) -> None:
+    with pytest.raises(PredictorError, match=r"all 40 latencies are 0\.5 ms"):
+        fit_latency_predictor(fit_table.assign(latency_ms=0.5), space=space, device_id=DEVICE_ID)
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0, -0.5, 90.0, float("nan")])
+def test_an_impossible_level_is_refused(space: SearchSpace, fit_table: pd.DataFrame, level: float) -> None:
+    with pytest.raises(PredictorError, match="level"):
+        fit_latency_predictor(fit_table, space=space, device_id=DEVICE_ID, level=level)
+
+
+def test_scoring_on_fitted_architectures_is_refused(predictor: LatencyPredictor, fit_table: pd.DataFrame) -> None:
+    with pytest.raises(PredictorError, match="5 of 5 held-out architectures were used for fitting"):
+        predictor.score(fit_table.head(5))
+
+
+def test_another_unit_reads_another_column(space: SearchSpace, fit_table: pd.DataFrame) -> None:
+    table = fit_table.rename(columns={"latency_ms": "latency_us"})
+    table["latency_us"] *= 1000.0
+    predictor = fit_latency_predictor(table, space=space, device_id=DEVICE_ID, unit="us")
+    assert predictor.unit == "us"
+    assert predictor.predict([space.smallest]).mean[0] > 10.0
+    with pytest.raises(PredictorError, match="no column 'latency_ms'"):
+        fit_latency_predictor(table, space=space, device_id=DEVICE_ID)

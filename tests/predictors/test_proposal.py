@@ -1,0 +1,48 @@
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from predictors import LatencyPredictor, PredictorError, fit_latency_predictor
+from searchspaces import SearchSpace
+from tests.predictors.synthetic_device import DEVICE_ID, SyntheticDevice
+
+
+def test_fitted_architectures_are_never_proposed(
+    space: SearchSpace, predictor: LatencyPredictor, fit_table: pd.DataFrame
+) -> None:
+    proposed = predictor.propose(30, rng=np.random.default_rng(1))
+    assert len(proposed) == 30
+    assert not {arch.to_json() for arch in proposed} & set(fit_table["architecture"])
+
+
+def test_proposals_are_less_certain_and_further_apart_than_random_ones(
+    space: SearchSpace, predictor: LatencyPredictor
+) -> None:
+    proposed = predictor.propose(10, rng=np.random.default_rng(2))
+    random = space.architectures(space.sample_many(200, np.random.default_rng(3)))
+    assert np.mean(predictor.predict(proposed).relative_width) > np.mean(predictor.predict(random).relative_width)
+    code_NF = space.encode_many(space.genomes(proposed))
+    assert min(np.abs(a - b).sum() for a, b in itertools.combinations(code_NF, 2)) >= 4
+
+
+def test_a_negative_number_is_refused(predictor: LatencyPredictor) -> None:
+    with pytest.raises(PredictorError, match="-1"):
+        predictor.propose(-1, rng=np.random.default_rng(1))
+
+
+def test_measuring_the_proposals_lowers_the_error(space: SearchSpace, device: SyntheticDevice) -> None:
+    errors: dict[str, list[float]] = {"before": [], "after": []}
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        table = device.measure(space, space.sample_many(24, rng), rng=rng)
+        held_out = device.measure(space, space.sample_many(150, rng), rng=rng)
+        before = fit_latency_predictor(table, space=space, device_id=DEVICE_ID)
+        held_ids = {arch.arch_id for arch in space.architectures(before.fitted_NG)}
+        proposed = space.genomes(before.propose(24, rng=rng, exclude=held_ids))
+        more = pd.concat([table, device.measure(space, proposed, rng=rng)])
+        after = fit_latency_predictor(more, space=space, device_id=DEVICE_ID)
+        errors["before"].append(before.score(held_out).mape_percent)
+        errors["after"].append(after.score(held_out).mape_percent)
+    assert np.mean(errors["after"]) < np.mean(errors["before"])
