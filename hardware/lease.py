@@ -125,7 +125,10 @@ class UnitLock:
             DeviceError: still measured on after `timeout_s` (the message names the holder), or no lock possible here.
         """
         holder = new_holder(owner, now=self._clock.now_utc())
-        descriptor = self._wait(lambda: self._try_compute(holder), holder=holder, what="compute", timeout_s=timeout_s)
+        start_s = self._clock.monotonic_s()
+        descriptor = self._wait(
+            lambda: self._try_compute(holder), holder=holder, what="compute", start_s=start_s, timeout_s=timeout_s
+        )
         try:
             yield
         finally:
@@ -148,33 +151,45 @@ class UnitLock:
         holder = new_holder(owner, now=self._clock.now_utc())
         start_s = self._clock.monotonic_s()
         with ExitStack() as held:
-            with self._gate(holder, timeout_s=timeout_s):
-                left_s = None if timeout_s is None else max(0.0, timeout_s - (self._clock.monotonic_s() - start_s))
+            with self._gate(holder, start_s=start_s, timeout_s=timeout_s):
                 descriptor, state = self._wait(
-                    lambda: self._try_measure(holder, ttl_s=ttl_s), holder=holder, what="measure", timeout_s=left_s
+                    lambda: self._try_measure(holder, ttl_s=ttl_s),
+                    holder=holder,
+                    what="measure",
+                    start_s=start_s,
+                    timeout_s=timeout_s,
                 )
                 held.callback(self._release, descriptor, holder=holder)
             yield Lease(unit=self.unit, files=self._files, clock=self._clock, state=state)
 
     @contextmanager
-    def _gate(self, holder: Holder, *, timeout_s: float | None) -> Iterator[None]:
-        descriptor = self._wait(lambda: self._try_gate(holder), holder=holder, what="measure", timeout_s=timeout_s)
+    def _gate(self, holder: Holder, *, start_s: float, timeout_s: float | None) -> Iterator[None]:
+        descriptor = self._wait(
+            lambda: self._try_gate(holder), holder=holder, what="measure", start_s=start_s, timeout_s=timeout_s
+        )
         try:
             yield
         finally:
             self._release(descriptor, holder=holder, only_waited=True)
 
-    def _wait(self, attempt: Callable[[], _T | None], *, holder: Holder, what: str, timeout_s: float | None) -> _T:
-        start_s = self._clock.monotonic_s()
+    def _wait(
+        self,
+        attempt: Callable[[], _T | None],
+        *,
+        holder: Holder,
+        what: str,
+        start_s: float,
+        timeout_s: float | None,
+    ) -> _T:
         pause_s, logged = _FIRST_PAUSE_S, False
         while (found := attempt()) is None:
             waited_s = self._clock.monotonic_s() - start_s
             with self._files.book() as book:
-                state = read_state(book, path=self._files.book_path)
+                state = read_state(book, path=self._files.book_path).without(holder, only_waited=True)
             self._refuse_self_wait(state, holder=holder, what=what)
             if timeout_s is not None and waited_s >= timeout_s:
                 raise DeviceError(
-                    f"{holder.owner or 'unnamed'} could not {what} on {self.unit} within {timeout_s:.3g} s: "
+                    f"{holder.owner or 'unnamed'} could not {what} on {self.unit} within {timeout_s:g} s: "
                     f"it is {state.holders()}",
                     hint="wait for that process or end it; a process that died frees the unit by itself",
                 )

@@ -110,10 +110,11 @@ def time_interleaved(
         )
     clock = SystemClock() if clock is None else clock
     tallies = {name: _Tally() for name in runners}
+    # Once, not every round: with everything loaded it takes longer than a round.
+    gc.collect()
     deadline_s = clock.monotonic_s() + protocol.max_seconds
     for num_rounds in range(1, protocol.max_rounds + 1):
         active = [name for name, tally in tallies.items() if name == reference or not tally.converged]
-        gc.collect()
         with _no_garbage_collection():
             for index in rng.permutation(len(active)):
                 name = active[int(index)]

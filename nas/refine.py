@@ -1,5 +1,6 @@
 """Refinement: candidates around the front are fine-tuned from their inherited weights."""
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -47,10 +48,11 @@ class RefineSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refined:
-    """The end of one fine-tuning: the new candidate and its accuracy on the search split."""
+    """The end of one fine-tuning: the new candidate, its accuracy on the search split, the last process's seconds."""
 
     candidate: Candidate
     accuracy: Accuracy
+    seconds: float
 
 
 def choose_for_refinement(evaluations: pd.DataFrame, *, device_id: str, num: int) -> list[Architecture]:
@@ -94,6 +96,7 @@ class FineTuning:
             TrainingError: the loss is not a number.
             CheckpointError: the newest checkpoint is damaged or of other settings.
         """
+        start = time.perf_counter()
         network = self._judge.network(arch)
         identity: dict[str, JSON] = {"architecture": arch.to_json(), "settings": asdict(self._settings)}
         optimizer = make_optimizer(
@@ -130,6 +133,7 @@ class FineTuning:
             "candidate": dict(candidate.row()),
             "num_correct": accuracy.num_correct,
             "num_images": accuracy.num_images,
+            "seconds": time.perf_counter() - start,
         }
         write_json(directory / _RESULT_FILE, result)
 
@@ -185,10 +189,13 @@ def read_refined(directory: Path) -> Refined | None:
     try:
         assert isinstance(content, Mapping)
         row, num_correct, num_images = content["candidate"], content["num_correct"], content["num_images"]
+        seconds = float(str(content["seconds"]))
         assert isinstance(row, Mapping)
         assert isinstance(num_correct, int)
         assert isinstance(num_images, int)
         candidate = Candidate.from_row({key: str(value) for key, value in row.items()})
     except (AssertionError, KeyError, ValueError) as e:
         raise CheckpointError(f"{path} is damaged: {e!r}", hint=f"delete {directory} and run `nas refine` again") from e
-    return Refined(candidate=candidate, accuracy=Accuracy(num_correct=num_correct, num_images=num_images))
+    return Refined(
+        candidate=candidate, accuracy=Accuracy(num_correct=num_correct, num_images=num_images), seconds=seconds
+    )

@@ -28,6 +28,9 @@ _FEWEST_ARCHITECTURES = 10
 # An interval from a thousandth to a thousandfold says "unknown"; wider ones would only overflow.
 _WIDEST_FACTOR = 1000.0
 
+# Hundreds of feature columns a row: whole spaces are predicted piece by piece.
+_ROWS_AT_ONCE = 8192
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LatencyPredictor:
@@ -75,14 +78,21 @@ class LatencyPredictor:
     def predict(self, question: Question) -> Prediction:
         """Predict latency; see `CostPredictor`."""
         genomes_NG = question if isinstance(question, np.ndarray) else self.space.genomes(question)
-        blocks = LatencyFeatures(space=self.space).encode(genomes_NG)
-        mean_N, spread_N = self.regressor.predict(blocks)
-        excess_N = self.fitted_range.excess(blocks)
+        starts = range(0, max(len(genomes_NG), 1), _ROWS_AT_ONCE)
+        parts = [self._predict_rows(genomes_NG[start : start + _ROWS_AT_ONCE]) for start in starts]
+        mean_N, width_N, excess_N = (np.concatenate(column) for column in zip(*parts, strict=True))
         # Intervals are multiplicative: errors of latency grow with latency, and the lower limit stays positive.
-        factor_N = np.exp(np.minimum(self.quantile * spread_N * (1.0 + excess_N), np.log(_WIDEST_FACTOR)))
+        factor_N = np.exp(np.minimum(width_N, np.log(_WIDEST_FACTOR)))
         return Prediction(
             mean=mean_N, lower=mean_N / factor_N, upper=mean_N * factor_N, level=self.level, in_range=excess_N == 0.0
         )
+
+    def _predict_rows(self, genomes_NG: npt.NDArray[np.int8]) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Mean, half width of the interval of log(latency), and how far outside the fitted range."""
+        blocks = LatencyFeatures(space=self.space).encode(genomes_NG)
+        mean_N, spread_N = self.regressor.predict(blocks)
+        excess_N = self.fitted_range.excess(blocks)
+        return mean_N, self.quantile * spread_N * (1.0 + excess_N), excess_N
 
     def propose(
         self, n: int, *, rng: np.random.Generator, exclude: AbstractSet[str] = frozenset()

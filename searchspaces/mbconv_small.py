@@ -54,16 +54,16 @@ class MBConvConfig:
 
     in_channels: int = 1
     resolutions: tuple[int, ...] = (16, 20, 24)
-    stem_channels: int = 16
+    stem_channels: int = 8
     stem_stride: int = 2
     stages: tuple[Stage, ...] = (
-        Stage(channels=24, stride=1),
-        Stage(channels=32, stride=2),
-        Stage(channels=48, stride=2),
+        Stage(channels=16, stride=1),
+        Stage(channels=24, stride=2),
+        Stage(channels=40, stride=2),
     )
     kernels: tuple[int, ...] = (3, 5, 7)
     expands: tuple[int, ...] = (3, 4, 6)
-    head_channels: int = 128
+    head_channels: int = 96
 
     def __post_init__(self) -> None:
         for name in ("resolutions", "kernels", "expands"):

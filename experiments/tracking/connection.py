@@ -1,12 +1,13 @@
 """The way to MLflow: addresses, quiet start, and its errors in our words."""
 
+import http.client
 import logging
 import os
-import urllib.error
+import socket
+import sqlite3
 import urllib.parse
-import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _PING_S = 5.0
+_BUSY_S = 20.0
+_DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +57,7 @@ def find_place(uri: str | None, *, directory: Path) -> Place:
     directory = directory.resolve()
     if uri is None:
         return Place(
-            uri=f"sqlite:///{directory / 'mlflow.db'}",
+            uri=_sqlite_uri(directory / "mlflow.db"),
             artifact_location=(directory / "artifacts").as_uri(),
             embedded=True,
         )
@@ -63,13 +66,23 @@ def find_place(uri: str | None, *, directory: Path) -> Place:
     if uri.startswith("sqlite:///"):
         file = Path(uri.removeprefix("sqlite:///")).resolve()
         beside = file.with_name(f"{file.stem}-artifacts")
-        return Place(uri=f"sqlite:///{file}", artifact_location=beside.as_uri(), embedded=False)
+        return Place(uri=_sqlite_uri(file), artifact_location=beside.as_uri(), embedded=False)
     if uri.startswith(("postgresql", "mysql", "mssql")):
         return Place(uri=uri, artifact_location=(directory / "artifacts").as_uri(), embedded=False)
     raise TrackingError(
         f"tracking.uri: got {uri!r}, expected http://..., sqlite:///..., postgresql://... or null",
         hint="Leave tracking.uri null to track inside the run directory.",
     )
+
+
+def _sqlite_uri(file: Path) -> str:
+    # In a database address these two mean something else, and versions of SQLAlchemy differ on how to quote them.
+    if "%" in str(file) or "?" in str(file):
+        raise TrackingError(
+            f"MLflow cannot keep its database at {file}: the path has a % or ?",
+            hint="Choose a run directory without them, or set tracking.uri to another place.",
+        )
+    return f"sqlite:///{file}"
 
 
 def connect(place: Place) -> "MlflowClient":
@@ -85,11 +98,8 @@ def connect(place: Place) -> "MlflowClient":
     from mlflow import MlflowClient
 
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-    if place.uri.startswith("http"):
-        _ping(place)
     with explained(place, action="open it"):
-        if place.database_file is not None:
-            place.database_file.parent.mkdir(parents=True, exist_ok=True)
+        _check_alive(place)
         client = MlflowClient(tracking_uri=place.uri, registry_uri=place.uri)
         # The store is opened on first use: now, so that a damaged or missing one is told as such.
         client.search_experiments(max_results=1)
@@ -109,7 +119,7 @@ def explained(place: Place, *, action: str) -> Iterator[None]:
 
     try:
         yield
-    except (MlflowException, SQLAlchemyError, OSError) as e:
+    except (MlflowException, SQLAlchemyError, sqlite3.Error, http.client.HTTPException, OSError) as e:
         # OSError covers full disks as well as requests' connection errors and time-outs.
         reason = " ".join(str(e).split())[:500]
         password = urllib.parse.urlsplit(place.uri).password
@@ -119,18 +129,24 @@ def explained(place: Place, *, action: str) -> Iterator[None]:
         ) from e
 
 
-def _ping(place: Place) -> None:
-    """Ask for a sign of life, because MLflow's own retries keep a user waiting for minutes."""
-    request = urllib.request.Request(f"{place.uri}/health", method="GET")  # noqa: S310 - http or https only
-    try:
-        with urllib.request.urlopen(request, timeout=_PING_S):  # noqa: S310 - http or https only
-            pass
-    except urllib.error.HTTPError:
-        return  # somebody answers; what is wrong will be told by the first real call
-    except (OSError, ValueError) as e:
-        raise TrackingError(
-            f"MLflow at {place.shown_uri}: no answer: {e}", hint=_hint("connection refused", place=place)
-        ) from e
+def _check_alive(place: Place) -> None:
+    """Fail now if the place is dead: MLflow's own retries would keep a user waiting for minutes."""
+    parts = urllib.parse.urlsplit(place.uri)
+    if place.database_file is not None:
+        place.database_file.parent.mkdir(parents=True, exist_ok=True)
+        with closing(sqlite3.connect(place.database_file, timeout=_BUSY_S)) as database:
+            # Reads the header and takes the write lock: damaged, read-only and locked files are found here.
+            database.execute("BEGIN IMMEDIATE")
+            database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            database.rollback()
+    elif parts.scheme in ("http", "https"):
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        with closing(kind(parts.hostname or "", parts.port, timeout=_PING_S)) as connection:
+            connection.request("GET", f"{parts.path}/health")
+            connection.getresponse()  # any answer is a sign of life; the first real call tells what is wrong
+    elif parts.hostname:
+        port = parts.port or next(port for name, port in _DATABASE_PORTS.items() if parts.scheme.startswith(name))
+        socket.create_connection((parts.hostname, port), timeout=_PING_S).close()
 
 
 def _hint(reason: str, *, place: Place) -> str:

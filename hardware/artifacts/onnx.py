@@ -80,14 +80,16 @@ def open_onnx(path: Path) -> Artifact:
     sha256 = sha256_file(path)
     try:
         model = onnx.load(path, load_external_data=False)
-        onnx.checker.check_model(model)
-        model = onnx.shape_inference.infer_shapes(model)
+        external = [tensor.name for tensor in model.graph.initializer if tensor.data_location == tensor.EXTERNAL]
+        # The checker looks for those other files; they are refused below, wherever they are.
+        if not external:
+            onnx.checker.check_model(model)
+            model = onnx.shape_inference.infer_shapes(model)
     # Protobuf, checker and shape inference each have their own exceptions, without a common base.
     except Exception as e:
         raise StorageError(
             f"{path} is damaged or no ONNX file: {e}", hint="write it again, or restore it from a copy"
         ) from e
-    external = [tensor.name for tensor in model.graph.initializer if tensor.data_location == tensor.EXTERNAL]
     if external:
         raise MeasurementError(
             f"{path} keeps weights in other files: {', '.join(external[:5])}",

@@ -38,7 +38,7 @@ class OnnxRuntimeCpu:
 
     def versions(self) -> dict[str, str]:
         """Versions of ONNX Runtime and onnx."""
-        return {name: metadata.version(name) for name in ("onnxruntime", "onnx")}
+        return {name: _version(name) for name in ("onnxruntime", "onnx")}
 
     def build(self, module: "torch.nn.Module", *, example: "torch.Tensor", path: Path) -> Artifact:
         """Export to ONNX; see `hardware.artifacts.onnx.export_onnx`."""
@@ -98,6 +98,15 @@ class OnnxRuntimeSession:
     def close(self) -> None:
         """Free the network's memory."""
         self._session = None
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        # The same runtime comes under other names too, for example onnxruntime-gpu.
+        distributions = metadata.packages_distributions().get(package, [])
+        return metadata.version(distributions[0]) if distributions else "unknown"
 
 
 def _checked_content(artifact: Artifact) -> bytes:

@@ -4,7 +4,7 @@ import gzip
 import hashlib
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -218,37 +218,30 @@ def test_a_data_dir_that_lacks_a_file_is_not_replaced_by_another_place(
         assert "apt-get install" in caught.value.hint
 
 
-def damage(folder: Path, kind: str) -> str:
+def flip_a_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    path.write_bytes(bytes(data))
+
+
+def damage(folder: Path, kind: str) -> None:
     images, labels = folder / "train-images-idx3-ubyte.gz", folder / "train-labels-idx1-ubyte.gz"
-    if kind == "truncated":
-        images.write_bytes(images.read_bytes()[:-1000])
-    elif kind == "flipped":
-        data = bytearray(images.read_bytes())
-        data[len(data) // 2] ^= 0xFF
-        images.write_bytes(bytes(data))
-    elif kind == "not gzip":
-        images.write_bytes(b"<html>not found</html>")
-    elif kind == "empty":
-        images.write_bytes(b"")
-    elif kind == "swapped":
-        images.write_bytes(labels.read_bytes())
-    elif kind == "short":
-        header = struct.pack(">4I", 0x0803, 200, 28, 28)
-        images.write_bytes(gzip.compress(header + b"\0" * 500))
-    elif kind == "other size":
-        write_idx(images, np.zeros((200, 8, 8)))
-    elif kind == "other count":
-        write_idx(labels, np.arange(100) % 10)
-    elif kind == "wild label":
-        write_idx(labels, np.arange(200) % 11)
-    elif kind == "class absent":
-        write_idx(labels, np.arange(200) % 9)
-    elif kind == "black":
-        write_idx(images, np.zeros((200, 28, 28)))
-    elif kind == "no images":
-        write_idx(images, np.zeros((0, 28, 28)))
-        write_idx(labels, np.zeros(0))
-    return kind
+    header = struct.pack(">4I", 0x0803, 200, 28, 28)
+    ways: dict[str, Callable[[], object]] = {
+        "truncated": lambda: images.write_bytes(images.read_bytes()[:-1000]),
+        "flipped": lambda: flip_a_byte(images),
+        "not gzip": lambda: images.write_bytes(b"<html>not found</html>"),
+        "empty": lambda: images.write_bytes(b""),
+        "swapped": lambda: images.write_bytes(labels.read_bytes()),
+        "short": lambda: images.write_bytes(gzip.compress(header + b"\0" * 500)),
+        "other size": lambda: write_idx(images, np.zeros((200, 8, 8))),
+        "other count": lambda: write_idx(labels, np.arange(100) % 10),
+        "wild label": lambda: write_idx(labels, np.arange(200) % 11),
+        "class absent": lambda: write_idx(labels, np.arange(200) % 9),
+        "black": lambda: write_idx(images, np.zeros((200, 28, 28))),
+        "no images": lambda: (write_idx(images, np.zeros((0, 28, 28))), write_idx(labels, np.zeros(0))),
+    }
+    ways[kind]()
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,13 @@ from predictors import LatencyPredictor, fit_latency_predictor
 from searchspaces import SearchSpace, get_space
 from tests.predictors.synthetic_device import DEVICE_ID, SyntheticDevice
 
+# The session's fixtures use it directly, so that a contract class can bring a `space` fixture of its own.
+SPACE = get_space("mbconv-small")
 
-@pytest.fixture(scope="session")
+
+@pytest.fixture
 def space() -> SearchSpace:
-    return get_space("mbconv-small")
+    return SPACE
 
 
 @pytest.fixture(scope="session")
@@ -18,19 +21,19 @@ def device() -> SyntheticDevice:
 
 
 @pytest.fixture(scope="session")
-def fit_table(space: SearchSpace, device: SyntheticDevice) -> pd.DataFrame:
+def fit_table(device: SyntheticDevice) -> pd.DataFrame:
     """40 measured architectures."""
     rng = np.random.default_rng(100)
-    return device.measure(space, space.sample_many(40, rng), rng=rng)
+    return device.measure(SPACE, SPACE.sample_many(40, rng), rng=rng)
 
 
 @pytest.fixture(scope="session")
-def held_out_table(space: SearchSpace, device: SyntheticDevice) -> pd.DataFrame:
+def held_out_table(device: SyntheticDevice) -> pd.DataFrame:
     """100 further ones."""
     rng = np.random.default_rng(200)
-    return device.measure(space, space.sample_many(100, rng), rng=rng)
+    return device.measure(SPACE, SPACE.sample_many(100, rng), rng=rng)
 
 
 @pytest.fixture(scope="session")
-def predictor(space: SearchSpace, fit_table: pd.DataFrame) -> LatencyPredictor:
-    return fit_latency_predictor(fit_table, space=space, device_id=DEVICE_ID)
+def predictor(fit_table: pd.DataFrame) -> LatencyPredictor:
+    return fit_latency_predictor(fit_table, space=SPACE, device_id=DEVICE_ID)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,7 +11,7 @@ from tests.predictors.synthetic_device import DEVICE_ID, SyntheticDevice
 
 
 class TestLatencyPredictor(PredictorContract):
-    @pytest.fixture(scope="session")
+    @pytest.fixture
     def space(self) -> SearchSpace:
         return get_space("mbconv-small")
 
@@ -120,3 +122,17 @@ def test_another_unit_reads_another_column(space: SearchSpace, fit_table: pd.Dat
     assert predictor.predict([space.smallest]).mean[0] > 10.0
     with pytest.raises(PredictorError, match="no column 'latency_ms'"):
         fit_latency_predictor(table, space=space, device_id=DEVICE_ID)
+
+
+def test_more_architectures_than_fit_one_piece_keep_their_order(
+    space: SearchSpace, predictor: LatencyPredictor
+) -> None:
+    genomes_NG = space.sample_many(8192 + 3, np.random.default_rng(7))
+    whole, end = predictor.predict(genomes_NG), predictor.predict(genomes_NG[-5:])
+    assert len(whole) == 8192 + 3
+    np.testing.assert_allclose(whole.upper[-5:], end.upper, rtol=1e-9)
+
+
+def test_an_interval_says_unknown_before_it_overflows(space: SearchSpace, predictor: LatencyPredictor) -> None:
+    lost = replace(predictor, quantile=1e6).predict([space.smallest])
+    assert lost.upper[0] == pytest.approx(1000.0 * lost.mean[0])

@@ -1,11 +1,12 @@
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from predictors import LatencyPredictor, PredictorError, fit_latency_predictor
-from searchspaces import SearchSpace
+from searchspaces import Architecture, SearchSpace
 from tests.predictors.synthetic_device import DEVICE_ID, SyntheticDevice
 
 
@@ -17,14 +18,23 @@ def test_fitted_architectures_are_never_proposed(
     assert not {arch.to_json() for arch in proposed} & set(fit_table["architecture"])
 
 
-def test_proposals_are_less_certain_and_further_apart_than_random_ones(
-    space: SearchSpace, predictor: LatencyPredictor
-) -> None:
+def test_proposals_are_less_certain_than_random_ones(space: SearchSpace, predictor: LatencyPredictor) -> None:
     proposed = predictor.propose(10, rng=np.random.default_rng(2))
     random = space.architectures(space.sample_many(200, np.random.default_rng(3)))
     assert np.mean(predictor.predict(proposed).relative_width) > np.mean(predictor.predict(random).relative_width)
-    code_NF = space.encode_many(space.genomes(proposed))
-    assert min(np.abs(a - b).sum() for a, b in itertools.combinations(code_NF, 2)) >= 4
+
+
+def test_equally_certain_proposals_keep_away_from_each_other(space: SearchSpace, predictor: LatencyPredictor) -> None:
+    certain = replace(predictor, quantile=0.0)
+
+    def smallest_distance(archs: list[Architecture]) -> float:
+        code_NF = space.encode_many(space.genomes(archs))
+        return min(float(np.abs(a - b).sum()) for a, b in itertools.combinations(code_NF, 2))
+
+    for seed in range(3):
+        proposed = certain.propose(30, rng=np.random.default_rng(seed))
+        random = space.architectures(space.sample_many(30, np.random.default_rng(seed)))
+        assert smallest_distance(proposed) > 1.4 * smallest_distance(random)
 
 
 def test_a_negative_number_is_refused(predictor: LatencyPredictor) -> None:

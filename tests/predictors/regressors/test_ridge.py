@@ -12,12 +12,12 @@ from tests.predictors.synthetic_device import SyntheticDevice
 REGRESSORS = find_regressors()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def blocks(space: SearchSpace) -> Blocks:
     return LatencyFeatures(space=space).encode(space.sample_many(40, np.random.default_rng(1)))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def cost_N(space: SearchSpace, device: SyntheticDevice) -> FloatArray:
     genomes_NG = space.sample_many(40, np.random.default_rng(1))
     return device.latency_ms(space, genomes_NG, rng=np.random.default_rng(2))

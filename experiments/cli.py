@@ -1,0 +1,342 @@
+"""The command `nas`. Nothing heavy is imported before a command needs it."""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import click
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from searchspaces.errors import Hinted
+
+if TYPE_CHECKING:
+    from experiments.pipeline import Outcome
+    from experiments.session import Session
+
+app = typer.Typer(
+    name="nas",
+    help="Archsmith: train one supernet, measure real devices, keep the networks worth deploying.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, recipe or path, 3 infeasible limits, "
+    "4 device unavailable, 130 interrupted.",
+)
+devices_app = typer.Typer(help="Devices of this machine.", no_args_is_help=True)
+spaces_app = typer.Typer(help="Search spaces.", no_args_is_help=True)
+app.add_typer(devices_app, name="devices")
+app.add_typer(spaces_app, name="spaces")
+
+
+class FrontFormat(StrEnum):
+    """Formats of `nas pareto`."""
+
+    table = "table"
+    json = "json"
+    csv = "csv"
+    html = "html"
+
+
+RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe file (YAML).", show_default=False)]
+WhereArgument = Annotated[
+    Path, typer.Argument(metavar="RUN|RECIPE", help="Run directory, or a recipe to start one.", show_default=False)
+]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.", show_default=False)]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe key; can be repeated.")
+]
+RunDirOption = Annotated[Path | None, typer.Option("--run-dir", help="Run directory [default: runs/<recipe name>].")]
+AddressOption = Annotated[str | None, typer.Option("--address", help="Ray cluster; default: an embedded instance.")]
+QuickOption = Annotated[bool, typer.Option("--quick", help="Apply the recipe's `quick` block: small, for trying out.")]
+
+
+def _out() -> Console:
+    return Console(soft_wrap=False, width=None if sys.stdout.isatty() else 140)
+
+
+def _err() -> Console:
+    return Console(stderr=True, soft_wrap=not sys.stderr.isatty())
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument,
+    set_: SetOption = None,
+    run_dir: RunDirOption = None,
+    address: AddressOption = None,
+    quick: QuickOption = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; write nothing.")] = False,
+) -> None:
+    """Run all six stages; a second call does only what is missing.
+
+    Examples:
+        nas run experiments/recipes/quickstart.yaml
+
+        nas run my.yaml --set search.evaluations=300 --set search.limits.latency_ms=0.2 --run-dir runs/fast
+
+        nas run my.yaml --dry-run
+    """
+    from experiments.recipe import load_recipe
+
+    resolved = load_recipe(recipe, overrides=set_ or (), quick=quick)
+    directory = run_dir or _default_run_dir(resolved.name, quick=quick)
+    if dry_run:
+        from experiments.console import plan_table
+        from experiments.plan import make_plan
+
+        lines = make_plan(resolved, directory)
+        _out().print(plan_table(lines))
+        raise typer.Exit(0 if all(line.ok for line in lines) else 2)
+    from experiments.pipeline import STAGES
+    from experiments.session import exclusive, open_session
+
+    with exclusive(directory):
+        outcome = _run_stages(open_session(resolved, directory), names=STAGES, address=address)
+    _show_outcome(directory, outcome)
+
+
+@app.command()
+def train(
+    where: WhereArgument,
+    set_: SetOption = None,
+    run_dir: RunDirOption = None,
+    address: AddressOption = None,
+    quick: QuickOption = False,
+) -> None:
+    """Stage 1: train the supernet. Example: nas train experiments/recipes/quickstart.yaml."""
+    if where.suffix in (".yaml", ".yml"):
+        from experiments.recipe import load_recipe
+        from experiments.session import exclusive, open_session
+
+        resolved = load_recipe(where, overrides=set_ or (), quick=quick)
+        directory = run_dir or _default_run_dir(resolved.name, quick=quick)
+        with exclusive(directory):
+            _run_stages(open_session(resolved, directory), names=["train"], address=address)
+    elif set_ or run_dir or quick:
+        raise typer.BadParameter("--set, --run-dir and --quick go with a recipe, not with a run directory")
+    else:
+        _stage(where, "train", address=address)
+
+
+@app.command()
+def profile(where: RunArgument) -> None:
+    """Stage 2: measure subnets, fit the latency predictor. Example: nas profile runs/quickstart."""
+    _stage(where, "profile")
+
+
+@app.command()
+def search(where: RunArgument, address: AddressOption = None) -> None:
+    """Stage 3: search with inherited weights. Example: nas search runs/quickstart."""
+    _stage(where, "search", address=address)
+
+
+@app.command()
+def refine(where: RunArgument, address: AddressOption = None) -> None:
+    """Stage 4: fine-tune candidates around the front. Example: nas refine runs/quickstart."""
+    _stage(where, "refine", address=address)
+
+
+@app.command()
+def verify(where: RunArgument) -> None:
+    """Stage 5: measure and evaluate the candidates of the front. Example: nas verify runs/quickstart."""
+    _stage(where, "verify")
+    pareto(where)
+
+
+@app.command()
+def export(
+    where: RunArgument,
+    arch: Annotated[
+        str | None, typer.Option("--arch", metavar="ID", help="Architecture of the front; default: its knee.")
+    ] = None,
+) -> None:
+    """Stage 6: write a verified candidate with its card. Example: nas export runs/quickstart --arch 0123456789ab."""
+    _show_export(_stage(where, "export", arch_id=arch))
+
+
+@app.command()
+def pareto(
+    where: RunArgument,
+    device: Annotated[str | None, typer.Option("--device", help="Device id; default: the recipe's.")] = None,
+    format_: Annotated[FrontFormat, typer.Option("--format", help="Output format.")] = FrontFormat.table,
+) -> None:
+    """Show the Pareto front: the verified one, or the predicted one before verification.
+
+    Examples:
+        nas pareto runs/quickstart
+
+        nas pareto runs/quickstart --format json > front.json
+
+        nas pareto runs/quickstart --format html > front.html
+    """
+    from experiments.console import front_csv, front_table
+    from experiments.report import front_document, front_page, to_json_text
+    from nas import open_run
+
+    opened = open_run(where)
+    document = front_document(opened, device=device)
+    if format_ is FrontFormat.json:
+        typer.echo(to_json_text(document))
+    elif format_ is FrontFormat.csv:
+        typer.echo(front_csv(document), nl=False)
+    elif format_ is FrontFormat.html:
+        typer.echo(front_page(opened, device=device))
+    else:
+        _out().print(front_table(document))
+        warnings = document["warnings"]
+        assert isinstance(warnings, list)
+        for warning in warnings:
+            _err().print(f"[yellow]note[/yellow] {escape(str(warning))}", highlight=False)
+
+
+@app.command()
+def sync(where: RunArgument) -> None:
+    """Rebuild the run's view in MLflow from the run directory. Example: nas sync runs/quickstart."""
+    from experiments.pipeline import make_tracker
+    from experiments.report import run_view, write_report
+    from experiments.session import resume_session
+
+    session = resume_session(where)
+    make_tracker(session).sync(run_view(session.run, artifacts=write_report(session.run), finished=True))
+    _err().print(f"MLflow shows {where} again: nas ui {where}", highlight=False)
+
+
+@app.command()
+def ui(
+    where: RunArgument,
+    port: Annotated[int, typer.Option("--port", min=1, max=65535, help="Port on this machine.")] = 5000,
+) -> None:
+    """Open the run's MLflow page on this machine (loopback only; Ctrl-C ends it). Example: nas ui runs/quickstart."""
+    from experiments.tracking.ui import serve_ui
+
+    serve_ui(where, port=port, say=lambda text: _err().print(text, highlight=False))
+
+
+@app.command()
+def doctor() -> None:
+    """Say what of this machine works, and what to do about the rest."""
+    from experiments.console import doctor_table
+    from experiments.doctor import examine
+
+    _out().print(doctor_table(examine()))
+
+
+@devices_app.command("list")
+def devices_list() -> None:
+    """List the devices of this machine."""
+    from hardware import list_devices
+
+    for status in list_devices():
+        text = "available" if status.available else f"not available: {status.reason} ({status.hint})"
+        typer.echo(f"{status.device_id}  {text}")
+
+
+@spaces_app.command("list")
+def spaces_list() -> None:
+    """List the search spaces and their sizes."""
+    from searchspaces import get_space, list_spaces
+
+    for name in list_spaces():
+        typer.echo(f"{name}  {get_space(name).size:,} architectures")
+
+
+def _default_run_dir(name: str, *, quick: bool) -> Path:
+    return Path("runs") / (f"{name}-quick" if quick else name)
+
+
+def _stage(where: Path, name: str, *, address: str | None = None, arch_id: str | None = None) -> "Outcome":
+    from experiments.session import exclusive, resume_session
+    from nas import open_run
+
+    open_run(where)
+    with exclusive(where):
+        return _run_stages(resume_session(where), names=[name], address=address, arch_id=arch_id)
+
+
+def _run_stages(
+    session: "Session", *, names: "list[str] | tuple[str, ...]", address: str | None, arch_id: str | None = None
+) -> "Outcome":
+    from experiments.console import ConsoleReporter
+    from experiments.pipeline import run_stages
+
+    with ConsoleReporter(_err()) as reporter:
+        return run_stages(session, names=names, reporter=reporter, address=address, arch_id=arch_id)
+
+
+def _show_outcome(directory: Path, outcome: "Outcome") -> None:
+    pareto(directory)
+    typer.echo(f"\nrun directory   {directory}")
+    _show_export(outcome)
+    typer.echo(f"MLflow page     nas ui {directory}")
+
+
+def _show_export(outcome: "Outcome") -> None:
+    if outcome.exported is not None:
+        typer.echo(f"exported model  {outcome.exported.model_path}")
+    if outcome.registered is not None:
+        typer.echo(f"registered      {outcome.registered}")
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turn errors that carry a hint into a message and the documented exit code."""
+    try:
+        yield
+    except Hinted as e:
+        _err().print(f"[red]error[/red] {escape(str(e))}", highlight=False)
+        _err().print(f"[bold]try[/bold]   {escape(e.hint)}", highlight=False)
+        sys.exit(_exit_code(e))
+    except KeyboardInterrupt:
+        _err().print("interrupted; run the same command again to go on", highlight=False)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of a pipe went away (`nas pareto ... | head`); nothing is wrong.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+
+
+def _exit_code(error: Hinted) -> int:
+    from experiments.errors import DataError, RecipeError
+    from hardware.errors import DeviceError
+    from nas.errors import InfeasibleError, RunError
+    from searchspaces.errors import SpaceError
+
+    if isinstance(error, RecipeError | DataError | RunError | SpaceError):
+        return 2
+    if isinstance(error, InfeasibleError):
+        return 3
+    return 4 if isinstance(error, DeviceError) else 1
+
+
+def _quiet_libraries() -> None:
+    """Keep other people's chatter off the terminal; ours stays."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    for name in ("alembic", "mlflow", "optuna", "ray", "torch.onnx"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def main() -> None:
+    """Entry point of the command `nas`."""
+    _quiet_libraries()
+    with _explained():
+        try:
+            code = app(standalone_mode=False)
+        except click.Abort:
+            raise KeyboardInterrupt from None
+        except click.ClickException as e:
+            e.show()
+            sys.exit(e.exit_code)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

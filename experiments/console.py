@@ -1,0 +1,130 @@
+"""How the command line shows things: bars on standard error, tables on standard output."""
+
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from experiments.doctor import Finding
+from experiments.plan import PlanLine
+from hardware.files import JSON
+
+
+class ConsoleReporter:
+    """Shows stages as bars on a terminal and as plain lines elsewhere; a context manager."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._bars = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description:8}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[text]}"),
+            console=console,
+            transient=True,
+        )
+        self._name = ""
+        self._bar: TaskID | None = None
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def stage(self, name: str, *, text: str) -> None:
+        """Print the stage's line and open a bar without an end yet."""
+        self._name = name
+        self._console.print(f"[bold]{name:8}[/bold] {text}", highlight=False)
+        self._bar = self._bars.add_task(name, total=None, text="")
+
+    def progress(self, done: float, total: float, *, text: str = "") -> None:
+        """Move the stage's bar."""
+        if self._bar is not None:
+            self._bars.update(self._bar, completed=int(done), total=int(total), text=text)
+
+    def done(self, text: str) -> None:
+        """Close the bar and print what the stage found."""
+        if self._bar is not None:
+            self._bars.remove_task(self._bar)
+        self._bar = None
+        self._console.print(f"         [green]done[/green] {text}", highlight=False)
+
+    def message(self, text: str) -> None:
+        """Print something that a user should know."""
+        self._console.print(f"         [yellow]note[/yellow] {text}", highlight=False)
+
+
+def front_table(document: dict[str, JSON]) -> Table:
+    """The front of `report.front_document` as a table."""
+    measured = document["provenance"] == "measured"
+    title = f"{'Verified' if measured else 'Predicted'} Pareto front of {document['name']} on {document['device']}"
+    table = Table(title=title, title_justify="left", title_style="bold")
+    split = f"accuracy on {document['split']}, 95 %"
+    for heading in ("arch id", split, "latency p50 ms, interval", "provenance", "weights", "MACs", "params"):
+        table.add_column(heading, justify="left" if heading in ("arch id", "provenance", "weights") else "right")
+    points = document["points"]
+    assert isinstance(points, list)
+    for point in points:
+        low, high = point["accuracy_interval"]
+        fast, slow = point["latency_interval_ms"]
+        table.add_row(
+            str(point["arch_id"]),
+            f"{point['accuracy']:.2%}  {low:.1%} - {high:.1%}",
+            f"{point['latency_ms']:.4f}  {fast:.4f} - {slow:.4f}",
+            f"{point['provenance']}{' (suspect)' if point['suspect'] else ''}",
+            str(point["weights_kind"]),
+            f"{point['macs']:,}",
+            f"{point['params']:,}",
+        )
+    return table
+
+
+def plan_table(lines: Sequence[PlanLine]) -> Table:
+    """A plan as a table."""
+    table = Table(title="Plan (nothing is written)", title_justify="left", title_style="bold", show_header=False)
+    for line in lines:
+        table.add_row(line.subject, line.text if line.ok else f"[red]{line.text}[/red]")
+    return table
+
+
+def doctor_table(findings: Sequence[Finding]) -> Table:
+    """Findings as a table."""
+    table = Table(title="nas doctor", title_justify="left", title_style="bold")
+    for heading in ("checked", "", "found", "what to do"):
+        table.add_column(heading)
+    for finding in findings:
+        mark = "[green]ok[/green]" if finding.ok else "[red]no[/red]"
+        table.add_row(finding.subject, mark, finding.text, "" if finding.ok else finding.hint)
+    return table
+
+
+def front_csv(document: dict[str, JSON]) -> str:
+    """The front as CSV text; intervals become two columns."""
+    points = document["points"]
+    assert isinstance(points, list)
+    rows = []
+    for point in points:
+        row = dict(point)
+        row["accuracy_low"], row["accuracy_high"] = row.pop("accuracy_interval")
+        row["latency_low_ms"], row["latency_high_ms"] = row.pop("latency_interval_ms")
+        rows.append(row)
+    import pandas as pd
+
+    return pd.DataFrame(rows).to_csv(index=False)

@@ -1,0 +1,152 @@
+"""Runs the stages in order on one session and keeps the tracker's mirror up to date."""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from dataclasses import dataclass
+
+from experiments import stages
+from experiments.errors import TrackingError
+from experiments.ray.cluster import connect
+from experiments.report import run_view, write_report
+from experiments.reporter import Reporter
+from experiments.session import Session
+from experiments.tracking.mlflow import MlflowTracker
+from nas.export import Exported
+from nas.tracking import Tracker
+
+STAGES = ("train", "profile", "search", "refine", "verify", "export")
+
+_SYNC_SECONDS = 15.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a pipeline made.
+
+    Attributes:
+        exported: the exported model, if that stage ran.
+        registered: "name version N, alias A" of the model registry, or None.
+        tracked: whether the tracker shows everything.
+    """
+
+    exported: Exported | None
+    registered: str | None
+    tracked: bool
+
+
+def make_tracker(session: Session) -> Tracker:
+    """The tracker that the recipe asks for."""
+    settings = session.recipe.tracking
+    return MlflowTracker(session.run.path / "mlflow", uri=settings.uri, experiment=settings.experiment)
+
+
+def run_stages(
+    session: Session,
+    *,
+    names: Sequence[str],
+    reporter: Reporter,
+    address: str | None = None,
+    arch_id: str | None = None,
+    tracker: Tracker | None = None,
+) -> Outcome:
+    """Run the named stages; each does only what is missing.
+
+    Args:
+        session: an open session.
+        names: of `STAGES`, in their order.
+        reporter: hears of progress.
+        address: Ray cluster; None starts an embedded instance when a stage needs one.
+        arch_id: what to export; None for the knee.
+        tracker: mirrors the run; None for the recipe's. If it fails, the run goes on and says so.
+
+    Raises:
+        Hinted: whatever a stage cannot do; what was finished stays.
+    """
+    mirror = _Mirror(session, tracker=tracker or make_tracker(session), reporter=reporter)
+    exported: Exported | None = None
+    with ExitStack() as stack:
+        cluster = _Cluster(stack, session=session, address=address)
+        actions: dict[str, Callable[[], object]] = {
+            "train": lambda: stages.train(session, cluster=cluster, reporter=reporter),
+            "profile": lambda: stages.profile(session, reporter=reporter),
+            "search": lambda: stages.search(
+                session, cluster=cluster, reporter=reporter, on_rows=mirror.sync_now_and_then
+            ),
+            "refine": lambda: stages.refine(session, cluster=cluster, reporter=reporter),
+            "verify": lambda: stages.verify(session, reporter=reporter),
+        }
+        for name in STAGES:
+            if name in actions and name in names:
+                actions[name]()
+                mirror.sync(finished=False)
+    if "export" not in names:
+        return Outcome(exported=None, registered=None, tracked=mirror.healthy)
+    exported = stages.export(session, reporter=reporter, arch_id=arch_id)
+    mirror.sync(finished=True)
+    return Outcome(exported=exported, registered=mirror.register(exported), tracked=mirror.healthy)
+
+
+class _Cluster:
+    """Connects to Ray when the first stage needs it, and stays connected until the stack is closed."""
+
+    def __init__(self, stack: ExitStack, *, session: Session, address: str | None) -> None:
+        self._stack, self._session, self._address = stack, session, address
+        self._connected = False
+
+    def __call__(self) -> AbstractContextManager[object]:
+        if not self._connected:
+            recipe = self._session.recipe
+            needed = max(
+                recipe.train.workers * recipe.train.threads_per_worker, recipe.search.workers, recipe.refine.workers
+            )
+            self._stack.enter_context(connect(self._address, num_cpus=needed))
+            self._connected = True
+        return nullcontext()
+
+
+class _Mirror:
+    """Syncs the tracker; a tracker that fails is reported once and never stops a run."""
+
+    def __init__(self, session: Session, *, tracker: Tracker, reporter: Reporter) -> None:
+        self._session, self._tracker, self._reporter = session, tracker, reporter
+        self._synced_at = time.monotonic()
+        self.healthy = True
+
+    def sync_now_and_then(self) -> None:
+        """Sync if the last one is long ago."""
+        if time.monotonic() - self._synced_at > _SYNC_SECONDS:
+            self.sync(finished=False)
+
+    def sync(self, *, finished: bool) -> None:
+        """Write the report files and make the tracker show the run as it is now."""
+        files = write_report(self._session.run)
+        try:
+            self._tracker.sync(run_view(self._session.run, artifacts=files, finished=finished))
+            self.healthy = True
+        except TrackingError as e:
+            self._complain(e)
+        self._synced_at = time.monotonic()
+
+    def register(self, exported: Exported) -> str | None:
+        """Register the exported model; None if the tracker fails."""
+        recipe = self._session.recipe
+        try:
+            model = self._tracker.register(
+                exported.directory,
+                run_id=self._session.run.info.run_id,
+                name=recipe.model_name,
+                alias=recipe.export.alias,
+                tags={"candidate": exported.candidate_id},
+            )
+        except TrackingError as e:
+            self._complain(e)
+            return None
+        return f"{model.name} version {model.version}, alias {model.alias}"
+
+    def _complain(self, error: TrackingError) -> None:
+        if self.healthy:
+            self._reporter.message(
+                f"tracking failed, the run goes on: {error} ({error.hint}) Later: nas sync {self._session.run.path}"
+            )
+        self.healthy = False

@@ -1,0 +1,132 @@
+"""Fine-tuning candidates as Ray Tune trials."""
+
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig, Tuner
+from ray.tune.experiment import Trial
+
+from experiments.ray.cluster import require_cpus
+from experiments.ray.environment import temporary_environment, thread_environment
+from experiments.ray.failures import describe, hinted_cause
+from experiments.ray.loading import DEFAULT_LOADER, HostLock, load
+
+_QUIET = 0
+# Tune adds dozens of entries of its own to what is reported.
+_REPORTED = "reported"
+
+
+def refine_on_ray(
+    run_dir: Path,
+    *,
+    jobs: Sequence[tuple[str, Path]],
+    max_concurrent: int,
+    threads_per_trial: int,
+    storage: Path,
+    on_result: Callable[[str, dict[str, float]], None],
+    loader: str = DEFAULT_LOADER,
+    lock_directory: Path | None = None,
+) -> dict[str, str | None]:
+    """Fine-tune candidates on the connected cluster, each in a Ray Tune trial of its own.
+
+    A trial that fails is run once more, from the workload's own checkpoint in its directory; if it fails again, the
+    others go on.
+
+    Args:
+        run_dir: the run directory, on storage that every worker sees.
+        jobs: architecture (JSON) and directory of each candidate; no directory twice.
+        max_concurrent: trials at the same time.
+        threads_per_trial: CPUs of each.
+        storage: directory for Ray Tune's own files, on the same storage.
+        on_result: called in this process with a job's directory and what its trial reported after an epoch.
+        loader: where trials get the workload: "module:function" of the run directory.
+        lock_directory: where the hosts' lock files lie; the usual place if None.
+
+    Returns:
+        By directory, as handed in: None, or in one line why the trial failed.
+
+    Raises:
+        ClusterError: the cluster has too few CPUs, or there is no connection.
+    """
+    if not jobs:
+        return {}
+    require_cpus(workers=1, threads=threads_per_trial, what="refine")
+    names = {str(directory.resolve()): str(directory) for _, directory in jobs}
+    fixed: dict[str, Any] = {
+        "run_dir": str(run_dir.resolve()),
+        "threads": threads_per_trial,
+        "loader": loader,
+        "lock_directory": None if lock_directory is None else str(lock_directory.resolve()),
+    }
+    tuner = Tuner(
+        tune.with_resources(_fine_tune, {"CPU": threads_per_trial}),
+        param_space={
+            **fixed,
+            "job": tune.grid_search([{"architecture": arch, "directory": str(path.resolve())} for arch, path in jobs]),
+        },
+        tune_config=TuneConfig(
+            max_concurrent_trials=max_concurrent, trial_name_creator=_trial_name, trial_dirname_creator=_trial_name
+        ),
+        run_config=RunConfig(
+            # A new name each time: what is finished is read from the candidates' directories, never from Ray's.
+            name=f"refine-{uuid.uuid4().hex[:8]}",
+            storage_path=str(storage.resolve()),
+            failure_config=FailureConfig(max_failures=1),
+            callbacks=[_Reporting(names, on_result=on_result)],
+            verbose=_QUIET,
+        ),
+    )
+    # Tune's own handler would swallow Ctrl-C and return what there is.
+    with temporary_environment({"TUNE_DISABLE_SIGINT_HANDLER": "1"}):
+        results = tuner.fit()
+    errors: dict[str, str | None] = dict.fromkeys(names.values(), "the trial was not run")
+    for result in results:
+        directory = names[(result.config or {})["job"]["directory"]]
+        errors[directory] = None if result.error is None else _reason(result.error)
+    return errors
+
+
+class _Reporting(Callback):
+    """Hands on what trials report; lives in the driver."""
+
+    def __init__(self, names: Mapping[str, str], *, on_result: Callable[[str, dict[str, float]], None]) -> None:
+        self._names, self._on_result = names, on_result
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: object
+    ) -> None:
+        if _REPORTED in result:
+            self._on_result(self._names[trial.config["job"]["directory"]], result[_REPORTED])
+
+
+def _trial_name(trial: Trial) -> str:
+    return f"{Path(trial.config['job']['directory']).name}-{trial.trial_id}"
+
+
+def _fine_tune(config: dict[str, Any]) -> None:
+    """One trial; runs in a thread of a process of its own."""
+    # Of this thread, which Ray made.
+    torch.set_num_threads(config["threads"])
+    job = config["job"]
+    lock = HostLock(owner=f"fine-tuning in {job['directory']}", directory=config["lock_directory"])
+    with ExitStack() as held:
+        held.enter_context(lock.computing())
+
+        def on_epoch(metrics: dict[str, float]) -> None:
+            # A measurer waits for an epoch, not for a whole trial. A trial waits for nobody while it holds the lock.
+            held.close()
+            tune.report({_REPORTED: metrics})
+            held.enter_context(lock.computing())
+
+        workload = load(config["run_dir"], loader=config["loader"])
+        workload.fine_tune(job["architecture"], directory=Path(job["directory"]), on_epoch=on_epoch)
+
+
+def _reason(error: BaseException) -> str:
+    hinted = hinted_cause(error)
+    return describe(error) if hinted is None else f"{hinted}; {hinted.hint}"

@@ -1,0 +1,127 @@
+"""What a run shows: the front as one JSON object, pictures, and the view that trackers mirror."""
+
+import json
+import tempfile
+from pathlib import Path
+
+from experiments.tracking.figures import hypervolume_figure, pareto_figure, predictor_figure, write_html
+from hardware.files import JSON, read_json, write_json
+from nas.pareto import ParetoFront, hypervolume_by_evaluation
+from nas.profile import profile_path
+from nas.run import Run
+from nas.tracking import RunView
+from nas.training.history import TrainHistory
+from nas.training.loop import HISTORY
+
+
+def front_document(run: Run, *, device: str | None = None) -> dict[str, JSON]:
+    """The object that `nas pareto --format json` prints and `pareto.json` holds.
+
+    Accuracies are fractions, latencies milliseconds; `provenance` says whether the latencies are measured or still
+    predicted, `warnings` what speaks against the front.
+    """
+    device_id = run.info.device_id if device is None else device
+    front = run.front(device=device_id)
+    profile = read_profile(run, device_id)
+    return {
+        "run": str(run.path),
+        "run_id": run.info.run_id,
+        "name": run.info.name,
+        "space": run.space.space_id,
+        "device": device_id,
+        "provenance": front.provenance,
+        "split": front.split,
+        "hypervolume": front.hypervolume,
+        "reference_point": list(front.reference_point),
+        "points": [point.to_json() for point in front.points],
+        "predictor": profile,
+        "warnings": list(front_warnings(front, profile=profile)),
+    }
+
+
+def front_warnings(front: ParetoFront, *, profile: dict[str, JSON] | None) -> list[str]:
+    """What speaks against a front, in sentences."""
+    warnings = []
+    if front.provenance == "predicted":
+        warnings.append("latencies are predicted and accuracies are of the search split: run `nas verify`")
+    if profile is not None and not profile["accepted"]:
+        scores = profile["scores"]
+        assert isinstance(scores, dict)
+        warnings.append(
+            f"the latency predictor's held-out error is {scores['mape_percent']:.1f} %, above the recipe's "
+            f"{profile['max_mape_percent']:g} %: the search may have missed better candidates"
+        )
+    if suspect := sum(point.suspect for point in front.points):
+        warnings.append(
+            f"{suspect} of {len(front.points)} latencies are suspect: the host was not quiet while measuring"
+        )
+    return warnings
+
+
+def front_page(run: Run, *, device: str | None = None) -> str:
+    """The front as one self-contained HTML page."""
+    points = [dict(point.to_json()) for point in run.front(device=device).points]
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "pareto.html"
+        write_html(pareto_figure(points, run.evaluations(), run.verifications()), path)
+        return path.read_text(encoding="utf-8")
+
+
+def read_profile(run: Run, device_id: str) -> dict[str, JSON] | None:
+    """The stored profile of a device, or None before profiling."""
+    path = profile_path(run, device_id)
+    if not path.exists():
+        return None
+    content = read_json(path)
+    assert isinstance(content, dict), path
+    return content
+
+
+def write_report(run: Run) -> list[Path]:
+    """Write pictures and tables into the run's `report` directory; returns the files, those to come later left out."""
+    directory, device_id = run.report_dir, run.info.device_id
+    files = [run.recipe_path]
+    evaluations, verifications, front = run.evaluations(), run.verifications(), run.front()
+    if profile_path(run, device_id).exists():
+        path = directory / "predictor.html"
+        write_html(predictor_figure(run.measurements(), run.predictor()), path)
+        files.append(path)
+    if len(evaluations):
+        path = directory / "hypervolume.html"
+        write_html(hypervolume_figure(hypervolume_by_evaluation(evaluations, device_id=device_id)), path)
+        files.append(path)
+    if front.points:
+        document = front_document(run)
+        write_json(directory / "pareto.json", document)
+        figure = pareto_figure([dict(point.to_json()) for point in front.points], evaluations, verifications)
+        write_html(figure, directory / "pareto.html")
+        files += [directory / "pareto.json", directory / "pareto.html"]
+    return files
+
+
+def run_view(run: Run, *, artifacts: list[Path], finished: bool) -> RunView:
+    """Everything that a tracker mirrors, read from the run directory now."""
+    front = run.front()
+    profile = read_profile(run, run.info.device_id)
+    scores = profile["scores"] if profile is not None else {}
+    assert isinstance(scores, dict)
+    evaluations = run.evaluations()
+    return RunView(
+        run_id=run.info.run_id,
+        name=run.info.name,
+        recipe_yaml=run.recipe_path.read_text(encoding="utf-8"),
+        history=TrainHistory(run.train_dir / HISTORY).rows(),
+        evaluations=evaluations,
+        verifications=run.verifications(),
+        front=[dict(point.to_json()) for point in front.points] if front.provenance == "measured" else [],
+        predictor_scores={key: float(str(value)) for key, value in scores.items() if value is not None},
+        hypervolume=hypervolume_by_evaluation(evaluations, device_id=run.info.device_id),
+        artifacts=artifacts,
+        tags={"space": run.space.space_id, "device": run.info.device_id, "run_dir": str(run.path)},
+        finished=finished,
+    )
+
+
+def to_json_text(document: dict[str, JSON]) -> str:
+    """JSON text for standard output."""
+    return json.dumps(document, indent=2, sort_keys=False)

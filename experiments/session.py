@@ -1,0 +1,180 @@
+"""A session: one recipe on one run directory, checked before anything expensive starts, with the stages' tools."""
+
+import contextlib
+import fcntl
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from experiments.datasets import load_dataset
+from experiments.errors import DataError
+from experiments.recipe import Recipe, first_difference, load_recipe
+from experiments.workload import Workload
+from hardware.device import Device, get_device
+from hardware.files import JSON, write_text
+from hardware.measuring import measure
+from nas.data import DataSplits, PreprocessedNetwork
+from nas.errors import RunError
+from nas.materialise import Workbench
+from nas.pricing import Pricer, infeasible, latency_limit
+from nas.run import Run, create_run, open_run, require_writable
+from searchspaces import SearchSpace, get_space
+
+_LOCK_FILE = ".lock"
+
+
+@dataclass(frozen=True)
+class Session:
+    """A checked recipe with its run, data and device.
+
+    Attributes:
+        recipe: resolved.
+        workload: run, recipe and data.
+        device: where latency is measured.
+    """
+
+    recipe: Recipe
+    workload: Workload
+    device: Device
+
+    @property
+    def run(self) -> Run:
+        """The run directory."""
+        return self.workload.run
+
+    @property
+    def device_id(self) -> str:
+        """The recipe's device."""
+        return self.device.spec.device_id
+
+    @cached_property
+    def bench(self) -> Workbench:
+        """Makes candidates and artifacts; the supernet must be trained."""
+        return self.workload.workbench(self.device)
+
+    @cached_property
+    def pricer(self) -> Pricer:
+        """Prices architectures; the device must be profiled."""
+        return Pricer(
+            self.run.space, predictor=self.run.predictor(self.device_id), num_classes=self.workload.data.num_classes
+        )
+
+
+def recipe_space(recipe: Recipe) -> SearchSpace:
+    """The recipe's search space.
+
+    Raises:
+        SpaceError: unknown name, or settings that do not fit.
+    """
+    return get_space(recipe.space.name, **_space_settings(recipe))
+
+
+def open_session(recipe: Recipe, run_dir: Path) -> Session:
+    """Check everything that can be checked now, then open or create the run directory.
+
+    Raises:
+        DeviceError: the device is unknown or its runtime is missing.
+        SpaceError: the space is unknown or its settings do not fit.
+        DataError: the data set is missing, damaged, too small, or of another shape.
+        InfeasibleError: the latency limit is below what the space can reach.
+        RunError: the directory is unwritable, of another recipe, or of something else.
+    """
+    device = get_device(recipe.device.id, threads=recipe.device.threads, batch=recipe.device.batch)
+    space = recipe_space(recipe)
+    exists = (run_dir / "run.json").exists()
+    if exists:
+        _require_same_recipe(recipe, run_dir)
+    else:
+        require_writable(run_dir)
+    data = load_dataset(recipe.data, seed=recipe.seed)
+    if data.native_shape[0] != space.in_channels:
+        raise DataError(
+            f"the images of {data.name} have {data.native_shape[0]} channels, space {space.space_id} takes "
+            f"{space.in_channels}",
+            hint="choose another data set or space",
+        )
+    if len(data.train) < recipe.train.batch_size:
+        raise DataError(
+            f"{len(data.train)} training images are left, train.batch_size is {recipe.train.batch_size}",
+            hint="lower train.batch_size or the splits",
+        )
+    if not exists:
+        _require_reachable(recipe, space=space, device=device, data=data)
+        create_run(
+            run_dir,
+            name=recipe.name,
+            recipe_text=recipe.to_yaml(),
+            recipe_sha256=recipe.fingerprint(),
+            space=recipe.space.name,
+            space_settings=_space_settings(recipe),
+            num_classes=data.num_classes,
+            device_id=device.spec.device_id,
+        )
+    run = open_run(run_dir)
+    if run.recipe_path.read_text(encoding="utf-8") != recipe.to_yaml():
+        # Only operational keys (workers, addresses) can differ here; workers read this file.
+        write_text(run.recipe_path, recipe.to_yaml())
+    return Session(recipe=recipe, workload=Workload(run=run, recipe=recipe, data=data), device=device)
+
+
+def resume_session(run_dir: Path) -> Session:
+    """Open the session of an existing run with its own recipe.
+
+    Raises:
+        RunError: not a run directory. Others as `open_session`.
+    """
+    run = open_run(run_dir)
+    return open_session(load_recipe(run.recipe_path), run_dir)
+
+
+@contextlib.contextmanager
+def exclusive(run_dir: Path) -> Iterator[None]:
+    """Keep other processes from working on the same run at the same time.
+
+    Raises:
+        RunError: another process works on it.
+    """
+    require_writable(run_dir)
+    with (run_dir / _LOCK_FILE).open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as e:
+            raise RunError(
+                f"another process is working on run {run_dir}", hint="wait for it, or use another --run-dir"
+            ) from e
+        yield
+
+
+def _space_settings(recipe: Recipe) -> dict[str, JSON]:
+    return {"resolutions": recipe.space.resolutions}
+
+
+def _require_same_recipe(recipe: Recipe, run_dir: Path) -> None:
+    run = open_run(run_dir)
+    if run.info.recipe_sha256 == recipe.fingerprint():
+        return
+    difference = first_difference(load_recipe(run.recipe_path), recipe)
+    raise RunError(
+        f"run directory {run_dir} was made with another recipe ({difference}; the first is the directory's)",
+        hint="use another directory (--run-dir), or the recipe that the run was made with",
+    )
+
+
+def _require_reachable(recipe: Recipe, *, space: SearchSpace, device: Device, data: DataSplits) -> None:
+    """Measure the smallest subnet, untrained, before hours are spent on a limit that nothing can meet."""
+    limit = latency_limit(recipe.search.limits.latency_ms)
+    if limit is None:
+        return
+    smallest = space.smallest
+    network = PreprocessedNetwork(
+        space.build_supernet(num_classes=data.num_classes).extract(smallest),
+        preprocessing=data.preprocessing,
+        resolution=space.resolution(smallest),
+    ).eval()
+    example_NCHW = data.train.images_NCHW[: device.spec.batch]
+    measured = measure(device, network, protocol="quick", example=example_NCHW, rng=np.random.default_rng(recipe.seed))
+    if limit.violation(measured.low) > 0:
+        raise infeasible(limit, reachable_ms=measured.p50, arch=smallest, provenance=measured.provenance)

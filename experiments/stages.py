@@ -1,0 +1,313 @@
+"""The six stages: each does only what is missing, reads what the former wrote, and can be run alone."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pandas as pd
+
+from experiments.ray.pool import RayEvaluationPool
+from experiments.ray.trainer import train_on_ray
+from experiments.ray.tune_refine import refine_on_ray
+from experiments.reporter import Reporter
+from experiments.session import Session
+from nas.candidate import Candidate
+from nas.errors import CheckpointError, RunError
+from nas.evaluation import Accuracy, accuracy_row
+from nas.export import Exported, choose_point, export_candidate
+from nas.pricing import latency_limit, require_reachable
+from nas.profile import ProfileSettings, profile_device, profile_path
+from nas.refine import choose_for_refinement, read_refined
+from nas.run import utc_now
+from nas.search.loop import Evaluated, run_search
+from nas.search.settings import SearchSettings
+from nas.search.study import Values, open_study
+from nas.training.checkpoints import finished_checkpoints, load_checkpoint
+from nas.training.history import TrainHistory
+from nas.training.loop import CHECKPOINTS, HISTORY
+from nas.verify import VerifySettings, choose_for_verification, verify_candidates
+from searchspaces import Architecture
+
+ClusterFactory = Callable[[], AbstractContextManager[object]]
+"""Enters the Ray cluster that the stage needs; entering it again is cheap."""
+
+_POLL_SECONDS = 0.5
+_NO_TRIAL = -1
+
+
+def train_is_done(session: Session) -> bool:
+    """Whether the supernet has all its epochs."""
+    finished = finished_checkpoints(session.run.train_dir / CHECKPOINTS)
+    return bool(finished) and finished[-1].name == f"epoch-{session.recipe.train.epochs:04d}"
+
+
+def train(session: Session, *, cluster: ClusterFactory, reporter: Reporter) -> None:
+    """Stage 1: train the supernet with Ray Train, from the newest checkpoint if there is one."""
+    recipe, run = session.recipe.train, session.run
+    reporter.stage("train", text=f"supernet, {recipe.epochs} epochs of {len(session.workload.data.train):,} images")
+    if train_is_done(session):
+        load_checkpoint(run.checkpoint_dir(), expected={"space_id": run.space.space_id})
+        reporter.done("finished before")
+        return
+    history = TrainHistory(run.train_dir / HISTORY)
+    with cluster(), _following(history, reporter=reporter):
+        train_on_ray(
+            run.path,
+            num_workers=recipe.workers,
+            threads_per_worker=recipe.threads_per_worker,
+            storage=run.path / "ray",
+        )
+    last = history.rows()[-1]
+    reporter.done(f"loss of the largest subnet {last['loss_largest']:.3f}, of the smallest {last['loss_smallest']:.3f}")
+
+
+@contextmanager
+def _following(history: TrainHistory, *, reporter: Reporter) -> Iterator[None]:
+    """Show the training log while a worker writes it."""
+    stop = threading.Event()
+
+    def follow() -> None:
+        while not stop.wait(_POLL_SECONDS):
+            if rows := history.rows():
+                row = rows[-1]
+                text = (
+                    f"epoch {row['epoch']:.0f}, loss {row['loss_largest']:.3f} / {row['loss_smallest']:.3f}, "
+                    f"{row['images_per_second']:.0f} images/s"
+                )
+                reporter.progress(row["step"], row["num_steps"], text=text)
+
+    thread = threading.Thread(target=follow, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def profile_is_done(session: Session) -> bool:
+    """Whether the device has a predictor."""
+    return profile_path(session.run, session.device_id).exists()
+
+
+def profile(session: Session, *, reporter: Reporter) -> None:
+    """Stage 2: measure subnets and fit the latency predictor."""
+    recipe = session.recipe.profile
+    reporter.stage("profile", text=f"{recipe.fit + recipe.held_out} subnets on {session.device_id}")
+    if profile_is_done(session):
+        session.run.predictor(session.device_id)
+        reporter.done("finished before")
+        return
+    settings = ProfileSettings(
+        fit=recipe.fit,
+        held_out=recipe.held_out,
+        max_measured=recipe.max_measured,
+        max_mape_percent=recipe.max_mape_percent,
+        protocol=recipe.protocol,
+        seed=session.recipe.seed,
+    )
+    _, found = profile_device(
+        session.bench, settings=settings, on_progress=reporter.progress, on_message=reporter.message
+    )
+    scores = found.scores
+    reporter.done(
+        f"held-out error {scores.mape_percent:.1f} % (Spearman {scores.spearman:.3f}, Kendall {scores.kendall:.3f}, "
+        f"{scores.within_5_percent:.0f} % within 5 %, {scores.within_10_percent:.0f} % within 10 %)"
+    )
+    if not found.accepted:
+        reporter.message(
+            f"the predictor's error stays above the recipe's {found.max_mape_percent:g} %: the front will say so"
+        )
+
+
+def inherited_rows(session: Session) -> pd.DataFrame:
+    """Evaluations with the weights of this run's supernet, one a candidate."""
+    rows = session.run.evaluations()
+    rows = rows[(rows["weights_kind"] == "inherited") & (rows["device_id"] == session.device_id)]
+    return rows.drop_duplicates("candidate_id", keep="last")
+
+
+def search_is_done(session: Session) -> bool:
+    """Whether enough unique architectures are evaluated, or the space has no more."""
+    return len(inherited_rows(session)) >= min(session.recipe.search.evaluations, session.run.space.size)
+
+
+def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_rows: Callable[[], None]) -> None:
+    """Stage 3: let Optuna propose, evaluate on a pool of Ray actors, remember everything."""
+    recipe, run = session.recipe.search, session.run
+    reporter.stage("search", text=f"{recipe.sampler}, {recipe.evaluations} architectures of {run.space.size:,}")
+    settings = SearchSettings(
+        sampler=recipe.sampler,
+        evaluations=recipe.evaluations,
+        population=recipe.population,
+        subnets_per_task=recipe.subnets_per_task,
+        latency_limit_ms=recipe.limits.latency_ms,
+        seed=session.recipe.seed,
+    )
+    limit = latency_limit(settings.latency_limit_ms)
+    require_reachable(session.pricer, limit=limit, seed=session.recipe.seed)
+    rows = inherited_rows(session)
+    known = {
+        str(row["arch_id"]): Values(accuracy=float(row["accuracy"]), latency_ms=float(row["latency_predicted_ms"]))
+        for row in rows.to_dict("records")
+    }
+    study = open_study(run.study_path, name=run.info.name, space=run.space, settings=settings, limit=limit)
+    if search_is_done(session):
+        study.recover(known)
+        reporter.done("finished before")
+        return
+
+    def record(evaluated: Sequence[Evaluated]) -> None:
+        run.evaluations_table.append(
+            [
+                {
+                    **session.bench.inherit(one.architecture).row(),
+                    **accuracy_row(Accuracy(num_correct=one.score.num_correct, num_images=one.score.num_images)),
+                    **one.price.row(),
+                    "split": "search",
+                    "trial_number": one.trial_number,
+                    "seconds": one.score.seconds,
+                    "utc_time": utc_now(),
+                }
+                for one in evaluated
+            ]
+        )
+        on_rows()
+
+    with cluster():
+        pool = RayEvaluationPool(run.path, num_workers=recipe.workers, threads_per_worker=1)
+        try:
+            ended = run_search(
+                study,
+                pricer=session.pricer,
+                pool=pool,
+                settings=settings,
+                limit=limit,
+                known=known,
+                record=record,
+                on_progress=reporter.progress,
+            )
+        finally:
+            pool.close()
+    front = run.front()
+    best = max((point.accuracy for point in front.points), default=float("nan"))
+    reporter.done(f"{ended}; predicted front of {len(front.points)} points, best accuracy on search {best:.2%}")
+
+
+def missing_refinements(session: Session) -> list[Architecture]:
+    """Architectures around the front that have no fine-tuned candidate yet."""
+    rows = session.run.evaluations()
+    chosen = choose_for_refinement(rows, device_id=session.device_id, num=session.recipe.refine.candidates)
+    done = set(rows[rows["weights_kind"] == "fine-tuned"]["arch_id"])
+    return [arch for arch in chosen if arch.arch_id not in done]
+
+
+def refine(session: Session, *, cluster: ClusterFactory, reporter: Reporter) -> None:
+    """Stage 4: fine-tune candidates around the front as Ray Tune trials."""
+    recipe, run = session.recipe.refine, session.run
+    if not len(inherited_rows(session)):
+        raise RunError(f"run {run.path} has no evaluated architectures", hint=f"nas search {run.path}")
+    reporter.stage("refine", text=f"{recipe.candidates} candidates around the front, {recipe.epochs} epochs each")
+    # A trial may have finished just before the driver was killed.
+    missing = [arch for arch in missing_refinements(session) if not _record_refined(session, arch)]
+    if not missing:
+        reporter.done("finished before")
+        return
+    jobs = [(arch.to_json(), run.refine_dir(arch.arch_id)) for arch in missing]
+    steps: dict[str, float] = {}
+    total = len(missing) * recipe.epochs
+
+    def on_result(directory: str, result: dict[str, float]) -> None:
+        steps[directory] = result["epoch"]
+        reporter.progress(
+            sum(steps.values()), total, text=f"{Path(directory).name}: accuracy on search {result['accuracy']:.2%}"
+        )
+
+    with cluster():
+        errors = refine_on_ray(
+            run.path,
+            jobs=jobs,
+            max_concurrent=recipe.workers,
+            threads_per_trial=1,
+            storage=run.path / "ray",
+            on_result=on_result,
+        )
+    failed = [arch for arch in missing if not _record_refined(session, arch)]
+    for arch in failed:
+        reporter.message(f"fine-tuning {arch.arch_id} failed: {errors.get(str(run.refine_dir(arch.arch_id)))}")
+    if len(failed) == len(missing):
+        first = errors.get(str(run.refine_dir(failed[0].arch_id)))
+        raise CheckpointError(
+            f"fine-tuning failed for all {len(failed)} candidates; the first one: {first}",
+            hint=f"correct the cause and run `nas refine {run.path}` again",
+        )
+    reporter.done(_gain(session))
+
+
+def _record_refined(session: Session, arch: Architecture) -> bool:
+    """Append the row of a finished fine-tuning; False while it is not finished."""
+    refined = read_refined(session.run.refine_dir(arch.arch_id))
+    if refined is None:
+        return False
+    session.run.evaluations_table.append(
+        [
+            {
+                **refined.candidate.row(),
+                **accuracy_row(refined.accuracy),
+                **session.pricer.price([arch])[0].row(),
+                "split": "search",
+                "trial_number": _NO_TRIAL,
+                "seconds": refined.seconds,
+                "utc_time": utc_now(),
+            }
+        ]
+    )
+    return True
+
+
+def _gain(session: Session) -> str:
+    """The gain of fine-tuning over inherited weights, on the search split."""
+    rows = session.run.evaluations()
+    inherited = inherited_rows(session).set_index("arch_id")["accuracy"]
+    tuned = rows[rows["weights_kind"] == "fine-tuned"].drop_duplicates("arch_id", keep="last")
+    gains = 100 * (tuned["accuracy"] - tuned["arch_id"].map(inherited))
+    return (
+        f"{len(gains)} candidates fine-tuned; gain over inherited weights {gains.mean():+.2f} points on average "
+        f"({gains.min():+.2f} ... {gains.max():+.2f}, on search)"
+    )
+
+
+def verify(session: Session, *, reporter: Reporter) -> None:
+    """Stage 5: measure and evaluate the front's candidates."""
+    recipe, run = session.recipe.verify, session.run
+    evaluations = run.evaluations()
+    if not len(evaluations):
+        raise RunError(f"run {run.path} has no evaluated architectures", hint=f"nas search {run.path}")
+    chosen = choose_for_verification(evaluations, device_id=session.device_id, num=recipe.candidates)
+    reporter.stage("verify", text=f"{len(chosen)} candidates on {session.device_id} and on the verify split")
+    settings = VerifySettings(candidates=recipe.candidates, protocol=recipe.protocol, seed=session.recipe.seed)
+    num = verify_candidates(session.bench, pricer=session.pricer, settings=settings, on_progress=reporter.progress)
+    front = run.front()
+    spans = [point.latency_ms for point in front.points]
+    found = f"verified front of {len(front.points)} points over a latency span of {max(spans) / min(spans):.2f}"
+    reporter.done(found if num else f"finished before; {found}")
+
+
+def export(session: Session, *, reporter: Reporter, arch_id: str | None = None) -> Exported:
+    """Stage 6: write the knee of the verified front, or the point of an architecture."""
+    run = session.run
+    point = choose_point(run.front(), arch_id=arch_id)
+    reporter.stage("export", text=f"candidate {point.candidate}")
+    verified = run.verifications()
+    row = verified[verified["candidate_id"] == point.candidate].iloc[-1]
+    exported = export_candidate(
+        session.bench,
+        point=point,
+        candidate=Candidate.from_row({str(key): str(value) for key, value in row.items()}),
+        protocol=session.recipe.verify.protocol,
+        seed=session.recipe.seed,
+        on_progress=reporter.progress,
+    )
+    reporter.done(f"written to {exported.directory}")
+    return exported

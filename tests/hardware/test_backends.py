@@ -1,0 +1,83 @@
+import dataclasses
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hardware import get_device
+from hardware.backends.backend import DeviceBackend
+from hardware.backends.onnxruntime_cpu import BACKEND
+from hardware.device import DeviceSpec
+from hardware.errors import DeviceError, MeasurementError
+from hardware.testing import INPUT_SHAPE, DeviceBackendContract, example_network
+from tests.fakes.devices import FlakyBackend
+
+
+class TestOnnxRuntimeCpu(DeviceBackendContract):
+    @pytest.fixture
+    def backend(self) -> DeviceBackend:
+        return BACKEND
+
+    @pytest.fixture
+    def spec(self) -> DeviceSpec:
+        return get_device("onnxruntime-cpu").spec
+
+
+class TestFlakyBackendThatIsWell(DeviceBackendContract):
+    @pytest.fixture
+    def backend(self) -> DeviceBackend:
+        return FlakyBackend(BACKEND)
+
+    @pytest.fixture
+    def spec(self) -> DeviceSpec:
+        return get_device("onnxruntime-cpu").spec
+
+
+def test_two_threads_compute_the_same_as_one(tmp_path: Path) -> None:
+    artifact = BACKEND.build(example_network(), example=torch.zeros(1, *INPUT_SHAPE), path=tmp_path / "m.onnx")
+    x = np.ones((1, *INPUT_SHAPE), dtype=np.float32)
+    spec = get_device("onnxruntime-cpu").spec
+    one = BACKEND.load(artifact, spec=spec).predict(x)
+    two = BACKEND.load(artifact, spec=dataclasses.replace(spec, threads=2)).predict(x)
+    assert np.allclose(one, two, rtol=1e-5)
+
+
+def test_a_flaky_backend_fails_where_it_is_told_and_recovers(tmp_path: Path) -> None:
+    backend = FlakyBackend(BACKEND)
+    spec = get_device("onnxruntime-cpu").spec
+    example = torch.zeros(1, *INPUT_SHAPE)
+    backend.failing = {"build", "load", "missing"}
+    with pytest.raises(MeasurementError):
+        backend.build(example_network(), example=example, path=tmp_path / "m.onnx")
+    backend.failing.remove("build")
+    artifact = backend.build(example_network(), example=example, path=tmp_path / "m.onnx")
+    with pytest.raises(DeviceError):
+        backend.load(artifact, spec=spec)
+    assert backend.missing() == "it was unplugged"
+    backend.failing = {"run"}
+    backend.fail_after_runs = 2
+    session = backend.load(artifact, spec=spec)
+    session.run()
+    session.run()
+    with pytest.raises(RuntimeError, match="lost power"):
+        session.run()
+    backend.failing.clear()
+    session.run()
+    assert backend.num_runs == 4
+
+
+def test_a_runtime_installed_under_another_name_tells_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = metadata.version
+
+    def version(name: str) -> str:
+        if name == "onnxruntime":
+            raise metadata.PackageNotFoundError(name)
+        return "1.99" if name == "onnxruntime-gpu" else real(name)
+
+    monkeypatch.setattr(metadata, "version", version)
+    monkeypatch.setattr(metadata, "packages_distributions", lambda: {"onnxruntime": ["onnxruntime-gpu"]})
+    assert BACKEND.versions()["onnxruntime"] == "1.99"
+    monkeypatch.setattr(metadata, "packages_distributions", dict)
+    assert BACKEND.versions()["onnxruntime"] == "unknown"

@@ -1,0 +1,301 @@
+import gc
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from hardware.errors import DeviceError, MeasurementError
+from hardware.protocol import MeasurementProtocol, get_protocol
+from hardware.timing import bootstrap_median_interval, time_interleaved
+
+PROTOCOL = MeasurementProtocol(name="test", max_rounds=30, runs_per_round=4, warmup_runs=2, max_seconds=1000.0)
+
+
+class Machine:
+    """A machine whose time we control: a run takes what its network says, and nothing else takes time."""
+
+    def __init__(self) -> None:
+        self.now_ns = 0
+        self.visits: list[str] = []
+        self.num_runs = 0
+
+    def network(self, name: str, *, costs_ns: Callable[[], float]) -> Callable[[], None]:
+        def run() -> None:
+            self.num_runs += 1
+            self.now_ns += round(costs_ns())
+            if not self.visits or self.visits[-1] != name:
+                self.visits.append(name)
+
+        return run
+
+    def timer_ns(self) -> int:
+        return self.now_ns
+
+    def monotonic_s(self) -> float:
+        return self.now_ns / 1e9
+
+    def now_utc(self) -> datetime:
+        return datetime(2026, 1, 1, tzinfo=UTC)
+
+    def sleep(self, seconds: float) -> None:
+        raise AssertionError("nothing sleeps while it times")
+
+
+@pytest.fixture
+def machine() -> Machine:
+    return Machine()
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def steady(cost_ns: float) -> Callable[[], float]:
+    return lambda: cost_ns
+
+
+def noisy(cost_ns: float, *, spread: float, seed: int = 1) -> Callable[[], float]:
+    noise = np.random.default_rng(seed)
+    return lambda: cost_ns * (1 + spread * float(noise.standard_normal()))
+
+
+def test_steady_networks_need_the_fewest_rounds_and_come_out_exactly(
+    machine: Machine, rng: np.random.Generator
+) -> None:
+    runners = {
+        name: machine.network(name, costs_ns=steady(cost)) for name, cost in (("a", 1000), ("b", 5000), ("ref", 300))
+    }
+    found = time_interleaved(
+        runners, reference="ref", protocol=PROTOCOL, rng=rng, clock=machine, timer_ns=machine.timer_ns
+    )
+    assert found.drift == 0
+    assert found.reference == "ref"
+    for name, cost in (("a", 1000), ("b", 5000), ("ref", 300)):
+        times = found.times[name]
+        assert times.raw_ns.shape == (10, 4)
+        assert times.raw_ns.dtype == np.int64
+        assert (times.raw_ns == cost).all()
+        assert (times.low_ns, times.high_ns) == (cost, cost)
+        assert times.converged
+    assert machine.num_runs == 3 * 10 * (4 + 2)
+
+
+def test_warm_up_runs_do_not_count(machine: Machine, rng: np.random.Generator) -> None:
+    costs = iter([9000.0, 9000.0, 10.0, 10.0, 10.0, 10.0] * 10)
+    runners = {"cold": machine.network("cold", costs_ns=lambda: next(costs))}
+    found = time_interleaved(
+        runners, reference="cold", protocol=PROTOCOL, rng=rng, clock=machine, timer_ns=machine.timer_ns
+    )
+    assert (found.times["cold"].raw_ns == 10).all()
+
+
+def test_every_round_visits_everybody_in_an_order_of_its_own(machine: Machine, rng: np.random.Generator) -> None:
+    names = ["a", "b", "c", "ref"]
+    runners = {name: machine.network(name, costs_ns=steady(100)) for name in names}
+    orders: list[tuple[str, ...]] = []
+
+    def after_round(num_rounds: int) -> None:
+        orders.append(tuple(machine.visits))
+        machine.visits.clear()
+        assert num_rounds == len(orders)
+
+    time_interleaved(
+        runners,
+        reference="ref",
+        protocol=PROTOCOL,
+        rng=rng,
+        clock=machine,
+        timer_ns=machine.timer_ns,
+        on_round=after_round,
+    )
+    assert all(sorted(order) == names for order in orders)
+    assert len(set(orders)) > 5
+
+
+def test_a_noisy_network_goes_on_while_certain_ones_rest_and_the_reference_never_does(
+    machine: Machine, rng: np.random.Generator
+) -> None:
+    runners = {
+        "steady": machine.network("steady", costs_ns=steady(1000)),
+        "noisy": machine.network("noisy", costs_ns=noisy(1000, spread=0.08)),
+        "ref": machine.network("ref", costs_ns=steady(500)),
+    }
+    found = time_interleaved(
+        runners, reference="ref", protocol=PROTOCOL, rng=rng, clock=machine, timer_ns=machine.timer_ns
+    )
+    num_rounds = {name: len(times.raw_ns) for name, times in found.times.items()}
+    assert num_rounds["steady"] == 10
+    assert 10 < num_rounds["noisy"] == num_rounds["ref"]
+    wide = found.times["noisy"]
+    assert wide.low_ns < float(np.median(wide.round_medians_ns)) < wide.high_ns
+    assert wide.converged == (wide.high_ns - wide.low_ns <= 0.03 * np.median(wide.round_medians_ns))
+
+
+def test_a_hopeless_network_ends_at_the_cap_and_is_not_called_converged(
+    machine: Machine, rng: np.random.Generator
+) -> None:
+    runners = {"wild": machine.network("wild", costs_ns=noisy(1000, spread=0.25))}
+    found = time_interleaved(
+        runners, reference="wild", protocol=PROTOCOL, rng=rng, clock=machine, timer_ns=machine.timer_ns
+    )
+    assert len(found.times["wild"].raw_ns) == PROTOCOL.max_rounds
+    assert not found.times["wild"].converged
+
+
+def test_the_cap_on_seconds_ends_it_but_never_before_ten_rounds(machine: Machine, rng: np.random.Generator) -> None:
+    runners = {"slow": machine.network("slow", costs_ns=noisy(1e9, spread=0.2))}
+    for max_seconds, num_rounds in ((1.0, 10), (90.0, 16)):
+        found = time_interleaved(
+            runners,
+            reference="slow",
+            protocol=replace(PROTOCOL, max_seconds=max_seconds),
+            rng=rng,
+            clock=machine,
+            timer_ns=machine.timer_ns,
+        )
+        assert abs(len(found.times["slow"].raw_ns) - num_rounds) <= 1
+        assert not found.times["slow"].converged
+
+
+@pytest.mark.parametrize("change", [0.2, -0.2])
+def test_drift_is_the_change_of_the_reference(machine: Machine, rng: np.random.Generator, change: float) -> None:
+    num_rounds = 0
+
+    def cost_ns() -> float:
+        return 1000 * (1 + change * (num_rounds >= 5))
+
+    def after_round(finished: int) -> None:
+        nonlocal num_rounds
+        num_rounds = finished
+
+    found = time_interleaved(
+        {"ref": machine.network("ref", costs_ns=cost_ns)},
+        reference="ref",
+        protocol=replace(PROTOCOL, max_rounds=10),
+        rng=rng,
+        clock=machine,
+        timer_ns=machine.timer_ns,
+        on_round=after_round,
+    )
+    assert found.drift == pytest.approx(change)
+
+
+def test_interleaving_keeps_the_order_of_networks_on_a_machine_that_slows_down(
+    machine: Machine, rng: np.random.Generator
+) -> None:
+    def slowing(cost_ns: float) -> Callable[[], float]:
+        return lambda: cost_ns * (1 + machine.now_ns / 3e6)
+
+    costs = {f"net{n}": 1000.0 + 20 * n for n in range(8)}
+    runners = {name: machine.network(name, costs_ns=slowing(cost)) for name, cost in costs.items()}
+    found = time_interleaved(
+        runners,
+        reference="net0",
+        protocol=replace(PROTOCOL, max_rounds=20, min_rounds=20),
+        rng=rng,
+        clock=machine,
+        timer_ns=machine.timer_ns,
+    )
+    medians = [float(np.median(found.times[name].round_medians_ns)) for name in costs]
+    assert found.drift > 0.1
+    assert stats.spearmanr(medians, list(costs.values())).statistic > 0.9
+    # One network after the other, the same machine makes the last one look slower by far more than it is.
+    assert max(medians) / min(medians) < 1.3
+
+
+def test_the_garbage_collector_is_off_while_timing_and_back_on_after(
+    machine: Machine, rng: np.random.Generator
+) -> None:
+    seen: list[bool] = []
+
+    def run() -> None:
+        seen.append(gc.isenabled())
+        machine.now_ns += 10
+
+    assert gc.isenabled()
+    time_interleaved({"a": run}, reference="a", protocol=PROTOCOL, rng=rng, clock=machine, timer_ns=machine.timer_ns)
+    assert not any(seen)
+    assert gc.isenabled()
+
+
+def test_a_failing_network_is_named_and_the_garbage_collector_comes_back(
+    machine: Machine, rng: np.random.Generator
+) -> None:
+    def explode() -> None:
+        raise ValueError("out of registers")
+
+    runners = {"good": machine.network("good", costs_ns=steady(10)), "bad-one": explode}
+    with pytest.raises(MeasurementError, match="'bad-one' failed in round 1: out of registers") as caught:
+        time_interleaved(runners, reference="good", protocol=PROTOCOL, rng=rng, clock=machine)
+    assert caught.value.hint
+    assert isinstance(caught.value.__cause__, ValueError)
+    assert gc.isenabled()
+
+
+def test_errors_of_ours_and_ctrl_c_pass_unchanged(rng: np.random.Generator) -> None:
+    def lost() -> None:
+        raise DeviceError("lost", hint="h")
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(DeviceError, match=r"^lost$"):
+        time_interleaved({"a": lost}, reference="a", protocol=PROTOCOL, rng=rng)
+    with pytest.raises(KeyboardInterrupt):
+        time_interleaved({"a": interrupted}, reference="a", protocol=PROTOCOL, rng=rng)
+
+
+def test_a_reference_that_is_not_there_is_named(rng: np.random.Generator) -> None:
+    with pytest.raises(MeasurementError, match="'ref' is not among the 0"):
+        time_interleaved({}, reference="ref", protocol=get_protocol("quick"), rng=rng)
+
+
+@pytest.mark.parametrize("num_rounds", [10, 25])
+def test_the_interval_agrees_with_scipys_bootstrap(num_rounds: int) -> None:
+    medians = np.random.default_rng(3).lognormal(0.0, 0.1, num_rounds)
+    low, high = bootstrap_median_interval(medians, level=0.95, rng=np.random.default_rng(0))
+    other = stats.bootstrap(
+        (medians,), np.median, n_resamples=20_000, method="percentile", rng=np.random.default_rng(1)
+    )
+    # Medians of samples jump from value to value, so it is the tails beyond our bounds that are compared.
+    samples = other.bootstrap_distribution
+    assert low < np.median(medians) < high
+    assert np.mean(samples < low - 1e-12) <= 0.025 + 0.015
+    assert np.mean(samples <= low + 1e-12) >= 0.025 - 0.015
+    assert np.mean(samples > high + 1e-12) <= 0.025 + 0.015
+    assert np.mean(samples >= high - 1e-12) >= 0.025 - 0.015
+
+
+def test_the_interval_covers_the_true_median_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(5)
+    covered = 0
+    for _ in range(300):
+        low, high = bootstrap_median_interval(rng.normal(10.0, 1.0, 12), level=0.95, rng=rng)
+        covered += low <= 10.0 <= high
+    assert 0.88 <= covered / 300 <= 0.995
+
+
+def test_a_higher_level_gives_a_wider_interval_and_the_same_seed_the_same_one() -> None:
+    medians = np.random.default_rng(0).normal(10.0, 1.0, 20)
+
+    def interval(level: float) -> tuple[float, float]:
+        return bootstrap_median_interval(medians, level=level, rng=np.random.default_rng(0))
+
+    assert interval(0.8) == interval(0.8)
+    assert interval(0.99)[0] <= interval(0.8)[0] < interval(0.8)[1] <= interval(0.99)[1]
+
+
+@pytest.mark.parametrize("values", [[], [1.0], [1.0, float("nan")], [[1.0, 2.0], [3.0, 4.0]]])
+def test_an_interval_of_too_little_or_not_finite_values_is_refused(values: list[object]) -> None:
+    with pytest.raises(MeasurementError, match="at least 2 finite"):
+        bootstrap_median_interval(np.array(values, dtype=np.float64), level=0.95, rng=np.random.default_rng(0))
+
+
+@pytest.fixture(autouse=True)
+def _garbage_collector_is_left_alone() -> Iterator[None]:
+    yield
+    assert gc.isenabled()
