@@ -4,14 +4,18 @@ import json
 import tempfile
 from pathlib import Path
 
+import pandas as pd
+import plotly.graph_objects as go
+
 from experiments.tracking.figures import hypervolume_figure, pareto_figure, predictor_figure, write_html
 from hardware.files import JSON, read_json, write_json
 from nas.pareto import ParetoFront, hypervolume_by_evaluation
-from nas.profile import profile_path
+from nas.profile import PROFILE_HELD_OUT, profile_path, profiled_subnets
 from nas.run import Run
 from nas.tracking import RunView
 from nas.training.history import TrainHistory
 from nas.training.loop import HISTORY
+from searchspaces import Architecture
 
 
 def front_document(run: Run, *, device: str | None = None) -> dict[str, JSON]:
@@ -60,11 +64,51 @@ def front_warnings(front: ParetoFront, *, profile: dict[str, JSON] | None) -> li
 
 def front_page(run: Run, *, device: str | None = None) -> str:
     """The front as one self-contained HTML page."""
-    points = [dict(point.to_json()) for point in run.front(device=device).points]
+    front = run.front(device=device)
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "pareto.html"
-        write_html(pareto_figure(points, run.evaluations(), run.verifications()), path)
+        write_html(_front_figure(run, front, device_id=front.device_id), path)
         return path.read_text(encoding="utf-8")
+
+
+def _front_figure(run: Run, front: ParetoFront, *, device_id: str) -> go.Figure:
+    evaluations, verifications = run.evaluations(), run.verifications()
+    verb = "Verified" if front.provenance == "measured" else "Predicted"
+    warned = front_warnings(front, profile=read_profile(run, device_id))
+    return pareto_figure(
+        [dict(point.to_json()) for point in front.points],
+        evaluations[evaluations["device_id"] == device_id],
+        verifications[verifications["device_id"] == device_id],
+        title=f"{verb} front of {run.info.name} on {device_id}" + (" (with warnings)" if warned else ""),
+    )
+
+
+def predictor_points(run: Run, device_id: str) -> pd.DataFrame:
+    """Measured against predicted latency of every profiled subnet, as `predictor_figure` takes it."""
+    rows = profiled_subnets(run, device_id=device_id)
+    prediction = run.predictor(device_id).predict([Architecture.from_json(text) for text in rows["architecture"]])
+    return pd.DataFrame(
+        {
+            "arch_id": rows["arch_id"].to_numpy(),
+            "held_out": (rows["purpose"] == PROFILE_HELD_OUT).to_numpy(),
+            "latency_ms": rows["p50"].to_numpy(),
+            "latency_low_ms": rows["low"].to_numpy(),
+            "latency_high_ms": rows["high"].to_numpy(),
+            "latency_predicted_ms": prediction.mean,
+            "latency_predicted_low_ms": prediction.lower,
+            "latency_predicted_high_ms": prediction.upper,
+        }
+    )
+
+
+def _scores(run: Run) -> str:
+    scores = run.predictor().scores
+    if scores is None:
+        return ""
+    return (
+        f"held out: mean error {scores.mape_percent:.1f} %, Spearman {scores.spearman:.3f}, Kendall "
+        f"{scores.kendall:.3f}, {scores.within_5_percent:.0%} within 5 %, {scores.within_10_percent:.0%} within 10 %"
+    )
 
 
 def read_profile(run: Run, device_id: str) -> dict[str, JSON] | None:
@@ -81,10 +125,11 @@ def write_report(run: Run) -> list[Path]:
     """Write pictures and tables into the run's `report` directory; returns the files, those to come later left out."""
     directory, device_id = run.report_dir, run.info.device_id
     files = [run.recipe_path]
-    evaluations, verifications, front = run.evaluations(), run.verifications(), run.front()
+    evaluations, front = run.evaluations(), run.front()
     if profile_path(run, device_id).exists():
         path = directory / "predictor.html"
-        write_html(predictor_figure(run.measurements(), run.predictor()), path)
+        title = f"Latency predictor of {run.info.name} on {device_id}"
+        write_html(predictor_figure(predictor_points(run, device_id), title=title, scores=_scores(run)), path)
         files.append(path)
     if len(evaluations):
         path = directory / "hypervolume.html"
@@ -93,8 +138,7 @@ def write_report(run: Run) -> list[Path]:
     if front.points:
         document = front_document(run)
         write_json(directory / "pareto.json", document)
-        figure = pareto_figure([dict(point.to_json()) for point in front.points], evaluations, verifications)
-        write_html(figure, directory / "pareto.html")
+        write_html(_front_figure(run, front, device_id=device_id), directory / "pareto.html")
         files += [directory / "pareto.json", directory / "pareto.html"]
     return files
 

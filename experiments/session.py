@@ -20,10 +20,8 @@ from nas.data import DataSplits, PreprocessedNetwork
 from nas.errors import RunError
 from nas.materialise import Workbench
 from nas.pricing import Pricer, infeasible, latency_limit
-from nas.run import Run, create_run, open_run, require_writable
+from nas.run import LOCK_FILE, Run, create_run, open_run, require_writable
 from searchspaces import SearchSpace, get_space
-
-_LOCK_FILE = ".lock"
 
 
 @dataclass(frozen=True)
@@ -138,7 +136,7 @@ def exclusive(run_dir: Path) -> Iterator[None]:
         RunError: another process works on it.
     """
     require_writable(run_dir)
-    with (run_dir / _LOCK_FILE).open("a") as file:
+    with (run_dir / LOCK_FILE).open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as e:

@@ -113,7 +113,7 @@ def profile(session: Session, *, reporter: Reporter) -> None:
     scores = found.scores
     reporter.done(
         f"held-out error {scores.mape_percent:.1f} % (Spearman {scores.spearman:.3f}, Kendall {scores.kendall:.3f}, "
-        f"{scores.within_5_percent:.0f} % within 5 %, {scores.within_10_percent:.0f} % within 10 %)"
+        f"{scores.within_5_percent:.0%} within 5 %, {scores.within_10_percent:.0%} within 10 %)"
     )
     if not found.accepted:
         reporter.message(

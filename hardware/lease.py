@@ -13,9 +13,8 @@ the hanging process learns from `Lease.check` that its numbers no longer count.
 """
 
 import logging
-import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -126,13 +125,14 @@ class UnitLock:
         """
         holder = new_holder(owner, now=self._clock.now_utc())
         start_s = self._clock.monotonic_s()
-        descriptor = self._wait(
-            lambda: self._try_compute(holder), holder=holder, what="compute", start_s=start_s, timeout_s=timeout_s
-        )
+        # Waiting is inside, because Ctrl-C may come right after the lock did.
         try:
+            self._wait(
+                lambda: self._try_compute(holder), holder=holder, what="compute", start_s=start_s, timeout_s=timeout_s
+            )
             yield
         finally:
-            self._release(descriptor, holder=holder)
+            self._release(holder)
 
     @contextmanager
     def measuring(self, *, owner: str, ttl_s: float, timeout_s: float | None = None) -> Iterator[Lease]:
@@ -150,27 +150,21 @@ class UnitLock:
             raise DeviceError(f"ttl_s is {ttl_s}, expected > 0", hint="give the lease a time to live in seconds")
         holder = new_holder(owner, now=self._clock.now_utc())
         start_s = self._clock.monotonic_s()
-        with ExitStack() as held:
-            with self._gate(holder, start_s=start_s, timeout_s=timeout_s):
-                descriptor, state = self._wait(
-                    lambda: self._try_measure(holder, ttl_s=ttl_s),
-                    holder=holder,
-                    what="measure",
-                    start_s=start_s,
-                    timeout_s=timeout_s,
-                )
-                held.callback(self._release, descriptor, holder=holder)
-            yield Lease(unit=self.unit, files=self._files, clock=self._clock, state=state)
-
-    @contextmanager
-    def _gate(self, holder: Holder, *, start_s: float, timeout_s: float | None) -> Iterator[None]:
-        descriptor = self._wait(
-            lambda: self._try_gate(holder), holder=holder, what="measure", start_s=start_s, timeout_s=timeout_s
-        )
         try:
-            yield
+            gate = self._wait(
+                lambda: self._try_gate(holder), holder=holder, what="measure", start_s=start_s, timeout_s=timeout_s
+            )
+            state = self._wait(
+                lambda: self._try_measure(holder, ttl_s=ttl_s),
+                holder=holder,
+                what="measure",
+                start_s=start_s,
+                timeout_s=timeout_s,
+            )
+            self._files.close(gate)
+            yield Lease(unit=self.unit, files=self._files, clock=self._clock, state=state)
         finally:
-            self._release(descriptor, holder=holder, only_waited=True)
+            self._release(holder)
 
     def _wait(
         self,
@@ -185,7 +179,7 @@ class UnitLock:
         while (found := attempt()) is None:
             waited_s = self._clock.monotonic_s() - start_s
             with self._files.book() as book:
-                state = read_state(book, path=self._files.book_path).without(holder, only_waited=True)
+                state = read_state(book, path=self._files.book_path).without(holder)
             self._refuse_self_wait(state, holder=holder, what=what)
             if timeout_s is not None and waited_s >= timeout_s:
                 raise DeviceError(
@@ -212,70 +206,66 @@ class UnitLock:
     def _try_gate(self, holder: Holder) -> int | None:
         with self._files.book() as book:
             state = read_state(book, path=self._files.book_path)
-            gate = self._files.try_lock(self._files.gate_path, exclusive=True)
+            gate = self._files.try_lock(self._files.gate_path, exclusive=True, keeper=holder)
             if gate is not None:
-                self._record(book, replace(state, waiting=holder), descriptor=gate)
+                write_state(book, replace(state, waiting=holder))
             return gate
 
-    def _try_compute(self, holder: Holder) -> int | None:
+    def _try_compute(self, holder: Holder) -> LockState | None:
         with self._files.book() as book:
             state = read_state(book, path=self._files.book_path)
             # A thread that computes already must not queue behind a measurer who waits for just this thread.
             if not any(other.is_same_thread(holder) for other in state.computing):
-                gate = self._files.try_lock(self._files.gate_path, exclusive=False)
+                gate = self._files.try_lock(self._files.gate_path, exclusive=False, keeper=holder)
                 if gate is None:
                     return None
                 self._files.close(gate)
-            state, descriptor = self._try_lock(state, exclusive=False)
-            if descriptor is not None:
-                self._record(book, state.with_computing(holder), descriptor=descriptor)
-            return descriptor
+            state, locked = self._try_lock(state, exclusive=False, keeper=holder)
+            if not locked:
+                return None
+            state = state.with_computing(holder)
+            write_state(book, state)
+            return state
 
-    def _try_measure(self, holder: Holder, *, ttl_s: float) -> tuple[int, LockState] | None:
+    def _try_measure(self, holder: Holder, *, ttl_s: float) -> LockState | None:
         with self._files.book() as book:
             state = read_state(book, path=self._files.book_path)
-            state, descriptor = self._try_lock(state, exclusive=True)
-            if descriptor is None:
+            state, locked = self._try_lock(state, exclusive=True, keeper=holder)
+            if not locked:
                 return None
             deadline_s = self._clock.monotonic_s() + ttl_s
             state = replace(
                 state, token=state.token + 1, measuring=holder, deadline_s=deadline_s, waiting=None, computing=()
             )
-            self._record(book, state, descriptor=descriptor)
-            return descriptor, state
+            write_state(book, state)
+            return state
 
-    def _try_lock(self, state: LockState, *, exclusive: bool) -> tuple[LockState, int | None]:
-        descriptor = self._files.try_lock(self._files.lock_path(state.generation), exclusive=exclusive)
-        expired = state.measuring is not None and self._clock.monotonic_s() >= state.deadline_s
-        if descriptor is not None or not expired:
-            return state, descriptor
+    def _try_lock(self, state: LockState, *, exclusive: bool, keeper: Holder) -> tuple[LockState, bool]:
+        path = self._files.lock_path(state.generation)
+        if self._files.try_lock(path, exclusive=exclusive, keeper=keeper) is not None:
+            return state, True
+        if state.measuring is None or self._clock.monotonic_s() < state.deadline_s:
+            return state, False
         # Whoever computes strikes the measurer from the book, so the lock is held by just this expired measurer,
         # and nobody computes behind its back.
         _LOG.warning("taking %s over from %s, whose lease expired", self.unit, state.measuring)
         taken = replace(state, generation=state.generation + 1, token=state.token + 1, measuring=None, deadline_s=0.0)
-        descriptor = self._files.try_lock(self._files.lock_path(taken.generation), exclusive=exclusive)
-        if descriptor is not None:
-            # The old file is of no use to anybody; in a sticky directory it may belong to another user and stay.
-            with suppress(OSError):
-                self._files.lock_path(state.generation).unlink()
-        return taken, descriptor
+        new_path = self._files.lock_path(taken.generation)
+        if self._files.try_lock(new_path, exclusive=exclusive, keeper=keeper) is None:
+            return state, False
+        # The old file is of no use to anybody; in a sticky directory it may belong to another user and stay.
+        with suppress(OSError):
+            path.unlink()
+        return taken, True
 
-    def _record(self, book: int, state: LockState, *, descriptor: int) -> None:
-        try:
-            write_state(book, state)
-        except BaseException:
-            self._files.close(descriptor)
-            raise
-
-    def _release(self, descriptor: int, *, holder: Holder, only_waited: bool = False) -> None:
-        if holder.pid != os.getpid() or not self._files.holds(descriptor):
-            # A forked child leaves the block of its parent: the lock is the parent's.
+    def _release(self, holder: Holder) -> None:
+        # Holding nothing means: never got anything, or this is a forked child and the lock is the parent's.
+        if not self._files.holds_for(holder):
             return
         try:
             with self._files.book() as book:
-                state = read_state(book, path=self._files.book_path)
                 # After a take-over the book is about others: nothing of it is changed then.
-                write_state(book, state.without(holder, only_waited=only_waited))
-                self._files.close(descriptor)
+                write_state(book, read_state(book, path=self._files.book_path).without(holder))
+                self._files.close_all(holder)
         finally:
-            self._files.close(descriptor)
+            self._files.close_all(holder)

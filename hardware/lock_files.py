@@ -23,7 +23,8 @@ class LockFiles:
         self._directory = directory
         readable = re.sub(r"[^A-Za-z0-9]+", "-", unit)[:40]
         self._stem = f"{readable}-{hashlib.sha256(unit.encode()).hexdigest()[:8]}"
-        self._held: set[int] = set()
+        # Whose each open file is; entered at once, so that nothing is lost when Ctrl-C comes in between.
+        self._keepers: dict[int, object] = {}
         _release_in_forked_children(self)
 
     @property
@@ -40,15 +41,16 @@ class LockFiles:
         """File that is locked by whoever computes or measures."""
         return self._directory / f"{self._stem}.{generation}.lock"
 
-    def holds(self, descriptor: int) -> bool:
-        """Tell whether this process still has the file open."""
-        return descriptor in self._held
+    def holds_for(self, keeper: object) -> bool:
+        """Tell whether this process has a file open that was locked for `keeper` (the very object)."""
+        # Copied first, here and below: other threads open and close files meanwhile.
+        return any(other is keeper for other in list(self._keepers.values()))
 
     @contextmanager
     def book(self) -> Iterator[int]:
         """Open and lock the book. It is held for microseconds, so waiting for it needs no time-out."""
         while True:
-            descriptor = self._open(self.book_path)
+            descriptor = self._open(self.book_path, keeper=None)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
                 if _is_at(descriptor, path=self.book_path):
@@ -59,11 +61,11 @@ class LockFiles:
             finally:
                 self.close(descriptor)
 
-    def try_lock(self, path: Path, *, exclusive: bool) -> int | None:
-        """Open and lock a file, or return None if somebody holds it in a way that excludes this."""
+    def try_lock(self, path: Path, *, exclusive: bool, keeper: object) -> int | None:
+        """Open and lock a file for `keeper`, or return None if somebody holds it in a way that excludes this."""
         operation = (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB
         while True:
-            descriptor = self._open(path)
+            descriptor = self._open(path, keeper=keeper)
             locked = False
             try:
                 fcntl.flock(descriptor, operation)
@@ -83,14 +85,19 @@ class LockFiles:
 
     def close(self, descriptor: int) -> None:
         """Unlock and close a file; does nothing if a fork closed it in this process."""
-        if descriptor in self._held:
+        if descriptor in self._keepers:
             # Unlocked, not only closed: a child that foreign code forked may still have the file open.
             fcntl.flock(descriptor, fcntl.LOCK_UN)
             self._forget(descriptor)
 
+    def close_all(self, keeper: object) -> None:
+        """Unlock and close all files of `keeper`."""
+        for descriptor in [descriptor for descriptor, other in list(self._keepers.items()) if other is keeper]:
+            self.close(descriptor)
+
     def close_in_child(self) -> None:
         """Close everything in a process that was just forked; the parent keeps its locks."""
-        for descriptor in list(self._held):
+        for descriptor in list(self._keepers):
             self._forget(descriptor)
 
     def unusable(self, error: OSError) -> DeviceError:
@@ -100,17 +107,17 @@ class LockFiles:
             hint=f"check that {self._directory} is a real directory that everybody may write to",
         )
 
-    def _open(self, path: Path) -> int:
+    def _open(self, path: Path, *, keeper: object) -> int:
         try:
             _prepare_directory(self._directory)
             descriptor = _open_for_everybody(path)
         except OSError as e:
             raise self.unusable(e) from e
-        self._held.add(descriptor)
+        self._keepers[descriptor] = keeper
         return descriptor
 
     def _forget(self, descriptor: int) -> None:
-        self._held.remove(descriptor)
+        del self._keepers[descriptor]
         os.close(descriptor)
 
 

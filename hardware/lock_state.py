@@ -64,16 +64,23 @@ class LockState:
 
     def with_computing(self, holder: Holder) -> "LockState":
         """Return the book after `holder` started to compute: so nobody measures."""
-        others = tuple(other for other in self.computing if other != holder and _is_alive(other.pid))
+        others = tuple(other for other in self.computing if _is_alive(other.pid))
         return replace(self, measuring=None, deadline_s=0.0, computing=(*others, holder))
 
-    def without(self, holder: Holder, *, only_waited: bool) -> "LockState":
-        """Return the book after `holder` stopped to wait at the gate, or to measure or compute."""
-        if only_waited:
-            return replace(self, waiting=None) if self.waiting == holder else self
-        if self.measuring == holder:
-            return replace(self, measuring=None, deadline_s=0.0)
-        return replace(self, computing=tuple(other for other in self.computing if other != holder))
+    def without(self, holder: Holder) -> "LockState":
+        """Return the book after `holder` left: stopped to wait, to measure, or to compute (once)."""
+        computing = list(self.computing)
+        if holder in computing:
+            # One entry only: a thread that computes inside computing may have two that are equal.
+            computing.remove(holder)
+        measures = self.measuring == holder
+        return replace(
+            self,
+            measuring=None if measures else self.measuring,
+            deadline_s=0.0 if measures else self.deadline_s,
+            waiting=None if self.waiting == holder else self.waiting,
+            computing=tuple(computing),
+        )
 
     def holders(self) -> str:
         """Say in words who stands in the way."""

@@ -46,7 +46,7 @@ class Exported:
 
 
 def choose_point(front: ParetoFront, *, arch_id: str | None) -> FrontPoint:
-    """The front's knee, or the point of an architecture.
+    """The front's knee, or the most accurate point of an architecture.
 
     Raises:
         RunError: nothing is verified yet, or the architecture is not on the front (its members are listed).
@@ -55,9 +55,8 @@ def choose_point(front: ParetoFront, *, arch_id: str | None) -> FrontPoint:
         raise RunError("there is no verified front to export from", hint="run `nas verify RUN` first")
     if arch_id is None:
         return front.knee()
-    for point in front.points:
-        if point.arch_id == arch_id:
-            return point
+    if points := [point for point in front.points if point.arch_id == arch_id]:
+        return max(points, key=lambda point: point.accuracy)
     raise RunError(
         f"architecture {arch_id!r} is not on the verified front",
         hint=f"its architectures are: {', '.join(dict.fromkeys(point.arch_id for point in front.points))}",
@@ -133,9 +132,10 @@ def export_candidate(
 
 def _compare(bench: Workbench, candidate: Candidate, artifact: Artifact) -> Comparison:
     """Run the reopened file and the PyTorch network on the same real images."""
-    images_NCHW = bench.data.report.images_NCHW[:_COMPARED_IMAGES]
-    batch = bench.device.spec.batch
-    images_NCHW = images_NCHW[: len(images_NCHW) // batch * batch]
+    images_NCHW, batch = bench.data.report.images_NCHW, bench.device.spec.batch
+    # Whole batches only; where a batch is larger than the split, images repeat.
+    num = max(1, min(_COMPARED_IMAGES, len(images_NCHW)) // batch) * batch
+    images_NCHW = images_NCHW[torch.arange(num) % len(images_NCHW)]
     session = bench.device.backend.load(artifact, spec=bench.device.spec)
     try:
         outputs = [session.predict(np.ascontiguousarray(x_NCHW.numpy())) for x_NCHW in images_NCHW.split(batch)]

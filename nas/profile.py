@@ -141,7 +141,7 @@ def profile_device(
             f"held-out error {profile.scores.mape_percent:.1f} % is above {settings.max_mape_percent:g} %: measure more"
         )
         room = settings.max_measured - profile.num_fit - profile.num_held_out
-        exclude = set(_measured(run, device_id=profile.device_id)["arch_id"])
+        exclude = set(profiled_subnets(run, device_id=profile.device_id)["arch_id"])
         rng = np.random.default_rng((settings.seed, 7, profile.num_fit))
         proposed = predictor.propose(min(_EXTRA, room), rng=rng, exclude=exclude)
         if not proposed:
@@ -161,7 +161,8 @@ def profile_path(run: Run, device_id: str) -> Path:
     return run.path / "predictors" / f"{device_id}.profile.json"
 
 
-def _measured(run: Run, *, device_id: str) -> pd.DataFrame:
+def profiled_subnets(run: Run, *, device_id: str) -> pd.DataFrame:
+    """Measurements that the predictor is fitted or judged on, the newest of each subnet."""
     rows = run.measurements()
     rows = rows[(rows["device_id"] == device_id) & rows["purpose"].isin([PROFILE_FIT, PROFILE_HELD_OUT])]
     return rows.drop_duplicates("arch_id", keep="last")
@@ -170,7 +171,7 @@ def _measured(run: Run, *, device_id: str) -> pd.DataFrame:
 def _measure_missing(
     bench: Workbench, archs: Sequence[Architecture], purpose: str, *, settings: ProfileSettings
 ) -> None:
-    done = set(_measured(bench.run, device_id=bench.device.spec.device_id)["arch_id"])
+    done = set(profiled_subnets(bench.run, device_id=bench.device.spec.device_id)["arch_id"])
     missing = [arch for arch in archs if arch.arch_id not in done]
     for start in range(0, len(missing), _BATCH):
         batch = [bench.inherit(arch) for arch in missing[start : start + _BATCH]]
@@ -178,7 +179,7 @@ def _measure_missing(
 
 
 def _fit(run: Run, *, device_id: str, settings: ProfileSettings) -> tuple[LatencyPredictor, Profile]:
-    rows = _measured(run, device_id=device_id).rename(columns={"p50": "latency_ms"})
+    rows = profiled_subnets(run, device_id=device_id).rename(columns={"p50": "latency_ms"})
     fit, held_out = rows[rows["purpose"] == PROFILE_FIT], rows[rows["purpose"] == PROFILE_HELD_OUT]
     predictor = fit_latency_predictor(fit, space=run.space, device_id=device_id)
     archs = [Architecture.from_json(text) for text in held_out["architecture"]]

@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from hardware.errors import StorageError
-from hardware.files import JSON, read_json, read_manifest, write_json, write_text
+from hardware.files import JSON, TEMPORARY_PREFIX, read_json, read_manifest, write_json, write_text
 from hardware.measurement import MEASUREMENT_SCHEMA
 from hardware.table import Table
 from nas.candidate import CandidateStore
@@ -29,6 +29,7 @@ from searchspaces.elastic.supernet import Supernet
 SCHEMA_VERSION = 1
 _INFO_FILE = "run.json"
 _RECIPE_FILE = "recipe.yaml"
+LOCK_FILE = ".lock"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,15 +206,20 @@ def open_run(path: Path | str) -> Run:
         raise RunError(f"{path} is not a run directory ({_INFO_FILE} is missing)", hint="nas run RECIPE makes one")
     try:
         content = read_json(info_path)
-        info = RunInfo(**content) if isinstance(content, dict) else None
+        if not isinstance(content, dict):
+            raise TypeError(f"expected an object, found {type(content).__name__}")
+        # Before the keys: another version may have others.
+        found = content.get("schema_version")
+        if not isinstance(found, int):
+            raise TypeError(f"schema_version is {found!r}")
+        if found != SCHEMA_VERSION:
+            raise RunError(
+                f"{path} has layout version {found}, this program reads {SCHEMA_VERSION}",
+                hint="use the version of archsmith that wrote it, or start in a new directory",
+            )
+        info = RunInfo(**content)
     except (StorageError, TypeError) as e:
         raise RunError(f"{info_path} is damaged: {e}", hint="restore the file, or start in a new directory") from e
-    if info is None or info.schema_version != SCHEMA_VERSION:
-        found = None if info is None else info.schema_version
-        raise RunError(
-            f"{path} has layout version {found}, this program reads {SCHEMA_VERSION}",
-            hint="use the version of archsmith that wrote it, or start in a new directory",
-        )
     return Run(path, info=info)
 
 
@@ -234,7 +240,7 @@ def create_run(
         RunError: the place is not writable, or holds other files.
     """
     require_writable(path)
-    if any(path.iterdir()):
+    if not all(_is_leftover(entry, recipe_text=recipe_text) for entry in path.iterdir()):
         raise RunError(f"{path} holds files that are not a run's", hint="choose an empty or new directory (--run-dir)")
     info = RunInfo(
         schema_version=SCHEMA_VERSION,
@@ -251,6 +257,13 @@ def create_run(
     # run.json last: without it the directory is no run
     write_json(path / _INFO_FILE, json.loads(json.dumps(asdict(info))))
     return Run(path, info=info)
+
+
+def _is_leftover(entry: Path, *, recipe_text: str) -> bool:
+    """Whether an earlier `create_run` with the same recipe, killed before run.json, can have left this file."""
+    if entry.name == _RECIPE_FILE:
+        return entry.is_file() and entry.read_bytes() == recipe_text.encode()
+    return entry.name == LOCK_FILE or entry.name.startswith(TEMPORARY_PREFIX)
 
 
 def require_writable(path: Path) -> None:

@@ -154,12 +154,24 @@ class GenomeAlgebra:
         return result_NG
 
     def sample(self, n: int, rng: np.random.Generator) -> Genomes:
-        """Draw `n` genomes, every choice uniform over its values (the once-for-all way); repetitions can occur."""
+        """Draw `n` genomes, every choice uniform over its values (the once-for-all way); repetitions can occur.
+
+        Raises:
+            SpaceError: `n` is negative.
+        """
+        if n < 0:
+            raise SpaceError(f"cannot sample {n} architectures", hint="ask for 0 or more")
         entries_NG = rng.integers(0, self._cardinality_G, size=(n, len(self._choices)), dtype=np.int8)
         return self.canonicalise(entries_NG)
 
     def mutate(self, genomes_NG: Genomes, rng: np.random.Generator, *, probability: float) -> Genomes:
-        """Redraw every active choice with `probability`; at least one choice of every row takes another value."""
+        """Redraw every active choice with `probability`; at least one choice of every row takes another value.
+
+        Raises:
+            SpaceError: `probability` is not within 0 ... 1, or the genomes are malformed.
+        """
+        if not 0.0 <= probability <= 1.0:
+            raise SpaceError(f"mutation probability is {probability}", hint="use a number from 0 to 1")
         self.check(genomes_NG)
         num, num_choices = genomes_NG.shape
         fresh_NG = rng.integers(0, self._cardinality_G, size=(num, num_choices), dtype=np.int8)

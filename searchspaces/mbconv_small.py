@@ -70,6 +70,7 @@ class MBConvConfig:
             _check_ascending(name, getattr(self, name))
         for number, stage in enumerate(self.stages, start=1):
             _check_ascending(f"stages[{number}].depths", stage.depths)
+        _check_ascending("in_channels", (self.in_channels,))
         widths = (self.in_channels, self.stem_channels, self.head_channels, *(stage.channels for stage in self.stages))
         strides = (self.stem_stride, *(stage.stride for stage in self.stages))
         if min(widths) < 1 or not self.stages or not set(strides) <= {1, 2} or any(k % 2 == 0 for k in self.kernels):
@@ -92,11 +93,16 @@ class MBConvConfig:
         return (before,) + (own.channels,) * (own.depths[-1] - 1)
 
 
-def _check_ascending(name: str, values: Sequence[int]) -> None:
-    valid = bool(values) and all(type(v) is int and v > 0 for v in values) and list(values) == sorted(set(values))
+def _check_ascending(name: str, values: object) -> None:
+    valid = (
+        isinstance(values, tuple)
+        and bool(values)
+        and all(type(v) is int and v > 0 for v in values)
+        and list(values) == sorted(set(values))
+    )
     if not valid:
         raise SpaceError(
-            f"{name} must be ascending positive integers, got {list(values)}", hint=f"for example {name}: [1, 2]"
+            f"{name} must be ascending positive integers, got {values!r}", hint=f"for example {name}: [1, 2]"
         )
 
 
@@ -251,6 +257,12 @@ def _space_id(config: MBConvConfig) -> str:
     return f"mbconv-small-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
+def _tuple(values: Sequence[int]) -> tuple[int, ...]:
+    if not isinstance(values, list | tuple):
+        raise SpaceError(f"resolutions must be a list of integers, got {values!r}", hint="for example [16, 20, 24]")
+    return tuple(values)
+
+
 def mbconv_small(*, resolutions: Sequence[int] = MBConvConfig().resolutions, in_channels: int = 1) -> MBConvSpace:
     """The default space of small images; see the module's text.
 
@@ -261,7 +273,7 @@ def mbconv_small(*, resolutions: Sequence[int] = MBConvConfig().resolutions, in_
     Raises:
         SpaceError: settings that do not fit.
     """
-    return MBConvSpace(MBConvConfig(resolutions=tuple(resolutions), in_channels=in_channels))
+    return MBConvSpace(MBConvConfig(resolutions=_tuple(resolutions), in_channels=in_channels))
 
 
 SPACES: Mapping[str, Callable[..., SearchSpace]] = {"mbconv-small": mbconv_small}

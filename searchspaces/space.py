@@ -22,7 +22,7 @@ __all__ = ["Choice", "SearchSpace", "SuggestingTrial"]
 class SuggestingTrial(Protocol):
     """The part of an Optuna trial that a space needs."""
 
-    def suggest_categorical(self, name: str, choices: Sequence[Value]) -> Value:
+    def suggest_categorical(self, name: str, choices: Sequence[Value]) -> object:
         """Return one of `choices`."""
 
 
@@ -130,7 +130,13 @@ class SearchSpace(ABC):
         genes: dict[str, Value] = {}
         for choice in self.choices:
             if choice.parent is None or genes.get(choice.parent) in choice.parent_values:
-                genes[choice.name] = trial.suggest_categorical(choice.name, choice.values)
+                value = trial.suggest_categorical(choice.name, choice.values)
+                if not isinstance(value, int | float | str):
+                    raise SpaceError(
+                        f"gene {choice.name!r} was suggested {value!r}, allowed are {list(choice.values)}",
+                        hint="suggest_categorical must return one of the choices",
+                    )
+                genes[choice.name] = value
         return self.architecture(genes)
 
     def genomes(self, archs: Sequence[Architecture]) -> Genomes:

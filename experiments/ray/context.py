@@ -56,10 +56,10 @@ class RayTrainContext:
         flags = torch.tensor([parameter.grad is not None for parameter in held], dtype=dtype, device=held[0].device)
         flat = torch.cat([*pieces, flags])
         dist.all_reduce(flat)
-        present = flat[-len(held) :].tolist()
-        flat /= self.world_size
-        for parameter, has_gradient, mean in zip(held, present, flat.split([p.numel() for p in pieces] + [len(held)])):
-            if has_gradient:
+        *sums, num_present = flat.split([*(len(piece) for piece in pieces), len(held)])
+        for parameter, total, present in zip(held, sums, num_present.tolist(), strict=True):
+            if present:
+                mean = total / self.world_size
                 parameter.grad = mean.view_as(parameter).to(parameter.dtype)
 
     def mean(self, value: float) -> float:

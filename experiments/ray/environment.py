@@ -50,17 +50,18 @@ def _set(values: Mapping[str, str | None]) -> None:
 
 
 def ensure_token() -> None:
-    """Switch Ray's token authentication on, with a new token if this user has none.
+    """Give this user a token for Ray's authentication if there is none.
 
-    Ray listens on every network interface, and whoever may submit to it may run anything. The token lies where Ray
-    looks for it, but is written here: in one piece, so that two first starts at the same time agree on one token, and
-    readable by its owner only. A user who chose a mode, a token or a file is left alone.
+    Ray listens on every network interface, and whoever may submit to it may run anything; an instance that it starts
+    itself asks for a token unless the user switched that off. Ray would make the token, too, but this way it is written
+    in one piece, so that two first starts at the same time agree on one, and only its owner can read it. A user who
+    chose a mode, a token or a file is left alone.
 
     Raises:
         ClusterError: the token cannot be written.
     """
-    # Left set: Ray does the same, and keeps what it read for as long as the process lives.
-    mode = os.environ.setdefault("RAY_AUTH_MODE", "token")
+    # The mode itself is left to Ray, which reads it when it is imported: set later, half of Ray would not know.
+    mode = os.environ.get("RAY_AUTH_MODE", "token")
     if mode.lower() != "token" or any(os.environ.get(name) for name in _TOKEN_VARIABLES):
         return
     try:

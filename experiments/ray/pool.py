@@ -78,7 +78,8 @@ class RayEvaluationPool:
             ClusterError: the cluster has too few CPUs, or there is no connection.
         """
         require_cpus(workers=num_workers, threads=threads_per_worker, what="search")
-        self._make = ray.remote(_Judge).options(
+        # Ray types actor classes only where they are decorated.
+        self._make: Any = ray.remote(_Judge).options(
             num_cpus=threads_per_worker, runtime_env={"env_vars": thread_environment(threads_per_worker)}
         )
         self._arguments: dict[str, Any] = {
@@ -123,7 +124,7 @@ class RayEvaluationPool:
             Its scores; or the error of a task that failed, and of one whose worker died.
 
         Raises:
-            Hinted: an error of ours that a worker raised, for example CheckpointError: the next task would meet it, too.
+            Hinted: an error of ours that a worker raised (CheckpointError, say): the next task would meet it, too.
             ClusterError: workers cannot be started, or keep dying.
         """
         if not (self._finished or self._running or self._waiting):

@@ -73,7 +73,7 @@ def train_on_ray(
             scaling_config=ScalingConfig(
                 num_workers=num_workers, use_gpu=use_gpu, resources_per_worker={"CPU": threads_per_worker}
             ),
-            run_config=RunConfig(
+            run_config=RunConfig(  # type: ignore[call-arg]  # typed as the former API's, which lacks worker_runtime_env
                 # A new name each time: under an old one Ray would read its own former state.
                 name=f"train-{uuid.uuid4().hex[:8]}",
                 storage_path=str(storage.resolve()),
@@ -86,8 +86,9 @@ def train_on_ray(
         except TrainingFailedError as e:
             if (hinted := hinted_cause(e)) is not None:
                 raise hinted from e
-            if is_worker_death(e) and restart < _MAX_RESTARTS:
-                _LOGGER.warning("a training worker died; all are started again from the newest checkpoint")
+            # When one of several workers dies, Ray often hears of it only as a broken connection of another one.
+            if restart < _MAX_RESTARTS and (is_worker_death(e) or num_workers > 1):
+                _LOGGER.warning("training failed (%s); all workers are started again", describe(e))
                 continue
             raise ClusterError(
                 f"training failed in a Ray worker: {describe(e)}",

@@ -12,7 +12,7 @@ from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig, Tuner
 from ray.tune.experiment import Trial
 
 from experiments.ray.cluster import require_cpus
-from experiments.ray.environment import temporary_environment, thread_environment
+from experiments.ray.environment import temporary_environment
 from experiments.ray.failures import describe, hinted_cause
 from experiments.ray.loading import DEFAULT_LOADER, HostLock, load
 
@@ -85,7 +85,8 @@ def refine_on_ray(
     with temporary_environment({"TUNE_DISABLE_SIGINT_HANDLER": "1"}):
         results = tuner.fit()
     errors: dict[str, str | None] = dict.fromkeys(names.values(), "the trial was not run")
-    for result in results:
+    for number in range(len(results)):
+        result = results[number]
         directory = names[(result.config or {})["job"]["directory"]]
         errors[directory] = None if result.error is None else _reason(result.error)
     return errors

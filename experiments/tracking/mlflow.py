@@ -125,7 +125,7 @@ class MlflowTracker:
                     tags={SHA256_TAG: model.sha256, RUN_TAG: run_id}
                     | {key: short_tag(value) for key, value in tags.items()},
                 ).version
-            client.set_registered_model_alias(name, alias, version)
+            client.set_registered_model_alias(name, alias, str(version))
         return RegisteredModel(name=name, version=str(version), alias=alias)
 
     def _open(self) -> tuple["MlflowClient", str]:

@@ -102,10 +102,10 @@ def finite(values: Mapping[str, object], *, prefix: str = "") -> dict[str, float
 
 def metric_name(name: str) -> str:
     """`name` with everything that MLflow refuses in a key replaced by an underscore."""
-    # A key is a path to MLflow: no leading slash, no "..", nothing that is not normal form.
+    # MLflow treats a key as a path, which must be relative and in normal form: no empty, "." or ".." part.
     cleaned = re.sub(r"[^\w .:/-]", "_", name)
-    cleaned = re.sub(r"/+", "/", cleaned.replace("..", "_")).strip("/ ") or "_"
-    return cleaned[:LARGEST_KEY]
+    parts = [part for part in cleaned[:LARGEST_KEY].split("/") if part.strip(". ")]
+    return "/".join(parts) or "_"
 
 
 def short_tag(value: object) -> str:

@@ -10,6 +10,7 @@ from optuna.trial import Trial
 from nas.errors import EvaluationError
 from nas.objectives import Limit
 from nas.pricing import Price, Pricer
+from nas.search.neighbours import Neighbours
 from nas.search.pool import EvaluationPool, SubnetScore, TaskResult
 from nas.search.settings import SearchSettings
 from nas.search.study import SearchStudy, Values
@@ -19,8 +20,6 @@ _LOGGER = logging.getLogger(__name__)
 
 # After so many useless proposals in a row (duplicates, infeasible ones) an unseen neighbour is proposed instead.
 _PATIENCE = 8
-_NEIGHBOUR_TRIES = 400
-_ENUMERABLE = 20_000
 _FAILURES_BEFORE_STOP = 5
 
 
@@ -73,7 +72,7 @@ def run_search(
         Why it ended, a short sentence.
 
     Raises:
-        EvaluationError: more than half of the tasks fail, after the first five.
+        EvaluationError: more than half of the tasks fail, after the first five or when nothing is left to try.
     """
     search = _Search(study, pricer=pricer, pool=pool, settings=settings, limit=limit, known=known)
     return search.run(record=record, on_progress=on_progress)
@@ -96,9 +95,10 @@ class _Search:
         self._in_flight: dict[str, _Proposal] = {}
         self._tasks: dict[int, list[_Proposal]] = {}
         self._failed: set[str] = set()
-        self._rng = np.random.default_rng((settings.seed, len(known)))
+        self._neighbours = Neighbours(pricer, limit=limit, rng=np.random.default_rng((settings.seed, len(known))))
         self._exhausted = False
         self._num_tasks = self._num_failed = 0
+        self._last_failure = ""
 
     def run(self, *, record: Callable[[Sequence[Evaluated]], None], on_progress: Callable[[int, int], None]) -> str:
         self._study.recover(self._known)
@@ -114,6 +114,7 @@ class _Search:
             on_progress(min(len(self._known), wanted), wanted)
         if self._missing() <= 0:
             return f"{len(self._known)} architectures evaluated"
+        self._require_few_failures()
         return f"no further architecture to evaluate after {len(self._known)} of {wanted}"
 
     def _missing(self) -> int:
@@ -137,7 +138,8 @@ class _Search:
         useless = 0
         while self._num_seen() < self._space.size:
             if useless >= _PATIENCE:
-                neighbour = self._unseen_neighbour()
+                near = [proposal.architecture for proposal in self._in_flight.values()]
+                neighbour = self._neighbours.find(near=near, is_new=self._is_new)
                 if neighbour is None:
                     return None
                 self._study.propose_next(neighbour)
@@ -167,25 +169,6 @@ class _Search:
 
     def _is_new(self, arch: Architecture) -> bool:
         return not (arch.arch_id in self._known or arch.arch_id in self._in_flight or arch.arch_id in self._failed)
-
-    def _unseen_neighbour(self) -> Architecture | None:
-        """A feasible architecture that nobody has seen: near the fast ones first, then anywhere; None if not found."""
-        space, rng = self._space, self._rng
-        if space.size <= _ENUMERABLE:
-            genomes_NG = np.unique(space.sample_many(20 * space.size, rng), axis=0)
-        else:
-            parents = [proposal.architecture for proposal in self._in_flight.values()] or [space.smallest]
-            near_NG = space.mutate_many(
-                np.repeat(space.genomes(parents), -(-_NEIGHBOUR_TRIES // len(parents)), axis=0), rng
-            )
-            small_NG = np.repeat(space.genomes([space.smallest]), _NEIGHBOUR_TRIES, axis=0)
-            far_NG = space.mutate_many(small_NG, rng, probability=0.5)
-            genomes_NG = np.concatenate([near_NG, far_NG, space.sample_many(_NEIGHBOUR_TRIES, rng)])
-        archs = [arch for arch in space.architectures(genomes_NG) if self._is_new(arch)]
-        for arch, price in zip(archs, self._pricer.price(archs), strict=True):
-            if not self._exceeds(price):
-                return arch
-        return None
 
     def _finish(self, result: TaskResult, *, record: Callable[[Sequence[Evaluated]], None]) -> None:
         proposals = self._tasks.pop(result.task_id)
@@ -217,14 +200,19 @@ class _Search:
 
     def _fail(self, proposals: Sequence[_Proposal], *, reason: str) -> None:
         self._num_failed += 1
+        self._last_failure = reason
         for proposal in proposals:
             self._failed.add(proposal.architecture.arch_id)
             del self._in_flight[proposal.architecture.arch_id]
             for trial in proposal.trials:
                 self._study.fail(trial, reason=reason)
         _LOGGER.warning("evaluation failed: %s", reason)
-        if self._num_tasks >= _FAILURES_BEFORE_STOP and self._num_failed * 2 > self._num_tasks:
+        if self._num_tasks >= _FAILURES_BEFORE_STOP:
+            self._require_few_failures()
+
+    def _require_few_failures(self) -> None:
+        if self._num_failed * 2 > self._num_tasks:
             raise EvaluationError(
-                f"{self._num_failed} of {self._num_tasks} evaluation tasks failed; the last one: {reason}",
+                f"{self._num_failed} of {self._num_tasks} evaluation tasks failed; the last one: {self._last_failure}",
                 hint="correct the cause and run the same command again: finished evaluations are kept",
             )

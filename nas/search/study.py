@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import optuna
 import sqlalchemy.exc
@@ -14,7 +13,6 @@ from nas.errors import RunError
 from nas.objectives import ACCURACY, LATENCY, Limit
 from nas.search.settings import SearchSettings
 from searchspaces import Architecture, SearchSpace, SpaceError
-from searchspaces.space import SuggestingTrial
 
 _ARCH_ID, _NOT_EVALUATED = "arch_id", "not_evaluated"
 
@@ -38,7 +36,7 @@ class SearchStudy:
     def ask(self) -> tuple[Trial, Architecture]:
         """A new proposal; it must be told or failed."""
         trial = self._study.ask()
-        arch = self._space.suggest(cast(SuggestingTrial, trial))
+        arch = self._space.suggest(trial)
         trial.set_user_attr(_ARCH_ID, arch.arch_id)
         return trial, arch
 

@@ -80,7 +80,9 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint, *, keep: int = 2) -
 
 def finished_checkpoints(directory: Path) -> list[Path]:
     """Directories of the checkpoints that have a manifest, oldest first; half-written ones are ignored."""
-    return [path for path in sorted(directory.glob("epoch-*")) if has_manifest(path)]
+    # Longer names are later: epoch-10000 comes after epoch-9999.
+    ordered = sorted(directory.glob("epoch-*"), key=lambda path: (len(path.name), path.name))
+    return [path for path in ordered if has_manifest(path)]
 
 
 def load_checkpoint(path: Path, *, expected: Mapping[str, JSON]) -> Checkpoint:
@@ -102,10 +104,10 @@ def load_checkpoint(path: Path, *, expected: Mapping[str, JSON]) -> Checkpoint:
         ) from e
     details = dict(manifest.details)
     for key, value in expected.items():
-        if details.get(key) != json.loads(json.dumps(value)):
+        difference = _first_difference(key, found=details.get(key), wanted=json.loads(json.dumps(value)))
+        if difference is not None:
             raise CheckpointError(
-                f"checkpoint {path} has {key}={details.get(key)!r}, this run has {value!r}",
-                hint="use another run directory (--run-dir)",
+                f"checkpoint {path} was made with {difference}", hint="use another run directory (--run-dir)"
             )
     return Checkpoint(
         epoch=_integer(details, "epoch", path=path),
@@ -114,6 +116,16 @@ def load_checkpoint(path: Path, *, expected: Mapping[str, JSON]) -> Checkpoint:
         optimizer=load_tensors(path / OPTIMIZER_FILE),
         details=details,
     )
+
+
+def _first_difference(key: str, *, found: JSON, wanted: JSON) -> str | None:
+    if isinstance(found, Mapping) and isinstance(wanted, Mapping):
+        inner = (
+            _first_difference(f"{key}.{name}", found=found.get(name), wanted=wanted.get(name))
+            for name in sorted({*found, *wanted})
+        )
+        return next((difference for difference in inner if difference is not None), None)
+    return None if found == wanted else f"{key}={found!r}, this run has {wanted!r}"
 
 
 def _integer(details: Mapping[str, JSON], key: str, *, path: Path) -> int:

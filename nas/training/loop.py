@@ -36,7 +36,7 @@ def train_supernet(
     `directory`/history.jsonl.
 
     Raises:
-        TrainingError: the loss is not a number (the last checkpoint stays).
+        TrainingError: the loss or its gradient is not a number (the last checkpoint stays).
         CheckpointError: the newest checkpoint is damaged or of another space or other settings.
     """
     _SupernetTraining(supernet, data=data, settings=settings, directory=directory, context=context).run()
@@ -86,6 +86,8 @@ class _SupernetTraining:
         # Nobody may start to write before everybody has looked.
         self._context.barrier()
         if not finished:
+            if self._context.rank == 0:
+                self._history.forget_after(0)
             return 0
         checkpoint = load_checkpoint(finished[-1], expected=self._identity)
         self._supernet.load_state_dict(dict(checkpoint.weights))
@@ -161,9 +163,11 @@ class _SupernetTraining:
             loss.backward()
             losses.append(loss.item())
         largest, smallest = context.mean(losses[0]), context.mean(losses[-1])
-        self._require_finite(context.mean(sum(losses)))
+        self._require_finite(context.mean(sum(losses)), name="loss")
         context.average_gradients(self._names)
-        nn.utils.clip_grad_norm_(self._names, settings.gradient_clip)
+        norm = nn.utils.clip_grad_norm_(self._names, settings.gradient_clip)
+        # Otherwise the last step of an epoch could put weights that are no numbers into a checkpoint.
+        self._require_finite(float(norm), name="gradient norm")
         for group in self._optimizer.param_groups:
             group["lr"] = self._rate()
         self._optimizer.step()
@@ -177,12 +181,12 @@ class _SupernetTraining:
             num_steps=self._num_steps,
         )
 
-    def _require_finite(self, loss: float) -> None:
-        if not math.isfinite(loss):
+    def _require_finite(self, value: float, *, name: str) -> None:
+        if not math.isfinite(value):
             finished = finished_checkpoints(self._directory / CHECKPOINTS)
             kept = f"the last checkpoint is {finished[-1]}" if finished else "no epoch was finished"
             raise TrainingError(
-                f"the training loss is {loss} at step {self._step} of {self._num_steps}; {kept}",
+                f"the training {name} is {value} at step {self._step} of {self._num_steps}; {kept}",
                 hint=f"lower train.learning_rate (now {self._settings.learning_rate}) and use a new run directory",
             )
 

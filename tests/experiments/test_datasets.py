@@ -26,9 +26,9 @@ DIGITS = DataSettings(dataset="digits", search=300, verify=400, report=300)
 FASHION = DataSettings(dataset="fashion-mnist", search=20, verify=30, report="official")
 
 
-def write_idx(path: Path, values: np.ndarray) -> None:
+def write_idx(path: Path, values: np.ndarray) -> int:
     header = struct.pack(f">{1 + values.ndim}I", 0x0800 | values.ndim, *values.shape)
-    path.write_bytes(gzip.compress(header + values.astype(np.uint8).tobytes()))
+    return path.write_bytes(gzip.compress(header + values.astype(np.uint8).tobytes()))
 
 
 def write_small_fashion(folder: Path, *, num_train: int = 200, num_test: int = 40) -> None:

@@ -5,6 +5,7 @@ on until standard input closes). Every command is answered by one line.
 """
 
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -35,6 +36,8 @@ def obey(lease: Lease | None) -> None:
 
 
 def main() -> None:
+    # A shell that runs the tests in the background lets its children ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     directory, kind, owner, ttl = sys.argv[1:]
     lock = UnitLock("host:test", directory=Path(directory))
     if kind == "computing":

@@ -469,3 +469,40 @@ def test_the_default_directory_does_not_depend_on_the_user(monkeypatch: pytest.M
     first = default_lock_directory()
     monkeypatch.setenv("TMPDIR", "/somewhere/else")
     assert default_lock_directory() == first
+
+
+@pytest.mark.parametrize("kind", ["computing", "measuring"])
+def test_ctrl_c_right_after_the_lock_came_does_not_keep_it(
+    directory: Path, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = UnitLock(UNIT, directory=directory)
+    real = write_state
+    num_writes = 0
+
+    def write_then_interrupt(descriptor: int, state: LockState) -> None:
+        nonlocal num_writes
+        real(descriptor, state)
+        num_writes += 1
+        # A measurer writes at the gate first.
+        if num_writes == (1 if kind == "computing" else 2):
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("hardware.lease.write_state", write_then_interrupt)
+    context = lock.computing(owner="me") if kind == "computing" else lock.measuring(owner="me", ttl_s=60)
+    with pytest.raises(KeyboardInterrupt):
+        context.__enter__()
+    monkeypatch.undo()
+    state = look(directory)
+    assert (state.measuring, state.waiting, state.computing) == (None, None, ())
+    _in_thread(lambda: try_measuring(directory))
+
+
+def test_computing_inside_computing_gives_back_one_at_a_time(directory: Path, start: Callable[..., Child]) -> None:
+    lock = UnitLock(UNIT, directory=directory, clock=FakeClock())
+    with lock.computing(owner="same"):
+        with lock.computing(owner="same"):
+            assert len(look(directory).computing) == 2
+        assert len(look(directory).computing) == 1
+        with pytest.raises(DeviceError, match="same"):
+            _in_thread(lambda: try_measuring(directory))
+    try_measuring(directory)

@@ -1,0 +1,82 @@
+"""Where a search looks when its sampler only repeats itself: small spaces are listed, large ones searched nearby."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from nas.objectives import Limit
+from nas.pricing import Pricer
+from searchspaces import Architecture, SearchSpace
+from searchspaces.genomes import Genomes
+
+_ENUMERABLE = 20_000
+_TRIES = 400
+
+
+class Neighbours:
+    """Finds feasible architectures that nobody has seen."""
+
+    def __init__(self, pricer: Pricer, *, limit: Limit | None, rng: np.random.Generator) -> None:
+        self._pricer, self._limit, self._rng = pricer, limit, rng
+        self._space = pricer.space
+        # What is left of a listed space, in random order; None while it is not listed.
+        self._left: list[Genomes] | None = None
+
+    def find(self, *, near: Sequence[Architecture], is_new: Callable[[Architecture], bool]) -> Architecture | None:
+        """An unseen architecture within the limit, or None.
+
+        In a space of up to 20,000 architectures None means that there is none; in a larger one, that none was found
+        near the given ones, near the smallest one, nor anywhere.
+
+        Args:
+            near: architectures whose neighbours are tried first.
+            is_new: whether an architecture was never proposed.
+        """
+        if self._space.size <= _ENUMERABLE:
+            return self._next_of_all(is_new)
+        space, rng = self._space, self._rng
+        parents = list(near) or [space.smallest]
+        near_NG = space.mutate_many(np.repeat(space.genomes(parents), -(-_TRIES // len(parents)), axis=0), rng)
+        small_NG = np.repeat(space.genomes([space.smallest]), _TRIES, axis=0)
+        far_NG = space.mutate_many(small_NG, rng, probability=0.5)
+        genomes_NG = self._feasible(np.concatenate([near_NG, far_NG, space.sample_many(_TRIES, rng)]))
+        return next((arch for arch in space.architectures(genomes_NG) if is_new(arch)), None)
+
+    def _next_of_all(self, is_new: Callable[[Architecture], bool]) -> Architecture | None:
+        if self._left is None:
+            genomes_NG = self._feasible(enumerate_genomes(self._space))
+            self._left = np.split(self._rng.permutation(genomes_NG), len(genomes_NG)) if len(genomes_NG) else []
+        while self._left:
+            arch = self._space.architectures(self._left.pop())[0]
+            if is_new(arch):
+                return arch
+        return None
+
+    def _feasible(self, genomes_NG: Genomes) -> Genomes:
+        if self._limit is None:
+            return genomes_NG
+        latency_N = self._pricer.predictor.predict(genomes_NG).mean
+        return genomes_NG[[self._limit.violation(float(latency_ms)) <= 0 for latency_ms in latency_N]]
+
+
+def enumerate_genomes(space: SearchSpace) -> Genomes:
+    """Every architecture of a space once, as canonical genomes (size, G); for small spaces only.
+
+    Random sampling would miss some: deep networks are many, and each of them is drawn rarely.
+    """
+    genomes_NG: Genomes = np.empty((1, 0), dtype=np.int8)
+    columns: dict[str, int] = {}
+    for g, choice in enumerate(space.choices):
+        active_N = np.ones(len(genomes_NG), dtype=np.bool_)
+        if choice.parent is not None:
+            allowed = space.choices[columns[choice.parent]].values
+            positions = [allowed.index(value) for value in choice.parent_values]
+            active_N = np.isin(genomes_NG[:, columns[choice.parent]], positions)
+        counts_N = np.where(active_N, len(choice.values), 1)
+        first_N = np.cumsum(counts_N) - counts_N
+        entries_M = np.arange(counts_N.sum()) - np.repeat(first_N, counts_N)
+        entries_M[~np.repeat(active_N, counts_N)] = -1
+        repeated_MG = np.repeat(genomes_NG, counts_N, axis=0)
+        genomes_NG = np.concatenate([repeated_MG, entries_M[:, None].astype(np.int8)], axis=1)
+        columns[choice.name] = g
+    return genomes_NG

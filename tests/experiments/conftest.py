@@ -1,0 +1,54 @@
+"""A finished small run of the quickstart, made once through the command line as a user makes it."""
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+QUICKSTART = ROOT / "experiments" / "recipes" / "quickstart.yaml"
+
+
+@dataclass(frozen=True)
+class Result:
+    """The end of one command."""
+
+    code: int
+    out: str
+    err: str
+
+
+def nas_process(*args: str | Path, cwd: Path = ROOT) -> "subprocess.Popen[str]":
+    """Start `nas` as a user's shell does, in its own process."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "experiments.cli", *map(str, args)],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+def nas(*args: str | Path, cwd: Path = ROOT, timeout: float = 280) -> Result:
+    """Run `nas` to its end."""
+    process = nas_process(*args, cwd=cwd)
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise
+    return Result(code=process.returncode, out=out, err=err)
+
+
+@pytest.fixture(scope="session")
+def quick_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """Directory and output of `nas run quickstart.yaml --quick`."""
+    run_dir = tmp_path_factory.mktemp("runs") / "quickstart"
+    result = nas("run", QUICKSTART, "--quick", "--run-dir", run_dir)
+    assert result.code == 0, result.err
+    return run_dir, result

@@ -1,0 +1,163 @@
+"""Training on two real Ray Train workers that talk through gloo."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments.errors import ClusterError
+from experiments.ray.cluster import Cluster
+from experiments.ray.trainer import train_on_ray
+from hardware.lease import UnitLock
+from nas.errors import CheckpointError, TrainingError
+from tests.experiments.ray.conftest import ROOT, MakeRun
+from tests.experiments.ray.fake_workloads import LOADER, unit_of_this_host
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
+
+
+def train(run_dir: Path, *, num_workers: int = 2, threads: int = 1) -> None:
+    train_on_ray(
+        run_dir,
+        num_workers=num_workers,
+        threads_per_worker=threads,
+        storage=run_dir / "ray",
+        loader=LOADER,
+        lock_directory=run_dir.parent / "locks",
+    )
+
+
+def test_two_workers_get_equal_means_of_their_gradients(make_run: MakeRun) -> None:
+    run_dir = make_run(train="averages")
+    train(run_dir, threads=2)
+    ranks = [json.loads((run_dir / f"rank-{rank}.json").read_text()) for rank in range(2)]
+    assert ranks[0] == ranks[1]
+    assert ranks[0]["world_size"] == 2
+    assert ranks[0]["everywhere"] == [[1.5, 1.5], [1.5, 1.5]]
+    assert ranks[0]["on_one"] == [[2.5, 2.5], [2.5, 2.5]]
+    assert ranks[0]["nowhere"] is None
+    assert ranks[0]["mean"] == 0.5
+    assert ranks[0]["nan"] == "nan"
+    assert ranks[0]["threads"] == 2
+    assert ranks[0]["environment"] == "2"
+
+
+def test_a_single_worker_keeps_its_gradients(make_run: MakeRun) -> None:
+    run_dir = make_run(train="averages")
+    train(run_dir, num_workers=1)
+    found = json.loads((run_dir / "rank-0.json").read_text())
+    assert found["everywhere"] == [[1.0, 1.0], [1.0, 1.0]]
+    assert found["on_one"] is None
+    assert found["mean"] == 0.0
+    assert found["threads"] == 1
+
+
+def test_a_measurer_gets_its_turn_while_two_workers_train(make_run: MakeRun, lock_directory: Path) -> None:
+    run_dir = make_run(train="epochs", epochs=12)
+    lock = UnitLock(unit_of_this_host(), directory=lock_directory)
+    done = threading.Event()
+    seen: list[tuple[int, list[str]]] = []
+
+    def measure() -> None:
+        while not done.is_set():
+            with lock.measuring(owner="the measurer", ttl_s=60) as lease:
+                time.sleep(0.02)
+                seen.append((lease.token, sorted(path.name for path in run_dir.glob("busy-*"))))
+                lease.check()
+            time.sleep(0.05)
+
+    measurer = threading.Thread(target=measure)
+    measurer.start()
+    try:
+        train(run_dir)
+    finally:
+        done.set()
+        measurer.join()
+    assert len(seen) > 12
+    assert [busy for _, busy in seen if busy] == []
+
+
+def test_an_error_of_ours_reaches_the_caller_as_it_was_raised(make_run: MakeRun) -> None:
+    run_dir = make_run(train="nan")
+    with pytest.raises(TrainingError) as caught:
+        train(run_dir)
+    assert type(caught.value) is TrainingError
+    assert str(caught.value) == "the training loss is nan at step 3"
+    assert caught.value.hint == "lower train.learning_rate (now 9.0)"
+
+
+def test_a_run_that_cannot_be_loaded_is_an_error_of_ours(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="has no supernet") as caught:
+        train(tmp_path / "nothing", num_workers=1)
+    assert caught.value.hint == "nas train it"
+
+
+def test_a_bug_in_a_worker_is_told_in_one_line(make_run: MakeRun) -> None:
+    run_dir = make_run(train="bug")
+    with pytest.raises(ClusterError, match=r"training failed in a Ray worker: KeyError: 'stage1.depth'$") as caught:
+        train(run_dir, num_workers=1)
+    assert "run the same command again" in caught.value.hint
+
+
+@pytest.mark.faults
+def test_training_goes_on_after_a_worker_was_killed(make_run: MakeRun, capfd: pytest.CaptureFixture[str]) -> None:
+    run_dir = make_run(train="dies_once")
+    train(run_dir)
+    assert capfd.readouterr().out == ""
+    assert (run_dir / "died").exists()
+    assert (run_dir / "finished-0.json").exists()
+    assert (run_dir / "finished-1.json").exists()
+
+
+def test_more_workers_than_the_cluster_has_room_for_are_refused(make_run: MakeRun, cluster: Cluster) -> None:
+    run_dir = make_run(train="averages")
+    with pytest.raises(ClusterError, match=r"train wants 3 workers of 2 CPUs each, but the 4 CPUs .* room for 2") as e:
+        train(run_dir, num_workers=3, threads=2)
+    assert e.value.hint == "set train.workers to 2 or less"
+    with pytest.raises(ClusterError, match="room for 0") as e:
+        train(run_dir, num_workers=1, threads=5)
+    assert e.value.hint == "give the workers of train fewer threads"
+
+
+INTERRUPTED = """
+import sys
+from pathlib import Path
+from experiments.ray.cluster import connect
+from experiments.ray.trainer import train_on_ray
+from tests.experiments.ray.fake_workloads import LOADER
+run_dir = Path(sys.argv[1])
+try:
+    with connect(num_cpus=1):
+        train_on_ray(run_dir, num_workers=1, threads_per_worker=1, storage=run_dir / "ray", loader=LOADER)
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@pytest.mark.faults
+def test_ctrl_c_ends_training_and_the_embedded_instance(make_run: MakeRun) -> None:
+    run_dir = make_run(train="until_interrupted")
+    process = subprocess.Popen(
+        [sys.executable, "-c", INTERRUPTED, str(run_dir)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+    )
+    while not (run_dir / "training").exists():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    # To the whole group, as a terminal does.
+    os.killpg(process.pid, signal.SIGINT)
+    output, errors = process.communicate()
+    assert process.returncode == 130, errors
+    assert output == ""
+    assert "Traceback" not in errors

@@ -1,0 +1,228 @@
+"""What a user can get wrong: one clear message that names the value and the way out, the documented exit code."""
+
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from experiments import cli
+from experiments.recipe import load_recipe
+from hardware.backends.onnxruntime_cpu import OnnxRuntimeCpu
+from nas.run import create_run
+from tests.experiments.conftest import QUICKSTART, Result
+
+
+@pytest.fixture
+def nas(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> "InProcess":
+    """`nas` in this process, in an empty directory."""
+    monkeypatch.chdir(tmp_path)
+    return InProcess(capfd, monkeypatch)
+
+
+class InProcess:
+    def __init__(self, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        self._capfd, self._monkeypatch = capfd, monkeypatch
+
+    def __call__(self, *args: str | Path) -> Result:
+        self._monkeypatch.setattr(sys, "argv", ["nas", *map(str, args)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = self._capfd.readouterr()
+        code = ended.value.code
+        assert isinstance(code, int)
+        assert "Traceback" not in captured.err
+        return Result(code=code, out=captured.out, err=" ".join(captured.err.split()))
+
+
+def write_recipe(path: Path, **changes: object) -> Path:
+    """The quickstart recipe with dotted keys changed (`__` for the dot)."""
+    content = yaml.safe_load(QUICKSTART.read_text(encoding="utf-8"))
+    for key, value in changes.items():
+        *sections, last = key.split("__")
+        target = content
+        for section in sections:
+            target = target[section]
+        target[last] = value
+    path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        ("train.epoch=3", "train.epochs"),
+        ("train.epochs=ten", "'ten'"),
+        ("train.epochs=0", "train.epochs"),
+        ("search.sampler=nsga9", "nsga9"),
+        ("space.resolutions=[24, 16]", "[24, 16]"),
+        ("nonsense", "nonsense"),
+    ],
+)
+def test_a_wrong_key_type_or_value_is_named_and_ends_with_2(nas: InProcess, setting: str, named: str) -> None:
+    result = nas("run", QUICKSTART, "--set", setting)
+    assert result.code == 2
+    assert named in result.err
+    assert "try" in result.err
+    assert not Path("runs").exists()
+
+
+def test_a_resolution_that_the_space_cannot_have_ends_with_2(nas: InProcess) -> None:
+    result = nas("run", QUICKSTART, "--set", "space.resolutions=[4]")
+    assert result.code == 2
+    assert "resolution 4 is too small" in result.err
+
+
+def test_an_unknown_space_lists_the_known_ones(nas: InProcess) -> None:
+    result = nas("run", QUICKSTART, "--set", "space.name=mbconv-smal")
+    assert result.code == 2
+    assert "did you mean 'mbconv-small'" in result.err
+
+
+def test_a_missing_recipe_ends_with_2(nas: InProcess) -> None:
+    result = nas("run", "no-such.yaml")
+    assert result.code == 2
+    assert "no-such.yaml" in result.err
+
+
+def test_an_unknown_option_ends_with_2(nas: InProcess) -> None:
+    assert nas("run", QUICKSTART, "--sett", "a=b").code == 2
+
+
+def test_an_impossible_latency_limit_ends_with_3_and_names_the_smallest_reachable(nas: InProcess) -> None:
+    result = nas("run", QUICKSTART, "--set", "search.limits.latency_ms=0.0001")
+    assert result.code == 3
+    assert "latency_ms <= 0.0001 ms" in result.err
+    assert "the smallest reachable latency is 0." in result.err
+    assert "measured" in result.err
+    assert not Path("runs/quickstart/run.json").exists()
+
+
+def test_a_missing_data_set_names_three_ways(nas: InProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    recipe = QUICKSTART.with_name("fashion_mnist.yaml")
+    result = nas("run", recipe, "--set", f"data.data_dir={empty}")
+    assert result.code == 2
+    assert str(empty) in result.err
+
+
+def test_an_unwritable_run_directory_ends_with_2(nas: InProcess, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    result = nas("run", QUICKSTART, "--run-dir", tmp_path / "file" / "run")
+    assert result.code == 2
+    assert "cannot create the run directory" in result.err
+    assert "--run-dir" in result.err
+
+
+def test_a_directory_of_something_else_is_left_alone(nas: InProcess, tmp_path: Path) -> None:
+    place = tmp_path / "thesis"
+    place.mkdir()
+    (place / "chapter1.tex").write_text("years of work", encoding="utf-8")
+    result = nas("run", QUICKSTART, "--run-dir", place)
+    assert result.code == 2
+    assert "thesis" in result.err
+    assert (place / "chapter1.tex").read_text(encoding="utf-8") == "years of work"
+
+
+def test_a_run_directory_of_another_recipe_names_the_first_difference(nas: InProcess, tmp_path: Path) -> None:
+    recipe = load_recipe(QUICKSTART)
+    create_run(
+        tmp_path / "run",
+        name=recipe.name,
+        recipe_text=recipe.to_yaml(),
+        recipe_sha256=recipe.fingerprint(),
+        space=recipe.space.name,
+        space_settings={"resolutions": recipe.space.resolutions},
+        num_classes=10,
+        device_id=recipe.device.id,
+    )
+    result = nas("run", QUICKSTART, "--set", "train.epochs=7", "--run-dir", tmp_path / "run")
+    assert result.code == 2
+    assert f"train.epochs: {recipe.train.epochs} against 7" in result.err
+
+
+def test_a_missing_runtime_ends_with_4(nas: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OnnxRuntimeCpu, "missing", lambda self: "package onnxruntime is not installed")
+    result = nas("run", QUICKSTART)
+    assert result.code == 4
+    assert "onnxruntime is not installed" in result.err
+    assert "pip install" in result.err
+
+
+def test_an_unknown_device_ends_with_4_and_lists_the_known(nas: InProcess) -> None:
+    result = nas("run", QUICKSTART, "--set", "device.id=phone")
+    assert result.code == 4
+    assert "onnxruntime-cpu" in result.err
+
+
+@pytest.mark.parametrize("command", ["profile", "search", "refine", "verify", "export", "pareto", "sync", "ui"])
+def test_a_stage_on_a_directory_that_is_no_run_ends_with_2(nas: InProcess, command: str, tmp_path: Path) -> None:
+    result = nas(command, tmp_path)
+    assert result.code == 2
+    assert "is not a run directory" in result.err
+
+
+def test_a_stage_before_its_turn_names_the_command_to_type(nas: InProcess, tmp_path: Path) -> None:
+    recipe = load_recipe(QUICKSTART)
+    create_run(
+        tmp_path / "run",
+        name=recipe.name,
+        recipe_text=recipe.to_yaml(),
+        recipe_sha256=recipe.fingerprint(),
+        space=recipe.space.name,
+        space_settings={"resolutions": recipe.space.resolutions},
+        num_classes=10,
+        device_id=recipe.device.id,
+    )
+    assert f"nas train {tmp_path / 'run'}" in nas("profile", tmp_path / "run").err
+    assert f"nas profile {tmp_path / 'run'}" in nas("search", tmp_path / "run").err
+    assert f"nas search {tmp_path / 'run'}" in nas("verify", tmp_path / "run").err
+    assert "nas verify" in nas("export", tmp_path / "run").err
+    shown = nas("pareto", tmp_path / "run")
+    assert shown.code == 0
+
+
+def test_dry_run_writes_nothing_and_shows_the_plan(nas: InProcess) -> None:
+    result = nas("run", QUICKSTART, "--dry-run")
+    assert result.code == 0
+    for text in ("architectures", "onnxruntime-cpu: found", "evaluations", "runs/quickstart would be made"):
+        assert text in result.out
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_dry_run_of_what_cannot_run_ends_with_2(nas: InProcess) -> None:
+    result = nas("run", QUICKSTART, "--dry-run", "--set", "device.id=phone")
+    assert result.code == 2
+    assert "phone: unknown" in result.out
+
+
+def test_doctor_names_devices_and_data(nas: InProcess) -> None:
+    result = nas("doctor")
+    assert result.code == 0
+    for text in ("onnxruntime-cpu", "fashion-mnist", "memory", "torch"):
+        assert text in result.out
+
+
+def test_quick_block_that_rots_is_found_by_every_run(nas: InProcess, tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "r.yaml", quick={"train.epoch": 1})
+    result = nas("run", recipe, "--dry-run")
+    assert result.code == 2
+    assert "train.epochs" in result.err
+
+
+def test_a_copy_of_a_run_elsewhere_still_opens(nas: InProcess, tmp_path: Path) -> None:
+    recipe = load_recipe(QUICKSTART)
+    create_run(
+        tmp_path / "run",
+        name=recipe.name,
+        recipe_text=recipe.to_yaml(),
+        recipe_sha256=recipe.fingerprint(),
+        space=recipe.space.name,
+        space_settings={"resolutions": recipe.space.resolutions},
+        num_classes=10,
+        device_id=recipe.device.id,
+    )
+    shutil.move(tmp_path / "run", tmp_path / "moved")
+    assert nas("pareto", tmp_path / "moved", "--format", "json").code == 0

@@ -1,0 +1,196 @@
+"""The whole way, from a recipe to an exported model, through the command line."""
+
+import csv
+import io
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pytest
+
+from nas import open_run
+from tests.experiments.conftest import QUICKSTART, ROOT, Result, nas
+
+pytestmark = pytest.mark.slow
+
+QuickRun = tuple[Path, Result]
+
+POINT_KEYS = {
+    "arch_id",
+    "candidate",
+    "accuracy",
+    "accuracy_interval",
+    "accuracy_inherited",
+    "latency_ms",
+    "latency_interval_ms",
+    "latency_predicted_ms",
+    "provenance",
+    "macs",
+    "params",
+}
+
+
+def test_run_ends_with_front_directory_model_and_page(quick_run: QuickRun) -> None:
+    run_dir, result = quick_run
+    assert "Verified Pareto front" in result.out
+    assert f"run directory   {run_dir}" in result.out
+    assert f"MLflow page     nas ui {run_dir}" in result.out
+    model = next(line for line in result.out.splitlines() if line.startswith("exported model"))
+    assert Path(model.split()[-1]).stat().st_size > 1000
+    assert "alias knee" in result.out
+
+
+def test_front_is_json_with_intervals_and_provenance(quick_run: QuickRun) -> None:
+    run_dir, _ = quick_run
+    result = nas("pareto", run_dir, "--format", "json")
+    document = json.loads(result.out)
+    assert {"run", "space", "device", "hypervolume", "reference_point", "points"} <= set(document)
+    assert document["hypervolume"] > 0
+    assert len(document["points"]) >= 2
+    for point in document["points"]:
+        assert set(point) >= POINT_KEYS
+        assert point["provenance"] == "measured"
+        low, high = point["latency_interval_ms"]
+        assert 0 < low <= point["latency_ms"] <= high
+        low, high = point["accuracy_interval"]
+        assert low <= point["accuracy"] <= high
+    accuracies = [point["accuracy"] for point in document["points"]]
+    latencies = [point["latency_ms"] for point in document["points"]]
+    assert accuracies == sorted(accuracies)
+    assert latencies == sorted(latencies)
+
+
+def test_front_is_csv_and_html(quick_run: QuickRun) -> None:
+    run_dir, _ = quick_run
+    points = json.loads(nas("pareto", run_dir, "--format", "json").out)["points"]
+    rows = list(csv.DictReader(io.StringIO(nas("pareto", run_dir, "--format", "csv").out)))
+    assert [row["candidate"] for row in rows] == [point["candidate"] for point in points]
+    page = nas("pareto", run_dir, "--format", "html").out
+    assert page.lstrip().lower().startswith(("<!doctype html", "<html"))
+    assert points[0]["arch_id"] in page
+
+
+def test_second_call_does_nothing_again(quick_run: QuickRun) -> None:
+    run_dir, first = quick_run
+    before = {
+        table: len(getattr(open_run(run_dir), table)()) for table in ("evaluations", "measurements", "verifications")
+    }
+    result = nas("run", QUICKSTART, "--quick", "--run-dir", run_dir)
+    assert result.code == 0, result.err
+    after = {table: len(getattr(open_run(run_dir), table)()) for table in before}
+    assert after == before
+    assert result.err.count("finished before") == 5
+    assert result.out == first.out
+
+
+def test_every_architecture_was_evaluated_once_and_no_trial_is_left(quick_run: QuickRun) -> None:
+    run_dir, _ = quick_run
+    run = open_run(run_dir)
+    rows = run.evaluations()
+    inherited = rows[rows["weights_kind"] == "inherited"]
+    assert len(inherited) == 24
+    assert inherited["arch_id"].is_unique
+    study = optuna.load_study(study_name=run.info.name, storage=f"sqlite:///{run.study_path}")
+    assert not study.get_trials(states=(optuna.trial.TrialState.RUNNING,))
+
+
+def test_refined_candidates_show_their_gain(quick_run: QuickRun) -> None:
+    run_dir, result = quick_run
+    rows = open_run(run_dir).evaluations()
+    tuned = rows[rows["weights_kind"] == "fine-tuned"]
+    assert len(tuned) >= 4
+    assert set(tuned["arch_id"]) <= set(rows[rows["weights_kind"] == "inherited"]["arch_id"])
+    assert "gain over inherited weights" in result.err
+
+
+def test_predictor_reports_its_held_out_error(quick_run: QuickRun) -> None:
+    run_dir, _ = quick_run
+    document = json.loads(nas("pareto", run_dir, "--format", "json").out)
+    scores = document["predictor"]["scores"]
+    assert {"mape_percent", "spearman", "kendall", "within_5_percent", "within_10_percent"} <= set(scores)
+    assert math.isfinite(scores["mape_percent"])
+    measured = open_run(run_dir).measurements()
+    assert (measured["purpose"] == "profile-held-out").sum() == document["predictor"]["num_held_out"]
+    assert (measured["num_rounds"] >= 10).all()
+
+
+SCRIPT = """
+import json, sys, time
+import numpy as np, onnxruntime as ort
+from sklearn.datasets import load_digits
+folder = sys.argv[1]
+card = json.load(open(folder + "/card.json"))
+chosen = np.array(json.load(open(folder + "/report_split.json"))["indices"])
+digits = load_digits()
+options = ort.SessionOptions()
+options.intra_op_num_threads = 1
+session = ort.InferenceSession(folder + "/model.onnx", options, providers=["CPUExecutionProvider"])
+images = digits.images[chosen].astype(np.float32)[:, None]
+correct, times = 0, []
+for image, label in zip(images, digits.target[chosen]):
+    for _ in range(5):
+        start = time.perf_counter()
+        (logits,) = session.run(None, {"image": image[None]})
+        times.append(1e3 * (time.perf_counter() - start))
+    correct += int(logits.argmax() == label)
+accuracy, p50_ms = correct / len(chosen), float(np.median(times))
+print(json.dumps({"accuracy": accuracy, "p50_ms": p50_ms, "card": card["accuracy"]["report"]}))
+"""
+
+
+def test_exported_file_keeps_the_cards_accuracy_in_a_script_of_nothing_of_ours(
+    quick_run: QuickRun, tmp_path: Path
+) -> None:
+    run_dir, _ = quick_run
+    (folder,) = (run_dir / "export").iterdir()
+    assert len(SCRIPT.strip().splitlines()) <= 22
+    found = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(folder)], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    values = json.loads(found.stdout)
+    assert values["accuracy"] == pytest.approx(values["card"]["value"], abs=0.001)
+    assert values["p50_ms"] > 0
+
+
+def test_export_of_another_point_by_its_architecture(quick_run: QuickRun) -> None:
+    run_dir, _ = quick_run
+    point = json.loads(nas("pareto", run_dir, "--format", "json").out)["points"][0]
+    result = nas("export", run_dir, "--arch", point["arch_id"])
+    assert result.code == 0, result.err
+    assert point["candidate"] in result.out
+
+
+def test_sync_rebuilds_mlflow_from_the_run_directory(quick_run: QuickRun, tmp_path: Path) -> None:
+    import shutil
+
+    run_dir, _ = quick_run
+    copy = tmp_path / "copy"
+    shutil.copytree(run_dir, copy)
+    shutil.rmtree(copy / "mlflow")
+    assert nas("sync", copy).code == 0
+    from mlflow import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{copy / 'mlflow' / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("archsmith")
+    assert experiment is not None
+    runs = client.search_runs([experiment.experiment_id], max_results=1000)
+    children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    candidates = open_run(copy).evaluations()["candidate_id"].nunique()
+    assert len(children) == candidates
+    (parent,) = [run for run in runs if run not in children]
+    names = {file.path for file in client.list_artifacts(parent.info.run_id)}
+    assert {"pareto.html", "pareto.json", "recipe.yaml", "predictor.html", "hypervolume.html"} <= names
+
+
+def test_readme_names_commands_that_exist() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    help_text = nas("--help").out
+    named = {
+        line.split()[1] for line in readme.splitlines() if line.strip().startswith("nas ") and len(line.split()) > 1
+    }
+    assert named
+    for command in named:
+        assert command in help_text, command
