@@ -116,13 +116,13 @@ class _Mirror:
     def sync_now_and_then(self) -> None:
         """Sync if the last one is long ago."""
         if time.monotonic() - self._synced_at > _SYNC_SECONDS:
-            self.sync(finished=False)
+            self.sync(finished=False, searching=True)
 
-    def sync(self, *, finished: bool) -> None:
+    def sync(self, *, finished: bool, searching: bool = False) -> None:
         """Write the report files and make the tracker show the run as it is now."""
-        files = write_report(self._session.run)
+        files = [] if searching else write_report(self._session.run)
         try:
-            self._tracker.sync(run_view(self._session.run, artifacts=files, finished=finished))
+            self._tracker.sync(run_view(self._session.run, artifacts=files, finished=finished, searching=searching))
             self.healthy = True
         except TrackingError as e:
             self._complain(e)

@@ -143,8 +143,12 @@ def write_report(run: Run) -> list[Path]:
     return files
 
 
-def run_view(run: Run, *, artifacts: list[Path], finished: bool) -> RunView:
-    """Everything that a tracker mirrors, read from the run directory now."""
+def run_view(run: Run, *, artifacts: list[Path], finished: bool, searching: bool = False) -> RunView:
+    """Everything that a tracker mirrors, read from the run directory now.
+
+    The hypervolume is left out while the search runs: its reference point still moves, and trackers cannot take a
+    value back.
+    """
     front = run.front()
     profile = read_profile(run, run.info.device_id)
     scores = profile["scores"] if profile is not None else {}
@@ -159,7 +163,7 @@ def run_view(run: Run, *, artifacts: list[Path], finished: bool) -> RunView:
         verifications=run.verifications(),
         front=[dict(point.to_json()) for point in front.points] if front.provenance == "measured" else [],
         predictor_scores={key: float(str(value)) for key, value in scores.items() if value is not None},
-        hypervolume=hypervolume_by_evaluation(evaluations, device_id=run.info.device_id),
+        hypervolume=() if searching else hypervolume_by_evaluation(evaluations, device_id=run.info.device_id),
         artifacts=artifacts,
         tags={"space": run.space.space_id, "device": run.info.device_id, "run_dir": str(run.path)},
         finished=finished,

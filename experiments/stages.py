@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+import optuna
 import pandas as pd
 
 from experiments.ray.pool import RayEvaluationPool
@@ -152,6 +153,7 @@ def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_
         str(row["arch_id"]): Values(accuracy=float(row["accuracy"]), latency_ms=float(row["latency_predicted_ms"]))
         for row in rows.to_dict("records")
     }
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = open_study(run.study_path, name=run.info.name, space=run.space, settings=settings, limit=limit)
     if search_is_done(session):
         study.recover(known)

@@ -107,9 +107,7 @@ def get_device(device_id: str, *, threads: int = 1, batch: int = 1) -> Device:
     backend, precision = known[device_id]
     reason = backend.missing()
     if reason is not None:
-        raise DeviceError(
-            f"device {device_id!r} is not available: {reason}", hint=f"pip install '{backend.requirement}'"
-        )
+        raise DeviceError(f"device {device_id!r} is not available: {reason}", hint=f"pip install {backend.requirement}")
     spec = DeviceSpec(device_id=device_id, backend=backend.name, precision=precision, batch=batch, threads=threads)
     num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     if threads > num_cores:
@@ -133,7 +131,7 @@ def list_devices() -> list[DeviceStatus]:
                     backend=backend.name,
                     available=reason is None,
                     reason=reason or "",
-                    hint="" if reason is None else f"pip install '{backend.requirement}'",
+                    hint="" if reason is None else f"pip install {backend.requirement}",
                     versions=backend.versions() if reason is None else {},
                 )
             )

@@ -3,7 +3,7 @@
 import platform
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -130,6 +130,13 @@ def export_candidate(
     return Exported(directory=directory, model_path=model_path, candidate_id=candidate.candidate_id, card=card)
 
 
+def _own_version() -> str:
+    try:
+        return version("archsmith")
+    except PackageNotFoundError:
+        return "not installed, run from its source tree"
+
+
 def _compare(bench: Workbench, candidate: Candidate, artifact: Artifact) -> Comparison:
     """Run the reopened file and the PyTorch network on the same real images."""
     images_NCHW, batch = bench.data.report.images_NCHW, bench.device.spec.batch
@@ -218,7 +225,7 @@ def _card(
         },
         "comparison": asdict(comparison),
         "versions": {
-            "archsmith": version("archsmith"),
+            "archsmith": _own_version(),
             "torch": torch.__version__,
             "python": platform.python_version(),
         },

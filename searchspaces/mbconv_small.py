@@ -93,6 +93,10 @@ class MBConvConfig:
         return (before,) + (own.channels,) * (own.depths[-1] - 1)
 
 
+def _shown(values: object) -> str:
+    return repr(list(values) if isinstance(values, tuple) else values)
+
+
 def _check_ascending(name: str, values: object) -> None:
     valid = (
         isinstance(values, tuple)
@@ -102,7 +106,7 @@ def _check_ascending(name: str, values: object) -> None:
     )
     if not valid:
         raise SpaceError(
-            f"{name} must be ascending positive integers, got {values!r}", hint=f"for example {name}: [1, 2]"
+            f"{name} must be ascending positive integers, got {_shown(values)}", hint=f"for example {name}: [1, 2]"
         )
 
 
@@ -259,7 +263,7 @@ def _space_id(config: MBConvConfig) -> str:
 
 def _tuple(values: Sequence[int]) -> tuple[int, ...]:
     if not isinstance(values, list | tuple):
-        raise SpaceError(f"resolutions must be a list of integers, got {values!r}", hint="for example [16, 20, 24]")
+        raise SpaceError(f"resolutions must be a list of integers, got {_shown(values)}", hint="for example [16, 20, 24]")
     return tuple(values)
 
 

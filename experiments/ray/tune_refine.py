@@ -8,15 +8,24 @@ from typing import Any
 
 import torch
 from ray import tune
-from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig, Tuner
+from ray.tune import Callback, FailureConfig, RunConfig, TuneConfig, TuneError, Tuner
 from ray.tune.experiment import Trial
 
+from experiments.errors import ClusterError
 from experiments.ray.cluster import require_cpus
 from experiments.ray.environment import temporary_environment
 from experiments.ray.failures import describe, hinted_cause
 from experiments.ray.loading import DEFAULT_LOADER, HostLock, load
 
 _QUIET = 0
+_TUNE_ENVIRONMENT = {
+    # Tune's own handler would swallow Ctrl-C and return what there is.
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    # However quiet it is told to be, the new output prints to standard output, where the command line may print JSON.
+    "RAY_AIR_NEW_OUTPUT": "0",
+    # Nobody reads these files.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+}
 # Tune adds dozens of entries of its own to what is reported.
 _REPORTED = "reported"
 
@@ -51,7 +60,8 @@ def refine_on_ray(
         By directory, as handed in: None, or in one line why the trial failed.
 
     Raises:
-        ClusterError: the cluster has too few CPUs, or there is no connection.
+        ClusterError: the cluster has too few CPUs, there is no connection, or Ray Tune itself failed.
+        Exception: whatever `on_result` raised.
     """
     if not jobs:
         return {}
@@ -63,6 +73,7 @@ def refine_on_ray(
         "loader": loader,
         "lock_directory": None if lock_directory is None else str(lock_directory.resolve()),
     }
+    reporting = _Reporting(names, on_result=on_result)
     tuner = Tuner(
         tune.with_resources(_fine_tune, {"CPU": threads_per_trial}),
         param_space={
@@ -77,13 +88,18 @@ def refine_on_ray(
             name=f"refine-{uuid.uuid4().hex[:8]}",
             storage_path=str(storage.resolve()),
             failure_config=FailureConfig(max_failures=1),
-            callbacks=[_Reporting(names, on_result=on_result)],
+            callbacks=[reporting],
             verbose=_QUIET,
         ),
     )
-    # Tune's own handler would swallow Ctrl-C and return what there is.
-    with temporary_environment({"TUNE_DISABLE_SIGINT_HANDLER": "1"}):
-        results = tuner.fit()
+    with temporary_environment(_TUNE_ENVIRONMENT):
+        try:
+            results = tuner.fit()
+        except TuneError as e:
+            raise reporting.error or ClusterError(
+                f"Ray Tune failed: {describe(e)}",
+                hint="run the same command again: finished candidates are kept, others go on from their checkpoints",
+            ) from e
     errors: dict[str, str | None] = dict.fromkeys(names.values(), "the trial was not run")
     for number in range(len(results)):
         result = results[number]
@@ -97,12 +113,24 @@ class _Reporting(Callback):
 
     def __init__(self, names: Mapping[str, str], *, on_result: Callable[[str, dict[str, float]], None]) -> None:
         self._names, self._on_result = names, on_result
+        self.error: Exception | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        # Tune saves its callbacks beside its own state, to restore what we never restore; what listens here (a progress
+        # bar) cannot be saved, and stays in this process.
+        return {}
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: object
     ) -> None:
-        if _REPORTED in result:
+        if _REPORTED not in result:
+            return
+        try:
             self._on_result(self._names[trial.config["job"]["directory"]], result[_REPORTED])
+        except Exception as e:
+            # Tune would hand on the text of it only.
+            self.error = e
+            raise
 
 
 def _trial_name(trial: Trial) -> str:

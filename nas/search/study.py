@@ -121,7 +121,6 @@ def open_study(
                 hint=hint,
             )
         study.set_user_attr("space_id", space.space_id)
-        study.set_metric_names([ACCURACY.name, "latency_predicted_ms"])
     except sqlalchemy.exc.SQLAlchemyError as e:
         raise RunError(f"the study {path} cannot be opened: {e}", hint=hint) from e
     return SearchStudy(study, space=space, limit=limit)

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from hardware.device import DeviceSpec
-from hardware.files import write_json
+from hardware.files import JSON, write_json
 from nas.errors import CheckpointError, TrainingError
 from nas.search.pool import SubnetScore
 from nas.training.context import TrainContext
@@ -62,7 +62,7 @@ class FakeWorkload:
             on_one.grad = torch.full((2, 2), 5.0)
         context.average_gradients([everywhere, on_one, nowhere])
         assert everywhere.grad is not None
-        found = {
+        found: dict[str, JSON] = {
             "world_size": context.world_size,
             "everywhere": everywhere.grad.tolist(),
             "on_one": None if on_one.grad is None else on_one.grad.tolist(),

@@ -149,7 +149,7 @@ def test_a_run_that_cannot_be_loaded_is_an_error_of_ours(
 def test_a_loader_that_does_not_exist_is_named(make_run: MakeRun, archs: list[Architecture]) -> None:
     pool = RayEvaluationPool(make_run(), num_workers=1, loader="experiments.nowhere:load")
     submit_each(pool, archs[:1])
-    with pytest.raises(ClusterError, match="cannot load 'experiments.nowhere:load'"):
+    with pytest.raises(ClusterError, match=r"cannot load 'experiments\.nowhere:load'"):
         pool.next_result()
     pool.close()
 
