@@ -1,5 +1,6 @@
 """How the command line shows things: bars on standard error, tables on standard output."""
 
+import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
@@ -36,7 +37,7 @@ class ConsoleReporter:
             console=console,
             transient=True,
         )
-        self._name = ""
+        self._started = time.monotonic()
         self._bar: TaskID | None = None
 
     def __enter__(self) -> Self:
@@ -50,9 +51,9 @@ class ConsoleReporter:
 
     def stage(self, name: str, *, text: str) -> None:
         """Print the stage's line and open a bar without an end yet."""
-        self._name = name
         self._console.print(f"[bold]{name:8}[/bold] {text}", highlight=False)
         self._bar = self._bars.add_task(name, total=None, text="")
+        self._started = time.monotonic()
 
     def progress(self, done: float, total: float, *, text: str = "") -> None:
         """Move the stage's bar."""
@@ -64,7 +65,8 @@ class ConsoleReporter:
         if self._bar is not None:
             self._bars.remove_task(self._bar)
         self._bar = None
-        self._console.print(f"         [green]done[/green] {text}", highlight=False)
+        seconds = time.monotonic() - self._started
+        self._console.print(f"         [green]done[/green] {text} ({seconds:.0f} s)", highlight=False)
 
     def message(self, text: str) -> None:
         """Print something that a user should know."""

@@ -61,6 +61,7 @@ class SpaceSettings(Section):
     resolutions: Annotated[
         tuple[Annotated[int, Field(ge=4, le=1_024)], ...], Field(strict=False, min_length=1), AfterValidator(_ascending)
     ] = Field(default=(16, 20, 24), description="input resolutions in pixels, ascending")
+    width: float = Field(default=1.0, ge=0.1, le=10, description="multiplier of all channel numbers")
 
 
 class DeviceSettings(Section):

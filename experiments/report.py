@@ -91,9 +91,9 @@ def predictor_points(run: Run, device_id: str) -> pd.DataFrame:
         {
             "arch_id": rows["arch_id"].to_numpy(),
             "held_out": (rows["purpose"] == PROFILE_HELD_OUT).to_numpy(),
-            "latency_ms": rows["p50"].to_numpy(),
-            "latency_low_ms": rows["low"].to_numpy(),
-            "latency_high_ms": rows["high"].to_numpy(),
+            "latency_ms": rows["latency_ms"].to_numpy(),
+            "latency_low_ms": (rows["low"] / rows["p50"] * rows["latency_ms"]).to_numpy(),
+            "latency_high_ms": (rows["high"] / rows["p50"] * rows["latency_ms"]).to_numpy(),
             "latency_predicted_ms": prediction.mean,
             "latency_predicted_low_ms": prediction.lower,
             "latency_predicted_high_ms": prediction.upper,

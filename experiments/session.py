@@ -147,7 +147,7 @@ def exclusive(run_dir: Path) -> Iterator[None]:
 
 
 def _space_settings(recipe: Recipe) -> dict[str, JSON]:
-    return {"resolutions": recipe.space.resolutions}
+    return {"resolutions": recipe.space.resolutions, "width": recipe.space.width}
 
 
 def _require_same_recipe(recipe: Recipe, run_dir: Path) -> None:

@@ -1,6 +1,6 @@
 """Measures candidates on the run's device and keeps the records."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -9,41 +9,50 @@ from hardware.measuring import measure_many
 from nas.candidate import Candidate
 from nas.materialise import Workbench
 
+REFERENCE = "reference"
 _ORDER = 8
 
 
 def measure_candidates(
     bench: Workbench,
-    candidates: Sequence[Candidate],
+    purposes: Mapping[Candidate, str],
     *,
-    purpose: str,
     protocol: str,
     seed: int,
     on_round: Callable[[int, int], None] | None = None,
 ) -> Mapping[str, CostMeasurement]:
     """Build the candidates' artifacts, measure them in one interleaved batch, append the records to the run's table.
 
-    The largest subnet with inherited weights runs in every round as the reference that shows drift. Building computes,
+    The largest subnet with inherited weights runs in every round as the reference that shows drift; its own record is
+    kept with the batch (the same lease token), so that batches of different hours can be compared. Building computes,
     so it holds the compute lock; measuring takes the host for itself.
 
+    Args:
+        bench: makes artifacts.
+        purposes: what each candidate is measured for, a column of the table.
+        protocol: measurement protocol.
+        seed: order within the rounds.
+        on_round: called with (rounds done, most rounds).
+
     Returns:
-        Measurement by candidate_id.
+        Measurement by candidate_id, the reference's included.
 
     Raises:
         DeviceError: the device is unavailable or busy.
     """
-    if not candidates:
+    if not purposes:
         return {}
     with bench.computing():
-        artifacts = {candidate.candidate_id: bench.artifact(candidate) for candidate in candidates}
-        reference = bench.artifact(bench.inherit(bench.run.space.largest))
+        reference = bench.inherit(bench.run.space.largest)
+        everything = {reference: REFERENCE, **purposes}
+        artifacts = {candidate.candidate_id: bench.artifact(candidate) for candidate in everything}
     measurements = measure_many(
         bench.device,
         artifacts,
-        reference=reference,
+        reference=artifacts[reference.candidate_id],
         protocol=protocol,
         rng=np.random.default_rng((seed, _ORDER)),
-        owner=f"nas {bench.run.info.name} ({purpose})",
+        owner=f"nas {bench.run.info.name}",
         on_progress=on_round,
     )
     bench.run.measurements_table.append(
@@ -55,7 +64,7 @@ def measure_candidates(
                 "architecture": candidate.architecture.to_json(),
                 "purpose": purpose,
             }
-            for candidate in candidates
+            for candidate, purpose in everything.items()
         ]
     )
     return measurements

@@ -1,6 +1,6 @@
 """Profiles a device: measures chosen subnets, fits the latency predictor, judges it on subnets that it never saw."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from searchspaces import Architecture, SearchSpace
 PROFILE_FIT, PROFILE_HELD_OUT = "profile-fit", "profile-held-out"
 
 _POOL = 4000
-_BATCH = 32
+_BATCH = 64
 _EXTRA = 16
 
 
@@ -108,7 +108,7 @@ def profile_device(
     Args:
         bench: makes artifacts.
         settings: how much.
-        on_progress: called with (measured, wanted) subnets.
+        on_progress: called with (rounds done, most rounds) of the batch that is measured.
         on_message: told what a user should know.
 
     Raises:
@@ -127,14 +127,8 @@ def profile_device(
     held_out = set(
         np.random.default_rng((settings.seed, 6)).permutation(np.arange(2, wanted))[: settings.held_out].tolist()
     )
-    _measure_missing(
-        bench, [arch for n, arch in enumerate(chosen) if n in held_out], PROFILE_HELD_OUT, settings=settings
-    )
-    on_progress(settings.held_out, wanted)
-    _measure_missing(
-        bench, [arch for n, arch in enumerate(chosen) if n not in held_out], PROFILE_FIT, settings=settings
-    )
-    on_progress(wanted, wanted)
+    purposes = {arch: PROFILE_HELD_OUT if n in held_out else PROFILE_FIT for n, arch in enumerate(chosen)}
+    _measure_missing(bench, purposes, settings=settings, on_progress=on_progress)
     predictor, profile = _fit(run, device_id=bench.device.spec.device_id, settings=settings)
     while not profile.accepted and profile.num_fit + profile.num_held_out < settings.max_measured:
         on_message(
@@ -146,8 +140,7 @@ def profile_device(
         proposed = predictor.propose(min(_EXTRA, room), rng=rng, exclude=exclude)
         if not proposed:
             break
-        _measure_missing(bench, proposed, PROFILE_FIT, settings=settings)
-        on_progress(len(exclude) + len(proposed), settings.max_measured)
+        _measure_missing(bench, dict.fromkeys(proposed, PROFILE_FIT), settings=settings, on_progress=on_progress)
         predictor, profile = _fit(run, device_id=profile.device_id, settings=settings)
     if profile.num_suspect:
         on_message(f"{profile.num_suspect} measurements are suspect (the reference network drifted); they are marked")
@@ -162,24 +155,36 @@ def profile_path(run: Run, device_id: str) -> Path:
 
 
 def profiled_subnets(run: Run, *, device_id: str) -> pd.DataFrame:
-    """Measurements that the predictor is fitted or judged on, the newest of each subnet."""
+    """Measurements that the predictor is fitted or judged on, the newest of each subnet.
+
+    `latency_ms` is the measured median, times the reference network's in the first session over its own in the
+    session of the row: a host that became slower between two sessions must not look like a slower network.
+    """
     rows = run.measurements()
-    rows = rows[(rows["device_id"] == device_id) & rows["purpose"].isin([PROFILE_FIT, PROFILE_HELD_OUT])]
-    return rows.drop_duplicates("arch_id", keep="last")
+    rows = rows[rows["device_id"] == device_id]
+    references = rows[rows["arch_id"] == run.space.largest.arch_id].drop_duplicates("lease_token", keep="last")
+    reference_ms = references.set_index("lease_token")["p50"]
+    rows = rows[rows["purpose"].isin([PROFILE_FIT, PROFILE_HELD_OUT])].drop_duplicates("arch_id", keep="last")
+    slowdown = rows["lease_token"].map(reference_ms / reference_ms.iloc[0]) if len(rows) else 1.0
+    return rows.assign(latency_ms=rows["p50"] / slowdown)
 
 
 def _measure_missing(
-    bench: Workbench, archs: Sequence[Architecture], purpose: str, *, settings: ProfileSettings
+    bench: Workbench,
+    purposes: Mapping[Architecture, str],
+    *,
+    settings: ProfileSettings,
+    on_progress: Callable[[int, int], None],
 ) -> None:
     done = set(profiled_subnets(bench.run, device_id=bench.device.spec.device_id)["arch_id"])
-    missing = [arch for arch in archs if arch.arch_id not in done]
+    missing = [arch for arch in purposes if arch.arch_id not in done]
     for start in range(0, len(missing), _BATCH):
-        batch = [bench.inherit(arch) for arch in missing[start : start + _BATCH]]
-        measure_candidates(bench, batch, purpose=purpose, protocol=settings.protocol, seed=settings.seed)
+        batch = {bench.inherit(arch): purposes[arch] for arch in missing[start : start + _BATCH]}
+        measure_candidates(bench, batch, protocol=settings.protocol, seed=settings.seed, on_round=on_progress)
 
 
 def _fit(run: Run, *, device_id: str, settings: ProfileSettings) -> tuple[LatencyPredictor, Profile]:
-    rows = profiled_subnets(run, device_id=device_id).rename(columns={"p50": "latency_ms"})
+    rows = profiled_subnets(run, device_id=device_id)
     fit, held_out = rows[rows["purpose"] == PROFILE_FIT], rows[rows["purpose"] == PROFILE_HELD_OUT]
     predictor = fit_latency_predictor(fit, space=run.space, device_id=device_id)
     archs = [Architecture.from_json(text) for text in held_out["architecture"]]

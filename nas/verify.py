@@ -76,7 +76,9 @@ def verify_candidates(
         for number, candidate in enumerate(missing):
             accuracies.append(bench.accuracy(bench.artifact(candidate), bench.data.verify))
             on_progress(number + 1, steps)
-    measurements = measure_candidates(bench, missing, purpose="verify", protocol=settings.protocol, seed=settings.seed)
+    measurements = measure_candidates(
+        bench, dict.fromkeys(missing, "verify"), protocol=settings.protocol, seed=settings.seed
+    )
     prices = pricer.price([candidate.architecture for candidate in missing])
     rows = []
     for candidate, accuracy, price in zip(missing, accuracies, prices, strict=True):

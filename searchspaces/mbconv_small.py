@@ -9,7 +9,7 @@ per stage, resolution once (Cai et al., Once-for-All, ICLR 2020, section 3).
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -263,21 +263,36 @@ def _space_id(config: MBConvConfig) -> str:
 
 def _tuple(values: Sequence[int]) -> tuple[int, ...]:
     if not isinstance(values, list | tuple):
-        raise SpaceError(f"resolutions must be a list of integers, got {_shown(values)}", hint="for example [16, 20, 24]")
+        raise SpaceError(
+            f"resolutions must be a list of integers, got {_shown(values)}", hint="for example [16, 20, 24]"
+        )
     return tuple(values)
 
 
-def mbconv_small(*, resolutions: Sequence[int] = MBConvConfig().resolutions, in_channels: int = 1) -> MBConvSpace:
+def mbconv_small(
+    *, resolutions: Sequence[int] = MBConvConfig().resolutions, width: float = 1.0, in_channels: int = 1
+) -> MBConvSpace:
     """The default space of small images; see the module's text.
 
     Args:
         resolutions: allowed input sizes in pixels, ascending.
+        width: multiplier of all channel numbers, which are then rounded to multiples of 8.
         in_channels: channels of the images.
 
     Raises:
         SpaceError: settings that do not fit.
     """
-    return MBConvSpace(MBConvConfig(resolutions=_tuple(resolutions), in_channels=in_channels))
+    if not (type(width) in (int, float) and 0.1 <= width <= 10.0):
+        raise SpaceError(f"width is {width!r}, expected a number from 0.1 to 10", hint="for example width: 0.5")
+    base = MBConvConfig()
+    config = MBConvConfig(
+        resolutions=_tuple(resolutions),
+        in_channels=in_channels,
+        stem_channels=round_channels(base.stem_channels * width),
+        stages=tuple(replace(stage, channels=round_channels(stage.channels * width)) for stage in base.stages),
+        head_channels=round_channels(base.head_channels * width),
+    )
+    return MBConvSpace(config)
 
 
 SPACES: Mapping[str, Callable[..., SearchSpace]] = {"mbconv-small": mbconv_small}

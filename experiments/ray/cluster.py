@@ -131,18 +131,18 @@ def _connect_running(stack: ExitStack, *, address: str, timeout_s: float) -> Non
         )
     # Whatever Ray raises here, bare Exception included, means the same.
     except Exception as e:
-        raise _unreachable(address, reason=last_line(str(e))) from e
+        raise _unreachable(address, said=str(e)) from e
 
 
 def _dial(address: str) -> None:
     """Refuse at once what is no address, and what nobody listens on."""
     host, _, port = address.rpartition(":")
-    if not host or not port.isdecimal():
+    if not host or "/" in host or not port.isdecimal():
         raise ClusterError(f"{address!r} is not the address of a Ray cluster", hint='give "host:port" or "auto"')
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_DIAL_SECONDS).close()
     except (OSError, OverflowError) as e:
-        raise _unreachable(address, reason=str(e)) from e
+        raise _unreachable(address, said=str(e)) from e
 
 
 def _probe(address: str, *, timeout_s: float) -> None:
@@ -154,19 +154,25 @@ def _probe(address: str, *, timeout_s: float) -> None:
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # The machine answers already, so a few seconds are enough for Ray's head to do so, too.
+        env={**os.environ, "RAY_NUM_REDIS_GET_RETRIES": "5"},
     )
     try:
         _, errors = process.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired as e:
-        raise _unreachable(address, reason=f"no answer within {timeout_s:g} s") from e
+        raise _unreachable(address, said=f"no answer within {timeout_s:g} s") from e
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     if process.returncode != 0:
-        raise _unreachable(address, reason=last_line(errors))
+        raise _unreachable(address, said=errors)
 
 
-def _unreachable(address: str, *, reason: str) -> ClusterError:
-    hint = _TOKEN_HINT if "token" in reason.lower() or "auth" in reason.lower() else _UNREACHABLE_HINT
-    return ClusterError(f"the Ray cluster at {address} cannot be used: {reason}", hint=hint)
+def _unreachable(address: str, *, said: str) -> ClusterError:
+    # Ray tells of a wrong token deep inside a traceback whose end says nothing.
+    is_locked = "AuthenticationError" in said or "InvalidAuthToken" in said
+    reason = "it asks for a token that it was not given" if is_locked else last_line(said)
+    return ClusterError(
+        f"the Ray cluster at {address} cannot be used: {reason}", hint=_TOKEN_HINT if is_locked else _UNREACHABLE_HINT
+    )

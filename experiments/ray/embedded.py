@@ -16,6 +16,8 @@ from experiments.ray import guard
 from experiments.ray.environment import THREAD_VARIABLES, ensure_token, temporary_environment
 from experiments.ray.failures import last_line
 
+_LOGGER = logging.getLogger(__name__)
+
 # Architectures, scores and settings pass through it; data and weights are read from the run directory.
 _OBJECT_STORE_BYTES = 128 * 2**20
 _SHORT_PATH = 40
@@ -57,16 +59,19 @@ def start_embedded(stack: ExitStack, *, num_cpus: int | None, timeout_s: float) 
     )
     stack.callback(_sweep, sweeper)
     stack.callback(ray.shutdown, wait_for_processes=True)
-    timed_out = threading.Event()
+    up, timed_out = threading.Event(), threading.Event()
 
     def give_up() -> None:
+        if up.wait(timeout_s):
+            return
         timed_out.set()
-        _sweep(sweeper)
+        _LOGGER.error("the embedded Ray instance is not up within %g s and is ended", timeout_s)
+        while not up.is_set():
+            guard.sweep(mark, directory=directory)
 
-    # Ray can wait for ever for a daemon that does not come up. Without its processes it gives up.
-    timer = threading.Timer(timeout_s, give_up)
-    timer.daemon = True
-    timer.start()
+    # Ray can wait for ever for a daemon that does not come up. Without its processes it gives up; in the one case where
+    # it does not raise then, it ends this process after a minute.
+    threading.Thread(target=give_up, name="ray-start", daemon=True).start()
     try:
         with temporary_environment({**_RAY_ENVIRONMENT, guard.MARK: mark}):
             ray.init(
@@ -88,7 +93,7 @@ def start_embedded(stack: ExitStack, *, num_cpus: int | None, timeout_s: float) 
             "`nas doctor` says what of this machine works",
         ) from e
     finally:
-        timer.cancel()
+        up.set()
 
 
 def _make_directory() -> Path:

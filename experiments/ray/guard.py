@@ -33,8 +33,9 @@ def marked_processes(mark: str, *, proc: Path = Path("/proc")) -> list[int]:
         proc: the process file system.
     """
     wanted = f"{MARK}={mark}".encode()
-    found = []
-    for entry in proc.iterdir():
+    found: list[int] = []
+    # Only Linux has one; elsewhere Ray brings a guard of its own.
+    for entry in proc.iterdir() if proc.is_dir() else ():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         # A process may end while it is looked at, and other users' processes are none of our business.

@@ -102,7 +102,7 @@ def open_study(
     """Open or create the study in the SQLite file `path`.
 
     Raises:
-        RunError: the file is damaged or belongs to another space.
+        RunError: the file is damaged, of another version of optuna, or belongs to another space.
     """
     hint = f"move {path} away and search again: what was evaluated is kept in the tables"
     try:
@@ -121,7 +121,8 @@ def open_study(
                 hint=hint,
             )
         study.set_user_attr("space_id", space.space_id)
-    except sqlalchemy.exc.SQLAlchemyError as e:
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError) as e:
+        # RuntimeError: optuna's own, for the tables of another version
         raise RunError(f"the study {path} cannot be opened: {e}", hint=hint) from e
     return SearchStudy(study, space=space, limit=limit)
 

@@ -134,7 +134,7 @@ def test_a_run_directory_of_another_recipe_names_the_first_difference(nas: InPro
         recipe_text=recipe.to_yaml(),
         recipe_sha256=recipe.fingerprint(),
         space=recipe.space.name,
-        space_settings={"resolutions": recipe.space.resolutions},
+        space_settings={"resolutions": recipe.space.resolutions, "width": recipe.space.width},
         num_classes=10,
         device_id=recipe.device.id,
     )
@@ -172,7 +172,7 @@ def test_a_stage_before_its_turn_names_the_command_to_type(nas: InProcess, tmp_p
         recipe_text=recipe.to_yaml(),
         recipe_sha256=recipe.fingerprint(),
         space=recipe.space.name,
-        space_settings={"resolutions": recipe.space.resolutions},
+        space_settings={"resolutions": recipe.space.resolutions, "width": recipe.space.width},
         num_classes=10,
         device_id=recipe.device.id,
     )
@@ -220,7 +220,7 @@ def test_a_copy_of_a_run_elsewhere_still_opens(nas: InProcess, tmp_path: Path) -
         recipe_text=recipe.to_yaml(),
         recipe_sha256=recipe.fingerprint(),
         space=recipe.space.name,
-        space_settings={"resolutions": recipe.space.resolutions},
+        space_settings={"resolutions": recipe.space.resolutions, "width": recipe.space.width},
         num_classes=10,
         device_id=recipe.device.id,
     )

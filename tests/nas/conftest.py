@@ -1,16 +1,14 @@
 """One tiny run, taken through all stages once a session; a test that changes something copies it first."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
 from experiments.datasets import load_dataset
 from experiments.recipe_settings import DataSettings
-from hardware.cost import analytic_costs
 from hardware.device import Device, get_device
 from nas.data import DataSplits
 from nas.pricing import Pricer
@@ -22,10 +20,7 @@ from nas.search.study import open_study
 from nas.training.context import LocalContext
 from nas.training.loop import train_supernet
 from nas.verify import VerifySettings, verify_candidates
-from predictors import fit_latency_predictor
-from searchspaces import SearchSpace
 from tests.nas.tiny_run import (
-    NUM_CLASSES,
     PROFILE,
     REFINE,
     SEARCH,
@@ -39,6 +34,7 @@ from tests.nas.tiny_run import (
     ignore,
     make_bench,
     make_pricer,
+    price_by_macs,
     record_evaluated,
     record_refined,
 )
@@ -82,9 +78,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, data: DataSplits) -> TinyR
 def profiled(tmp_path_factory: pytest.TempPathFactory, trained: TinyRun, data: DataSplits, device: Device) -> TinyRun:
     """A run whose device has a predictor, fitted to real measurements."""
     run = copy_run(trained, tmp_path_factory.mktemp("profiled") / "run")
-    profile_device(
-        make_bench(run, data=data, device=device), settings=PROFILE, on_progress=ignore, on_message=ignore
-    )
+    profile_device(make_bench(run, data=data, device=device), settings=PROFILE, on_progress=ignore, on_message=ignore)
     return run
 
 
@@ -94,7 +88,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory, profiled: TinyRun, data: 
     run = copy_run(profiled, tmp_path_factory.mktemp("searched") / "run")
     bench = make_bench(run, data=data, device=device)
 
-    def record(evaluated: list[Evaluated]) -> None:
+    def record(evaluated: Sequence[Evaluated]) -> None:
         record_evaluated(bench, evaluated)
 
     run_search(
@@ -137,24 +131,10 @@ def verified(tmp_path_factory: pytest.TempPathFactory, refined: TinyRun, data: D
     return run
 
 
-def price_by_macs(space: SearchSpace, *, num: int = 40) -> Pricer:
-    """A pricer of a device whose latency is 0.01 ms and a nanosecond for every tenth MAC."""
-    genomes_NG = np.unique(space.sample_many(num, np.random.default_rng(SEED)), axis=0)
-    macs_N = analytic_costs(space.op_table(genomes_NG, num_classes=NUM_CLASSES)).macs_N
-    table = pd.DataFrame(
-        {
-            "architecture": [arch.to_json() for arch in space.architectures(genomes_NG)],
-            "latency_ms": 0.01 + 1e-7 * macs_N,
-        }
-    )
-    predictor = fit_latency_predictor(table, space=space, device_id="macs")
-    return Pricer(space, predictor=predictor, num_classes=NUM_CLASSES)
-
-
 @pytest.fixture(scope="session")
 def macs_pricer() -> Pricer:
     """Prices of the tiny space without a device."""
-    return price_by_macs(SPACE)
+    return price_by_macs(SPACE, SPACE.sample_many(40, np.random.default_rng(SEED)))
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ def candidate_of_checkpoint(checkpoint_sha256: str = "c" * 64, recalibration: st
 
 def test_a_candidate_comes_back_from_its_row() -> None:
     for kind in ("inherited", "fine-tuned"):
-        candidate = Candidate(architecture=SPACE.largest, weights="0123456789abcdef", weights_kind=kind)  # type: ignore[arg-type]
+        candidate = Candidate(architecture=SPACE.largest, weights="0123456789abcdef", weights_kind=kind)
         assert Candidate.from_row(candidate.row()) == candidate
 
 

@@ -1,5 +1,6 @@
 """Pareto fronts: properties against brute force, and fronts from tables."""
 
+import itertools
 import math
 
 import numpy as np
@@ -58,8 +59,8 @@ def brute_force_hypervolume(accuracy_N: Array, latency_N: Array, *, reference: t
     across = sorted({reference[0], *(a for a, _ in rows)})
     along = sorted({reference[1], *(t for _, t in rows)})
     total = 0.0
-    for low_a, high_a in zip(across, across[1:], strict=False):
-        for low_t, high_t in zip(along, along[1:], strict=False):
+    for low_a, high_a in itertools.pairwise(across):
+        for low_t, high_t in itertools.pairwise(along):
             inside = low_a >= reference[0] and high_t <= reference[1]
             if inside and any(a >= high_a and t <= low_t for a, t in rows):
                 total += (high_a - low_a) * (high_t - low_t)

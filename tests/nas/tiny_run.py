@@ -5,9 +5,11 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 
+from hardware.cost import analytic_costs
 from hardware.device import Device
 from nas.candidate import Candidate
 from nas.data import DataSplits
@@ -22,8 +24,10 @@ from nas.search.loop import Evaluated
 from nas.search.settings import SearchSettings
 from nas.search.study import Values
 from nas.training.settings import TrainSettings
+from predictors import fit_latency_predictor
 from searchspaces import SearchSpace
 from searchspaces.elastic.supernet import Supernet
+from searchspaces.genomes import Genomes
 from searchspaces.mbconv_small import MBConvConfig, MBConvSpace, Stage
 
 SPACE = MBConvSpace(
@@ -107,6 +111,20 @@ def make_bench(run: Run, *, data: DataSplits, device: Device) -> Workbench:
 
 def make_pricer(run: Run) -> Pricer:
     return Pricer(run.space, predictor=run.predictor(), num_classes=NUM_CLASSES)
+
+
+def price_by_macs(space: SearchSpace, genomes_NG: Genomes) -> Pricer:
+    """A pricer for a device that needs 0.01 ms and a nanosecond for every ten MACs, fitted to these architectures."""
+    genomes_NG = np.unique(genomes_NG, axis=0)
+    macs_N = analytic_costs(space.op_table(genomes_NG, num_classes=NUM_CLASSES)).macs_N
+    table = pd.DataFrame(
+        {
+            "architecture": [arch.to_json() for arch in space.architectures(genomes_NG)],
+            "latency_ms": 0.01 + 1e-7 * macs_N,
+        }
+    )
+    predictor = fit_latency_predictor(table, space=space, device_id="macs")
+    return Pricer(space, predictor=predictor, num_classes=NUM_CLASSES)
 
 
 def evaluation_row(candidate: Candidate, *, accuracy: Accuracy, price: Price, trial_number: int) -> dict[str, object]:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from experiments.ray.guard import MARK
 from hardware.device import DeviceSpec
 from hardware.files import JSON, write_json
 from nas.errors import CheckpointError, TrainingError
@@ -94,6 +95,8 @@ class FakeWorkload:
 
     def train_epochs(self, context: TrainContext) -> None:
         for _ in range(self.behaviour["epochs"]):
+            # The second worker comes later than the first one: time for a measurer to queue up between them.
+            time.sleep(0.3 * context.rank)
             with context.computing():
                 busy = self.run_dir / f"busy-{context.rank}"
                 busy.touch()
@@ -103,8 +106,11 @@ class FakeWorkload:
                 busy.unlink()
             context.barrier()
 
-    def train_until_interrupted(self, context: TrainContext) -> None:
-        (self.run_dir / "training").touch()
+    def train_for_ever(self, context: TrainContext) -> None:
+        self.work_for_ever()
+
+    def work_for_ever(self) -> None:
+        (self.run_dir / "mark").write_text(os.environ[MARK])
         time.sleep(600)
 
     def judge(self) -> Callable[[Sequence[Architecture]], tuple[SubnetScore, ...]]:
@@ -112,6 +118,8 @@ class FakeWorkload:
 
     def judge_subnets(self, architectures: Sequence[Architecture]) -> tuple[SubnetScore, ...]:
         self.num_judged += 1
+        if self.behaviour.get("judge") == "for ever":
+            self.work_for_ever()
         busy = self.run_dir / f"busy-{os.getpid()}"
         busy.touch()
         time.sleep(self.behaviour.get("seconds", 0.0))
@@ -139,6 +147,8 @@ class FakeWorkload:
 
     def fine_tune(self, arch_json: str, *, directory: Path, on_epoch: Callable[[dict[str, float]], None]) -> None:
         arch = Architecture.from_json(arch_json)
+        if self.behaviour.get("refine") == "for ever":
+            self.work_for_ever()
         directory.mkdir(parents=True, exist_ok=True)
         match directory.name:
             case "nan":

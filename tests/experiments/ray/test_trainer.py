@@ -1,10 +1,6 @@
 """Training on two real Ray Train workers that talk through gloo."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -15,8 +11,8 @@ from experiments.errors import ClusterError
 from experiments.ray.cluster import Cluster
 from experiments.ray.trainer import train_on_ray
 from hardware.lease import UnitLock
-from nas.errors import CheckpointError, TrainingError
-from tests.experiments.ray.conftest import ROOT, MakeRun
+from nas.errors import TrainingError
+from tests.experiments.ray.conftest import MakeRun
 from tests.experiments.ray.fake_workloads import LOADER, unit_of_this_host
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
@@ -92,12 +88,6 @@ def test_an_error_of_ours_reaches_the_caller_as_it_was_raised(make_run: MakeRun)
     assert caught.value.hint == "lower train.learning_rate (now 9.0)"
 
 
-def test_a_run_that_cannot_be_loaded_is_an_error_of_ours(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="has no supernet") as caught:
-        train(tmp_path / "nothing", num_workers=1)
-    assert caught.value.hint == "nas train it"
-
-
 def test_a_bug_in_a_worker_is_told_in_one_line(make_run: MakeRun) -> None:
     run_dir = make_run(train="bug")
     with pytest.raises(ClusterError, match=r"training failed in a Ray worker: KeyError: 'stage1.depth'$") as caught:
@@ -123,41 +113,3 @@ def test_more_workers_than_the_cluster_has_room_for_are_refused(make_run: MakeRu
     with pytest.raises(ClusterError, match="room for 0") as e:
         train(run_dir, num_workers=1, threads=5)
     assert e.value.hint == "give the workers of train fewer threads"
-
-
-INTERRUPTED = """
-import sys
-from pathlib import Path
-from experiments.ray.cluster import connect
-from experiments.ray.trainer import train_on_ray
-from tests.experiments.ray.fake_workloads import LOADER
-run_dir = Path(sys.argv[1])
-try:
-    with connect(num_cpus=1):
-        train_on_ray(run_dir, num_workers=1, threads_per_worker=1, storage=run_dir / "ray", loader=LOADER)
-except KeyboardInterrupt:
-    sys.exit(130)
-"""
-
-
-@pytest.mark.faults
-def test_ctrl_c_ends_training_and_the_embedded_instance(make_run: MakeRun) -> None:
-    run_dir = make_run(train="until_interrupted")
-    process = subprocess.Popen(
-        [sys.executable, "-c", INTERRUPTED, str(run_dir)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        start_new_session=True,
-    )
-    while not (run_dir / "training").exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.1)
-    # To the whole group, as a terminal does.
-    os.killpg(process.pid, signal.SIGINT)
-    output, errors = process.communicate()
-    assert process.returncode == 130, errors
-    assert output == ""
-    assert "Traceback" not in errors

@@ -1,0 +1,436 @@
+"""The search: nothing twice, nothing beyond the limit, nothing lost."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import optuna
+import pytest
+from hypothesis import given, settings
+from optuna.trial import TrialState
+
+from nas.errors import EvaluationError
+from nas.objectives import Limit
+from nas.pricing import Pricer, latency_limit
+from nas.search.loop import Evaluated, run_search
+from nas.search.neighbours import Neighbours, enumerate_genomes
+from nas.search.pool import EvaluationPool, SerialPool, SubnetScore, TaskResult
+from nas.search.settings import SearchSettings
+from nas.search.study import SearchStudy, Values, open_study
+from searchspaces import Architecture, Choice, get_space
+from searchspaces.mbconv_small import MBConvConfig, MBConvSpace, Stage
+from tests.nas.tiny_run import SEARCH, SPACE, TinyRun, known_values, price_by_macs
+from tests.searchspaces.tiny import TinySpace, enumerate_by_hand, tiny_spaces
+
+# Eighteen architectures: two resolutions, two stages of one to three blocks.
+EIGHTEEN = MBConvSpace(
+    MBConvConfig(
+        resolutions=(8, 12),
+        stages=(Stage(channels=8, stride=1), Stage(channels=16, stride=2)),
+        kernels=(3,),
+        expands=(2,),
+        head_channels=16,
+    )
+)
+# Each gene is active only where the one before it has its second value: the last of the 21 architectures is drawn once
+# in a million times.
+CHAIN = TinySpace(
+    [
+        Choice(name="g00", values=(1, 2)),
+        *(Choice(name=f"g{n:02}", values=(1, 2), parent=f"g{n - 1:02}", parent_values=(2,)) for n in range(1, 20)),
+    ]
+)
+NUM_IMAGES = 1000
+
+
+class KillError(Exception):
+    """A kill, as near as a test in one process gets."""
+
+
+class CountingJudge:
+    """Scores by the genes, and remembers whom it was asked about.
+
+    Attributes:
+        calls: architectures in the order of judging.
+        dies_at: number of the call, from 1, that is a kill; 0 for never.
+    """
+
+    def __init__(self, *, dies_at: int = 0) -> None:
+        self.calls: list[Architecture] = []
+        self.num_tasks = 0
+        self.dies_at = dies_at
+
+    def __call__(self, archs: Sequence[Architecture]) -> tuple[SubnetScore, ...]:
+        self.num_tasks += 1
+        if self.num_tasks == self.dies_at:
+            raise KillError
+        self.calls.extend(archs)
+        return tuple(
+            SubnetScore(arch_id=arch.arch_id, num_correct=correct(arch), num_images=NUM_IMAGES, seconds=0.0)
+            for arch in archs
+        )
+
+    @property
+    def ids(self) -> list[str]:
+        return [arch.arch_id for arch in self.calls]
+
+
+def correct(arch: Architecture) -> int:
+    """More of everything is better; the sum of the genes says how much."""
+    return min(NUM_IMAGES, 10 * int(sum(float(value) for _, value in arch.genes)))
+
+
+class FailingPool(SerialPool):
+    """Tasks fail by their number; `failing` holds the numbers, from 1."""
+
+    def __init__(self, judge: CountingJudge, *, failing: Callable[[int], bool]) -> None:
+        super().__init__(judge)
+        self._failing = failing
+        self._num = 0
+
+    def next_result(self) -> TaskResult:
+        self._num += 1
+        result = super().next_result()
+        if self._failing(self._num):
+            return TaskResult(task_id=result.task_id, scores=(), error=f"task {self._num} ran out of memory")
+        return result
+
+
+class ParallelPool(SerialPool):
+    """Three workers whose tasks end in the opposite order."""
+
+    num_workers = 3
+
+    def __init__(self, judge: CountingJudge) -> None:
+        super().__init__(judge)
+        self.most_waiting = 0
+
+    def next_result(self) -> TaskResult:
+        self.most_waiting = max(self.most_waiting, len(self._waiting))
+        self._waiting.reverse()
+        return super().next_result()
+
+
+class Search:
+    """One search directory over several calls, as `nas search` makes them.
+
+    Attributes:
+        rows: the table, which outlives every kill.
+        told: progress of the last call.
+    """
+
+    def __init__(self, pricer: Pricer, *, settings: SearchSettings = SEARCH, path: Path | None = None) -> None:
+        """Describe a search; without a path its study is kept in memory, which is ten times faster."""
+        self.pricer, self.settings, self.path = pricer, settings, path
+        self._memory = optuna.storages.InMemoryStorage()
+        self.rows: list[Evaluated] = []
+        self.told: list[tuple[int, int]] = []
+        self.dies_after_records = 0
+
+    def known(self) -> dict[str, Values]:
+        return {
+            row.architecture.arch_id: Values(
+                accuracy=row.score.num_correct / row.score.num_images, latency_ms=row.price.latency_predicted_ms
+            )
+            for row in self.rows
+        }
+
+    def record(self, evaluated: Sequence[Evaluated]) -> None:
+        self.rows.extend(evaluated)
+        if self.dies_after_records:
+            self.dies_after_records -= 1
+            if not self.dies_after_records:
+                raise KillError
+
+    def open(self) -> SearchStudy:
+        limit = latency_limit(self.settings.latency_limit_ms)
+        space = self.pricer.space
+        if self.path is not None:
+            return open_study(self.path, name="tiny", space=space, settings=self.settings, limit=limit)
+        study = optuna.create_study(
+            study_name="tiny",
+            storage=self._memory,
+            directions=["maximize", "minimize"],
+            sampler=optuna.samplers.NSGAIISampler(seed=len(self.rows), population_size=self.settings.population),
+            load_if_exists=True,
+        )
+        return SearchStudy(study, space=space, limit=limit)
+
+    def run(self, pool: EvaluationPool) -> str:
+        self.told = []
+        return run_search(
+            self.open(),
+            pricer=self.pricer,
+            pool=pool,
+            settings=self.settings,
+            limit=latency_limit(self.settings.latency_limit_ms),
+            known=self.known(),
+            record=self.record,
+            on_progress=lambda done, wanted: self.told.append((done, wanted)),
+        )
+
+    def trials(self) -> list[optuna.trial.FrozenTrial]:
+        storage = self._memory if self.path is None else f"sqlite:///{self.path}"
+        return optuna.load_study(study_name="tiny", storage=storage).get_trials()
+
+    def ids(self) -> list[str]:
+        return [row.architecture.arch_id for row in self.rows]
+
+
+@pytest.fixture
+def search(tmp_path: Path, macs_pricer: Pricer) -> Search:
+    """A search with its study in SQLite, as users have it."""
+    return Search(macs_pricer, path=tmp_path / "study.db")
+
+
+@pytest.fixture
+def quick_search(macs_pricer: Pricer) -> Search:
+    return Search(macs_pricer)
+
+
+@pytest.fixture(scope="module")
+def eighteen_pricer() -> Pricer:
+    return price_by_macs(EIGHTEEN, enumerate_genomes(EIGHTEEN))
+
+
+def assert_nothing_twice(search: Search, judge: CountingJudge) -> None:
+    """Nobody was judged twice, every judged one has its row, and no trial is left open."""
+    assert len(judge.ids) == len(set(judge.ids))
+    assert len(search.ids()) == len(set(search.ids()))
+    assert not [trial for trial in search.trials() if trial.state in (TrialState.RUNNING, TrialState.WAITING)]
+
+
+@pytest.mark.parametrize("sampler", ["nsga2", "tpe"])
+def test_the_budget_of_unique_architectures_is_evaluated(search: Search, sampler: Literal["nsga2", "tpe"]) -> None:
+    search.settings = replace(SEARCH, sampler=sampler, evaluations=14)
+    judge = CountingJudge()
+    assert search.run(SerialPool(judge)) == "14 architectures evaluated"
+    assert len(set(judge.ids)) == 14
+    assert search.ids() == judge.ids
+    assert_nothing_twice(search, judge)
+    assert search.told[0] == (0, 14)
+    assert search.told[-1] == (14, 14)
+
+
+def test_rows_hold_the_price_the_score_and_the_trial(search: Search, macs_pricer: Pricer) -> None:
+    search.run(SerialPool(CountingJudge()))
+    by_number = {trial.number: trial for trial in search.trials()}
+    for row in search.rows:
+        assert row.price == macs_pricer.price([row.architecture])[0]
+        assert row.score.num_correct == correct(row.architecture)
+        trial = by_number[row.trial_number]
+        assert trial.user_attrs["arch_id"] == row.architecture.arch_id
+        assert trial.values == [row.score.num_correct / NUM_IMAGES, row.price.latency_predicted_ms]
+
+
+def test_a_search_learns(quick_search: Search) -> None:
+    quick_search.settings = replace(SEARCH, evaluations=60, population=10, subnets_per_task=1)
+    quick_search.run(SerialPool(CountingJudge()))
+    # the later half knows what is better: more of its members are on the front of both halves
+    values = [(row.score.num_correct, -row.price.latency_predicted_ms) for row in quick_search.rows]
+    on_front = [
+        not any(a >= b and c >= d and (a, c) != (b, d) for a, c in values for b, d in [value]) for value in values
+    ]
+    assert sum(on_front[30:]) > sum(on_front[:30])
+
+
+def test_duplicates_are_told_from_the_cache_and_never_judged(eighteen_pricer: Pricer) -> None:
+    search = Search(eighteen_pricer, settings=replace(SEARCH, evaluations=16, subnets_per_task=4))
+    judge = CountingJudge()
+    search.run(SerialPool(judge))
+    complete = [trial for trial in search.trials() if trial.state == TrialState.COMPLETE]
+    # sixteen of eighteen cannot be found without proposing some of them again
+    assert len(complete) > 16
+    assert_nothing_twice(search, judge)
+    values = {row.architecture.arch_id: row.score.num_correct / NUM_IMAGES for row in search.rows}
+    assert all(trial.values[0] == values[trial.user_attrs["arch_id"]] for trial in complete)
+
+
+def test_a_space_smaller_than_the_budget_ends_by_itself(eighteen_pricer: Pricer) -> None:
+    settings = replace(SEARCH, evaluations=50, subnets_per_task=4)
+    search = Search(eighteen_pricer, settings=settings)
+    judge = CountingJudge()
+    assert search.run(SerialPool(judge)) == "no further architecture to evaluate after 18 of 50"
+    assert len(judge.ids) == EIGHTEEN.size == 18
+    assert_nothing_twice(search, judge)
+    num_trials = len(search.trials())
+    search.run(SerialPool(judge))
+    assert len(judge.ids) == 18
+    assert len(search.trials()) == num_trials
+
+
+def test_architectures_that_are_hardly_ever_drawn_are_evaluated_too() -> None:
+    pricer = price_by_macs(CHAIN, enumerate_genomes(CHAIN))
+    search = Search(pricer, settings=replace(SEARCH, evaluations=50, subnets_per_task=2))
+    judge = CountingJudge()
+    assert search.run(SerialPool(judge)) == "no further architecture to evaluate after 21 of 50"
+    assert len(judge.ids) == CHAIN.size == 21
+
+
+def test_later_duplicates_of_a_waiting_task_share_its_value(eighteen_pricer: Pricer) -> None:
+    search = Search(eighteen_pricer, settings=replace(SEARCH, evaluations=18, subnets_per_task=2))
+    judge = CountingJudge()
+    pool = ParallelPool(judge)
+    search.run(pool)
+    assert len(judge.ids) == 18
+    assert_nothing_twice(search, judge)
+    # one task more than workers waits, so that none of them waits for the driver
+    assert pool.most_waiting == 4
+
+
+def test_a_second_search_adds_to_the_first(quick_search: Search) -> None:
+    judge = CountingJudge()
+    quick_search.run(SerialPool(judge))
+    assert quick_search.run(SerialPool(judge)) == "12 architectures evaluated"
+    assert len(judge.ids) == 12
+    quick_search.settings = replace(SEARCH, evaluations=20)
+    quick_search.run(SerialPool(judge))
+    assert len(judge.ids) == 20
+    assert quick_search.told[0] == (12, 20)
+    assert_nothing_twice(quick_search, judge)
+
+
+@pytest.mark.parametrize("records", [1, 3])
+def test_a_kill_between_record_and_tell_loses_and_repeats_nothing(search: Search, records: int) -> None:
+    judge = CountingJudge()
+    search.dies_after_records = records
+    with pytest.raises(KillError):
+        search.run(SerialPool(judge))
+    assert len(search.rows) == 3 * records
+    assert [trial for trial in search.trials() if trial.state == TrialState.RUNNING]
+    search.run(SerialPool(judge))
+    assert len(search.rows) == 12
+    assert_nothing_twice(search, judge)
+    complete = {trial.user_attrs["arch_id"] for trial in search.trials() if trial.state == TrialState.COMPLETE}
+    assert complete == set(search.ids())
+
+
+@pytest.mark.parametrize("task", [1, 3])
+def test_a_kill_between_ask_and_record_leaves_no_running_trial(search: Search, task: int) -> None:
+    judge = CountingJudge(dies_at=task)
+    with pytest.raises(KillError):
+        search.run(SerialPool(judge))
+    left = {trial.user_attrs["arch_id"] for trial in search.trials() if trial.state == TrialState.RUNNING}
+    assert len(left) >= 3
+    search.run(SerialPool(judge))
+    assert len(search.rows) == 12
+    assert left <= set(search.ids())  # what was proposed then is not forgotten
+    assert_nothing_twice(search, judge)
+
+
+def test_what_exceeds_the_limit_is_never_evaluated(quick_search: Search, macs_pricer: Pricer) -> None:
+    latency_N = macs_pricer.predictor.predict(SPACE.sample_many(2000, np.random.default_rng(1))).mean
+    limit_ms = float(np.quantile(latency_N, 0.1))
+    quick_search.settings = replace(SEARCH, latency_limit_ms=limit_ms)
+    judge = CountingJudge()
+    quick_search.run(SerialPool(judge))
+    assert len(judge.ids) == 12
+    assert all(price.latency_predicted_ms <= limit_ms for price in macs_pricer.price(judge.calls))
+    refused = [trial for trial in quick_search.trials() if "not_evaluated" in trial.user_attrs]
+    assert refused
+    assert not {trial.user_attrs["arch_id"] for trial in refused} & set(judge.ids)
+    assert_nothing_twice(quick_search, judge)
+
+
+def test_a_limit_that_few_architectures_meet_ends_the_search_with_all_of_them(eighteen_pricer: Pricer) -> None:
+    latency_N = np.sort(eighteen_pricer.predictor.predict(enumerate_genomes(EIGHTEEN)).mean)
+    limit_ms = float(latency_N[4:6].mean())
+    settings = replace(SEARCH, evaluations=18, latency_limit_ms=limit_ms)
+    search = Search(eighteen_pricer, settings=settings)
+    judge = CountingJudge()
+    assert search.run(SerialPool(judge)) == "no further architecture to evaluate after 5 of 18"
+    assert len(judge.ids) == 5
+    assert_nothing_twice(search, judge)
+
+
+def test_the_search_stops_when_more_than_half_of_the_tasks_fail_and_keeps_what_finished(quick_search: Search) -> None:
+    quick_search.settings = replace(SEARCH, evaluations=40, subnets_per_task=2)
+    judge = CountingJudge()
+    with pytest.raises(
+        EvaluationError, match=r"of \d+ evaluation tasks failed; the last one: task \d+ ran out of"
+    ) as caught:
+        quick_search.run(FailingPool(judge, failing=lambda number: number > 2))
+    assert "finished evaluations are kept" in caught.value.hint
+    assert len(quick_search.rows) == 4
+    kept = quick_search.ids()
+    quick_search.run(SerialPool(judge))
+    assert quick_search.ids()[:4] == kept
+    assert len(set(quick_search.ids())) == len(quick_search.ids()) == 40
+    assert not [trial for trial in quick_search.trials() if trial.state == TrialState.RUNNING]
+
+
+def test_a_few_failures_do_not_stop_the_search(quick_search: Search) -> None:
+    quick_search.settings = replace(SEARCH, evaluations=20, subnets_per_task=2)
+    quick_search.run(FailingPool(CountingJudge(), failing=lambda number: number % 3 == 0))
+    assert len(set(quick_search.ids())) == 20
+    failed = [trial for trial in quick_search.trials() if trial.state == TrialState.FAIL]
+    reasons = [trial.user_attrs["not_evaluated"] for trial in failed]
+    assert sum("ran out of memory" in reason for reason in reasons) >= 6
+    assert all("ran out of memory" in reason or "failed before" in reason for reason in reasons)
+
+
+def test_four_failures_at_the_start_are_forgiven(quick_search: Search) -> None:
+    quick_search.settings = replace(SEARCH, evaluations=20, subnets_per_task=2)
+    pool = FailingPool(CountingJudge(), failing=lambda number: number <= 2)
+    assert quick_search.run(pool) == "20 architectures evaluated"
+
+
+def test_a_failed_architecture_is_not_tried_again_in_the_same_search(eighteen_pricer: Pricer) -> None:
+    search = Search(eighteen_pricer, settings=replace(SEARCH, evaluations=18, subnets_per_task=3))
+    judge = CountingJudge()
+    # the pool judges before it fails, so the judge has seen them all
+    assert search.run(FailingPool(judge, failing=lambda number: number == 2)).startswith("no further architecture")
+    assert len(judge.ids) == len(set(judge.ids)) == 18
+    assert len(search.rows) == 15
+
+
+def test_a_search_in_which_everything_failed_is_an_error_however_small_the_space(eighteen_pricer: Pricer) -> None:
+    search = Search(eighteen_pricer, settings=replace(SEARCH, evaluations=18, subnets_per_task=9))
+    with pytest.raises(EvaluationError, match="2 of 2 evaluation tasks failed; the last one: task 2"):
+        search.run(FailingPool(CountingJudge(), failing=lambda _: True))
+
+
+def test_an_empty_budget_evaluates_nothing(quick_search: Search) -> None:
+    judge = CountingJudge()
+    quick_search.settings = replace(SEARCH, evaluations=0)
+    assert quick_search.run(SerialPool(judge)) == "0 architectures evaluated"
+    assert judge.calls == []
+
+
+def test_a_search_with_the_real_judge_fills_the_table(searched: TinyRun) -> None:
+    rows = searched.evaluations()
+    assert len(rows) == rows["arch_id"].nunique() == SEARCH.evaluations
+    assert set(rows["weights_kind"]) == {"inherited"}
+    assert set(rows["num_images"]) == {400}
+    study = open_study(searched.study_path, name="tiny", space=SPACE, settings=SEARCH, limit=None)
+    assert study.num_running() == 0
+    assert set(known_values(rows)) == set(rows["arch_id"])
+
+
+@given(tiny_spaces())
+@settings(max_examples=60)
+def test_a_small_space_is_listed_completely_and_without_repeats(space: TinySpace) -> None:
+    genomes_NG = enumerate_genomes(space)
+    assert (space.canonicalise(genomes_NG) == genomes_NG).all()
+    listed = [frozenset(arch.genes) for arch in space.architectures(genomes_NG)]
+    assert len(listed) == space.size
+    assert set(listed) == enumerate_by_hand(space.choices)
+
+
+def test_unseen_neighbours_of_a_large_space_are_new_and_within_the_limit() -> None:
+    space = get_space("mbconv-small")
+    pricer = price_by_macs(space, space.sample_many(60, np.random.default_rng(0)))
+    limit = Limit(name="latency_ms", value=pricer.price([space.smallest])[0].latency_predicted_ms * 1.5, unit="ms")
+    neighbours = Neighbours(pricer, limit=limit, rng=np.random.default_rng(0))
+    seen = {space.smallest}
+    for _ in range(10):
+        arch = neighbours.find(near=list(seen), is_new=lambda arch: arch not in seen)
+        assert arch is not None
+        assert arch not in seen
+        assert limit.violation(pricer.price([arch])[0].latency_predicted_ms) <= 1e-9
+        seen.add(arch)
+    impossible = replace(limit, value=limit.value / 100)
+    none_left = Neighbours(pricer, limit=impossible, rng=np.random.default_rng(0))
+    assert none_left.find(near=[], is_new=lambda arch: True) is None

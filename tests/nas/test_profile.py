@@ -1,0 +1,124 @@
+"""Profiling a device: which subnets, how many, and what is left to do after an interruption."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hardware.cost import analytic_costs
+from hardware.device import Device
+from nas.data import DataSplits
+from nas.errors import RunError
+from nas.profile import PROFILE_FIT, PROFILE_HELD_OUT, choose_subnets, profile_device, profile_path
+from searchspaces import get_space
+from tests.fakes.devices import FlakyBackend
+from tests.nas.tiny_run import PROFILE, SPACE, TinyRun, ignore, make_bench
+
+
+def test_chosen_subnets_are_distinct_and_reach_both_ends() -> None:
+    for num in (2, 14, 60):
+        archs = choose_subnets(SPACE, num=num, seed=1)
+        assert len({arch.arch_id for arch in archs}) == num
+        assert archs[:2] == [SPACE.smallest, SPACE.largest]
+
+
+def test_the_seed_alone_decides_the_choice() -> None:
+    assert choose_subnets(SPACE, num=20, seed=1) == choose_subnets(SPACE, num=20, seed=1)
+    assert choose_subnets(SPACE, num=20, seed=1) != choose_subnets(SPACE, num=20, seed=2)
+
+
+def test_chosen_subnets_are_spread_evenly_over_the_logarithm_of_macs() -> None:
+    space = get_space("mbconv-small")
+    genomes_NG = space.genomes(choose_subnets(space, num=40, seed=0))
+    log_macs_N = np.sort(np.log(analytic_costs(space.op_table(genomes_NG)).macs_N))
+    gaps_N = np.diff(log_macs_N) / np.ptp(log_macs_N)
+    uniform_NG = space.sample_many(38, np.random.default_rng(0))
+    uniform_N = np.log(analytic_costs(space.op_table(uniform_NG)).macs_N)
+    reach = np.ptp(uniform_N) / np.ptp(log_macs_N)
+    # even spacing would give gaps of 1/39; genes drawn uniformly leave out whole ends of the axis
+    assert gaps_N.max() < 4 / 39
+    assert reach < 0.9
+
+
+def test_a_profile_holds_measured_subnets_and_their_errors(profiled: TinyRun) -> None:
+    rows = profiled.measurements()
+    fit, held_out = rows[rows["purpose"] == PROFILE_FIT], rows[rows["purpose"] == PROFILE_HELD_OUT]
+    assert (len(fit), len(held_out)) == (PROFILE.fit, PROFILE.held_out)
+    assert not set(fit["arch_id"]) & set(held_out["arch_id"])
+    assert {SPACE.smallest.arch_id, SPACE.largest.arch_id} <= set(fit["arch_id"])
+    assert set(rows["provenance"]) == {"measured"}
+    predictor = profiled.predictor()
+    assert predictor.num_fitted == PROFILE.fit
+    assert predictor.scores is not None
+    assert predictor.scores.num == PROFILE.held_out
+    stored = json.loads(profile_path(profiled, "onnxruntime-cpu").read_text())
+    assert stored["accepted"] is True
+    assert stored["scores"]["mape_percent"] == pytest.approx(predictor.scores.mape_percent)
+    assert (stored["num_fit"], stored["num_held_out"]) == (PROFILE.fit, PROFILE.held_out)
+
+
+def test_the_errors_are_those_of_the_held_out_subnets(profiled: TinyRun) -> None:
+    predictor = profiled.predictor()
+    rows = profiled.measurements()
+    held_out = rows[rows["purpose"] == PROFILE_HELD_OUT].rename(columns={"p50": "latency_ms"})
+    assert predictor.scores is not None
+    assert predictor.score(held_out).mape_percent == pytest.approx(predictor.scores.mape_percent)
+
+
+def test_more_is_measured_when_the_error_is_above_the_bound_and_the_run_goes_on(
+    run_copy: TinyRun, data: DataSplits, device: Device
+) -> None:
+    settings = replace(PROFILE, max_mape_percent=1e-9, max_measured=22)
+    messages: list[str] = []
+    progress: list[tuple[int, int]] = []
+    predictor, profile = profile_device(
+        make_bench(run_copy, data=data, device=device),
+        settings=settings,
+        on_progress=lambda done, total: progress.append((done, total)),
+        on_message=messages.append,
+    )
+    assert not profile.accepted
+    assert (profile.num_fit, profile.num_held_out) == (18, 4)
+    assert run_copy.measurements()["arch_id"].nunique() == 22
+    assert predictor.num_fitted == 18
+    assert any("above 1e-09 %: measure more" in message for message in messages)
+    assert progress[-1] == (22, 22)
+    stored = json.loads(profile_path(run_copy, "onnxruntime-cpu").read_text())
+    assert stored["accepted"] is False
+    assert stored["max_mape_percent"] == 1e-9
+    assert run_copy.predictor().num_fitted == 18
+
+
+def test_profiling_goes_on_where_it_was_interrupted(run_copy: TinyRun, data: DataSplits, device: Device) -> None:
+    flaky = FlakyBackend(device.backend)
+    bench = make_bench(run_copy, data=data, device=Device(spec=device.spec, backend=flaky))
+
+    def lose_power(done: int, total: int) -> None:
+        assert (done, total) == (PROFILE.held_out, PROFILE.fit + PROFILE.held_out)
+        flaky.failing.add("run")
+
+    with pytest.raises(RuntimeError, match="lost power"):
+        profile_device(bench, settings=PROFILE, on_progress=lose_power, on_message=ignore)
+    first = run_copy.measurements()
+    assert set(first["purpose"]) == {PROFILE_HELD_OUT}
+    assert len(first) == PROFILE.held_out
+    assert not profile_path(run_copy, "onnxruntime-cpu").exists()
+    flaky.failing.clear()
+    profile_device(bench, settings=PROFILE, on_progress=ignore, on_message=ignore)
+    rows = run_copy.measurements()
+    assert len(rows) == rows["arch_id"].nunique() == PROFILE.fit + PROFILE.held_out
+    assert set(first["measurement_id"]) <= set(rows["measurement_id"])
+    runs_before = flaky.num_runs
+    profile_device(bench, settings=PROFILE, on_progress=ignore, on_message=ignore)
+    assert flaky.num_runs == runs_before
+    assert len(run_copy.measurements()) == len(rows)
+
+
+def test_a_space_with_fewer_subnets_than_asked_for_is_refused(
+    run_copy: TinyRun, data: DataSplits, device: Device
+) -> None:
+    bench = make_bench(run_copy, data=data, device=device)
+    with pytest.raises(RunError, match=r"has 800 architectures, profile\.fit \+ profile\.held_out is 801") as caught:
+        profile_device(bench, settings=replace(PROFILE, fit=797), on_progress=ignore, on_message=ignore)
+    assert "lower profile.fit" in caught.value.hint

@@ -1,0 +1,106 @@
+"""Verification: what is chosen, measured, and left alone the second time."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from hardware.device import Device
+from nas.data import DataSplits
+from nas.evaluation import count_correct
+from nas.verify import VerifySettings, choose_for_verification, verify_candidates
+from tests.fakes.devices import FlakyBackend
+from tests.nas.tiny_run import SEED, TinyRun, copy_run, ignore, make_bench, make_pricer
+
+SETTINGS = VerifySettings(candidates=2, protocol="quick", seed=SEED)
+DEVICE_ID = "onnxruntime-cpu"
+
+
+@pytest.fixture
+def run(tmp_path: Path, refined: TinyRun) -> TinyRun:
+    return copy_run(refined, tmp_path / "run")
+
+
+def test_the_predicted_front_is_verified_first(refined: TinyRun) -> None:
+    front = refined.front()
+    chosen = choose_for_verification(refined.evaluations(), device_id=DEVICE_ID, num=1000)
+    ids = [candidate.candidate_id for candidate in chosen]
+    assert {point.candidate for point in front.points} == set(ids[: len(front.points)])
+    assert len(set(ids)) == len(ids) == refined.evaluations()["candidate_id"].nunique()
+    assert choose_for_verification(refined.evaluations(), device_id="toaster", num=5) == []
+
+
+def test_inherited_and_fine_tuned_weights_of_one_architecture_are_two_candidates(refined: TinyRun) -> None:
+    chosen = choose_for_verification(refined.evaluations(), device_id=DEVICE_ID, num=1000)
+    tuned = {candidate.architecture.arch_id for candidate in chosen if candidate.weights_kind == "fine-tuned"}
+    inherited = {candidate.architecture.arch_id for candidate in chosen if candidate.weights_kind == "inherited"}
+    assert tuned
+    assert tuned <= inherited
+
+
+def test_verified_rows_say_what_was_found_and_what_was_promised(
+    verified: TinyRun, data: DataSplits, device: Device
+) -> None:
+    bench, pricer = make_bench(verified, data=data, device=device), make_pricer(verified)
+    evaluations = verified.evaluations()
+    chosen = choose_for_verification(evaluations, device_id=DEVICE_ID, num=5)
+    rows = verified.verifications().set_index("candidate_id")
+    assert set(rows.index) == {candidate.candidate_id for candidate in chosen}
+    measurements = verified.measurements().set_index("measurement_id")
+    for candidate in chosen:
+        row = rows.loc[candidate.candidate_id]
+        with torch.no_grad():
+            correct = count_correct(bench.deployable(candidate), data.verify)
+        assert (row["num_correct"], row["num_images"]) == (correct, len(data.verify))
+        assert row["split"] == "verify"
+        assert row["provenance"] == "measured"
+        measured = measurements.loc[row["measurement_id"]]
+        assert (row["latency_ms"], row["latency_low_ms"], row["latency_high_ms"]) == (
+            measured["p50"],
+            measured["low"],
+            measured["high"],
+        )
+        assert (measured["purpose"], measured["candidate_id"]) == ("verify", candidate.candidate_id)
+        promised = pricer.price([candidate.architecture])[0].latency_predicted_ms
+        assert row["latency_predicted_ms"] == pytest.approx(promised)
+        searched = evaluations[evaluations["candidate_id"] == candidate.candidate_id].iloc[-1]
+        inherited = evaluations[
+            (evaluations["arch_id"] == row["arch_id"]) & (evaluations["weights_kind"] == "inherited")
+        ].iloc[-1]
+        assert row["accuracy_search"] == searched["accuracy"]
+        assert row["accuracy_inherited"] == inherited["accuracy"]
+
+
+def test_only_what_is_missing_is_verified(run: TinyRun, data: DataSplits, device: Device) -> None:
+    flaky = FlakyBackend(device.backend)
+    bench = make_bench(run, data=data, device=Device(spec=device.spec, backend=flaky))
+    pricer = make_pricer(run)
+    progress: list[tuple[int, int]] = []
+    assert verify_candidates(bench, pricer=pricer, settings=SETTINGS, on_progress=lambda *p: progress.append(p)) == 2
+    assert progress[-1] == (4, 4)
+    first = run.verifications()
+    assert len(first) == 2
+    runs = flaky.num_runs
+    assert verify_candidates(bench, pricer=pricer, settings=SETTINGS, on_progress=ignore) == 0
+    assert flaky.num_runs == runs
+    more = replace(SETTINGS, candidates=3)
+    assert verify_candidates(bench, pricer=pricer, settings=more, on_progress=ignore) == 1
+    rows = run.verifications()
+    assert rows["candidate_id"].is_unique
+    assert len(rows) == 3
+    assert rows.iloc[:2]["measurement_id"].tolist() == first["measurement_id"].tolist()
+
+
+def test_a_device_that_fails_leaves_no_row_and_is_asked_again(run: TinyRun, data: DataSplits, device: Device) -> None:
+    flaky = FlakyBackend(device.backend)
+    bench = make_bench(run, data=data, device=Device(spec=device.spec, backend=flaky))
+    # both accuracies are found, then the power goes while latency is measured
+    flaky.failing, flaky.fail_after_runs = {"run"}, 2 * len(data.verify) + 20
+    with pytest.raises(RuntimeError, match="lost power"):
+        verify_candidates(bench, pricer=make_pricer(run), settings=SETTINGS, on_progress=ignore)
+    assert len(run.verifications()) == 0
+    assert not len(run.measurements().query("purpose == 'verify'"))
+    flaky.failing.clear()
+    assert verify_candidates(bench, pricer=make_pricer(run), settings=SETTINGS, on_progress=ignore) == 2
+    assert run.front().provenance == "measured"
