@@ -154,7 +154,7 @@ def verify(where: RunArgument) -> None:
 def export(
     where: RunArgument,
     arch: Annotated[
-        str | None, typer.Option("--arch", metavar="ID", help="Architecture of the front; default: its knee.")
+        str | None, typer.Option("--arch", metavar="ID", help="A verified architecture; default: the front's knee.")
     ] = None,
 ) -> None:
     """Stage 6: write a verified candidate with its card. Example: nas export runs/quickstart --arch 0123456789ab."""

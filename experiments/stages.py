@@ -17,6 +17,7 @@ from nas.candidate import Candidate
 from nas.errors import CheckpointError, RunError
 from nas.evaluation import Accuracy, accuracy_row
 from nas.export import Exported, choose_point, export_candidate
+from nas.pareto import verified_points
 from nas.pricing import latency_limit, require_reachable
 from nas.profile import ProfileSettings, profile_device, profile_path
 from nas.refine import choose_for_refinement, read_refined
@@ -201,7 +202,11 @@ def missing_refinements(session: Session) -> list[Architecture]:
     """Architectures around the front that have no fine-tuned candidate yet."""
     rows = session.run.evaluations()
     chosen = choose_for_refinement(rows, device_id=session.device_id, num=session.recipe.refine.candidates)
-    done = set(rows[rows["weights_kind"] == "fine-tuned"]["arch_id"])
+    tuned = [
+        Candidate.from_row({str(key): str(value) for key, value in row.items()})
+        for row in rows[rows["weights_kind"] == "fine-tuned"].to_dict("records")
+    ]
+    done = {candidate.architecture.arch_id for candidate in tuned if session.run.candidates.has(candidate)}
     return [arch for arch in chosen if arch.arch_id not in done]
 
 
@@ -250,8 +255,10 @@ def refine(session: Session, *, cluster: ClusterFactory, reporter: Reporter) -> 
 def _record_refined(session: Session, arch: Architecture) -> bool:
     """Append the row of a finished fine-tuning; False while it is not finished."""
     refined = read_refined(session.run.refine_dir(arch.arch_id))
-    if refined is None:
+    if refined is None or not session.run.candidates.has(refined.candidate):
         return False
+    if refined.candidate.candidate_id in set(session.run.evaluations()["candidate_id"]):
+        return True
     session.run.evaluations_table.append(
         [
             {
@@ -286,7 +293,7 @@ def verify(session: Session, *, reporter: Reporter) -> None:
     evaluations = run.evaluations()
     if not len(evaluations):
         raise RunError(f"run {run.path} has no evaluated architectures", hint=f"nas search {run.path}")
-    chosen = choose_for_verification(evaluations, device_id=session.device_id, num=recipe.candidates)
+    chosen = choose_for_verification(evaluations, space=run.space, device_id=session.device_id, num=recipe.candidates)
     reporter.stage("verify", text=f"{len(chosen)} candidates on {session.device_id} and on the verify split")
     settings = VerifySettings(candidates=recipe.candidates, protocol=recipe.protocol, seed=session.recipe.seed)
     num = verify_candidates(session.bench, pricer=session.pricer, settings=settings, on_progress=reporter.progress)
@@ -299,9 +306,10 @@ def verify(session: Session, *, reporter: Reporter) -> None:
 def export(session: Session, *, reporter: Reporter, arch_id: str | None = None) -> Exported:
     """Stage 6: write the knee of the verified front, or the point of an architecture."""
     run = session.run
-    point = choose_point(run.front(), arch_id=arch_id)
-    reporter.stage("export", text=f"candidate {point.candidate}")
     verified = run.verifications()
+    everything = verified_points(verified, device_id=session.device_id)
+    point = choose_point(run.front(), verified=everything, arch_id=arch_id)
+    reporter.stage("export", text=f"candidate {point.candidate}")
     row = verified[verified["candidate_id"] == point.candidate].iloc[-1]
     exported = export_candidate(
         session.bench,

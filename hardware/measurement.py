@@ -22,6 +22,7 @@ class CostMeasurement:
 
     Attributes:
         measurement_id: 12 hex digits, unique.
+        session_id: 12 hex digits, shared by all networks that were measured in the same interleaved rounds.
         device_id: the device.
         quantity: what was measured, "latency" unless said otherwise.
         unit: of p50, p90, p99, low, high and the raw values.
@@ -49,6 +50,7 @@ class CostMeasurement:
     """
 
     measurement_id: str
+    session_id: str
     device_id: str
     quantity: str = "latency"
     unit: str = "ms"
@@ -152,6 +154,7 @@ MEASUREMENT_SCHEMA = pa.schema(
         _required("architecture", pa.string()),
         _required("purpose", pa.string()),
         _required("measurement_id", pa.string()),
+        _required("session_id", pa.string()),
         _required("device_id", pa.string()),
         _required("quantity", pa.string()),
         _required("unit", pa.string()),

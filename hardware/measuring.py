@@ -151,6 +151,7 @@ def measure_many(
                     on_progress=on_progress,
                 )
         lease.check()
+        session_id = secrets.token_hex(6)
         return {
             name: _to_measurement(
                 times.times[name],
@@ -160,6 +161,7 @@ def measure_many(
                 protocol=settings,
                 host=host,
                 lease_token=lease.token,
+                session_id=session_id,
             )
             for name, artifact in artifacts.items()
         }
@@ -227,11 +229,13 @@ def _to_measurement(
     protocol: MeasurementProtocol,
     host: HostState,
     lease_token: int,
+    session_id: str,
 ) -> CostMeasurement:
     raw_ms = times.raw_ns / 1e6
     suspect = abs(drift) > MAX_DRIFT
     return CostMeasurement(
         measurement_id=secrets.token_hex(6),
+        session_id=session_id,
         device_id=device.spec.device_id,
         provenance="measured",
         p50=float(np.median(times.round_medians_ns)) / 1e6,

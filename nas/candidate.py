@@ -118,8 +118,7 @@ class CandidateStore:
             read_manifest(path)
         except StorageError as e:
             raise CheckpointError(
-                f"candidate {candidate.candidate_id} cannot be loaded: {e}",
-                hint=f"delete {path} and run `nas verify` again",
+                f"candidate {candidate.candidate_id} cannot be loaded: {e}", hint=_again(candidate, path)
             ) from e
         network = self._space.build_supernet(num_classes=self._num_classes).extract(candidate.architecture)
         tensors: dict[str, torch.Tensor] = load_tensors(path / WEIGHTS_FILE)
@@ -128,6 +127,12 @@ class CandidateStore:
         except RuntimeError as e:
             raise CheckpointError(
                 f"the weights in {path} do not fit architecture {candidate.architecture.arch_id}: {e}",
-                hint=f"delete {path} and run `nas verify` again",
+                hint=_again(candidate, path),
             ) from e
         return network.eval()
+
+
+def _again(candidate: Candidate, path: Path) -> str:
+    """How to get lost weights back: inherited ones are cut out anew, fine-tuned ones come from their checkpoint."""
+    stage = "verify" if candidate.weights_kind == "inherited" else "refine"
+    return f"delete {path} and run `nas {stage} {path.parents[1]}`"

@@ -1,7 +1,7 @@
 """Export: a candidate becomes files that anybody can run, with a card whose numbers were found with those files."""
 
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -45,21 +45,26 @@ class Exported:
     card: Mapping[str, JSON]
 
 
-def choose_point(front: ParetoFront, *, arch_id: str | None) -> FrontPoint:
-    """The front's knee, or the most accurate point of an architecture.
+def choose_point(front: ParetoFront, *, verified: Sequence[FrontPoint], arch_id: str | None) -> FrontPoint:
+    """The front's knee, or the most accurate verified candidate of an architecture.
+
+    Args:
+        front: the verified front.
+        verified: every verified candidate, on the front or behind it.
+        arch_id: which architecture; None for the knee.
 
     Raises:
-        RunError: nothing is verified yet, or the architecture is not on the front (its members are listed).
+        RunError: nothing is verified yet, or the architecture is not (those that are, are listed).
     """
     if front.provenance != "measured":
         raise RunError("there is no verified front to export from", hint="run `nas verify RUN` first")
     if arch_id is None:
         return front.knee()
-    if points := [point for point in front.points if point.arch_id == arch_id]:
-        return max(points, key=lambda point: point.accuracy)
+    if points := [point for point in verified if point.arch_id == arch_id]:
+        return max(points, key=lambda point: (point.accuracy, -point.latency_ms))
     raise RunError(
-        f"architecture {arch_id!r} is not on the verified front",
-        hint=f"its architectures are: {', '.join(dict.fromkeys(point.arch_id for point in front.points))}",
+        f"architecture {arch_id!r} is not among the verified ones",
+        hint=f"these are: {', '.join(dict.fromkeys(point.arch_id for point in verified))}",
     )
 
 

@@ -24,7 +24,7 @@ def measure_candidates(
     """Build the candidates' artifacts, measure them in one interleaved batch, append the records to the run's table.
 
     The largest subnet with inherited weights runs in every round as the reference that shows drift; its own record is
-    kept with the batch (the same lease token), so that batches of different hours can be compared. Building computes,
+    kept with the batch (the same session id), so that batches of different hours can be compared. Building computes,
     so it holds the compute lock; measuring takes the host for itself.
 
     Args:

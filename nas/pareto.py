@@ -146,6 +146,13 @@ def compute_front(evaluations: pd.DataFrame, verifications: pd.DataFrame, *, dev
     return _front(evaluated, device_id=device_id, latency="latency_predicted", provenance="predicted", split="search")
 
 
+def verified_points(verifications: pd.DataFrame, *, device_id: str) -> list[FrontPoint]:
+    """Every verified candidate of a device, on the front or behind it, the newest row of each, fastest first."""
+    rows = _of_device(verifications, device_id).drop_duplicates("candidate_id", keep="last")
+    rows = rows.sort_values(["latency_ms", "candidate_id"])
+    return [_point(row, latency="latency") for row in rows.to_dict("records")]
+
+
 def _front(rows: pd.DataFrame, *, device_id: str, latency: str, provenance: str, split: str) -> ParetoFront:
     rows = rows.drop_duplicates("candidate_id", keep="last")
     accuracy_N, latency_N = _column(rows, "accuracy"), _column(rows, f"{latency}_ms")

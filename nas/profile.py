@@ -69,7 +69,10 @@ class Profile:
 
     def to_json(self) -> dict[str, JSON]:
         """Plain JSON values."""
-        return asdict(self)
+        values: dict[str, JSON] = asdict(self)
+        scores = asdict(self.scores)
+        # JSON has no NaN: a rank correlation of constant values does not exist
+        return values | {"scores": {key: None if np.isnan(value) else value for key, value in scores.items()}}
 
 
 def choose_subnets(space: SearchSpace, *, num: int, seed: int) -> list[Architecture]:
@@ -162,10 +165,10 @@ def profiled_subnets(run: Run, *, device_id: str) -> pd.DataFrame:
     """
     rows = run.measurements()
     rows = rows[rows["device_id"] == device_id]
-    references = rows[rows["arch_id"] == run.space.largest.arch_id].drop_duplicates("lease_token", keep="last")
-    reference_ms = references.set_index("lease_token")["p50"]
+    references = rows[rows["arch_id"] == run.space.largest.arch_id].drop_duplicates("session_id", keep="last")
+    reference_ms = references.set_index("session_id")["p50"]
     rows = rows[rows["purpose"].isin([PROFILE_FIT, PROFILE_HELD_OUT])].drop_duplicates("arch_id", keep="last")
-    slowdown = rows["lease_token"].map(reference_ms / reference_ms.iloc[0]) if len(rows) else 1.0
+    slowdown = rows["session_id"].map(reference_ms / reference_ms.iloc[0]) if len(rows) else 1.0
     return rows.assign(latency_ms=rows["p50"] / slowdown)
 
 

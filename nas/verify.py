@@ -13,6 +13,7 @@ from nas.measure import measure_candidates
 from nas.pareto import front_order
 from nas.pricing import Pricer
 from nas.run import utc_now
+from searchspaces import SearchSpace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,15 +31,20 @@ class VerifySettings:
     seed: int
 
 
-def choose_for_verification(evaluations: pd.DataFrame, *, device_id: str, num: int) -> list[Candidate]:
-    """Candidates of the predicted front and of the fronts behind it, spread over the latencies.
+def choose_for_verification(
+    evaluations: pd.DataFrame, *, space: SearchSpace, device_id: str, num: int
+) -> list[Candidate]:
+    """The space's two ends, then candidates of the predicted front and of the fronts behind it, spread over latencies.
 
-    Accuracies have intervals, so candidates just behind the front may well belong to it.
+    Accuracies have intervals, so candidates just behind the front may well belong to it. The ends, where they were
+    evaluated, show what the space can do.
     """
     rows = evaluations[evaluations["device_id"] == device_id].drop_duplicates("candidate_id", keep="last")
     rows = rows.sort_values(["latency_predicted_ms", "candidate_id"])
     order = front_order(rows["accuracy"].to_numpy(dtype=float), rows["latency_predicted_ms"].to_numpy(dtype=float))
     records = rows.to_dict("records")
+    ends = {space.smallest.arch_id, space.largest.arch_id}
+    order.sort(key=lambda n: records[n]["arch_id"] not in ends)
     return [Candidate.from_row({str(key): str(value) for key, value in records[n].items()}) for n in order[:num]]
 
 
@@ -64,7 +70,7 @@ def verify_candidates(
     """
     run, device_id = bench.run, bench.device.spec.device_id
     evaluations = run.evaluations()
-    chosen = choose_for_verification(evaluations, device_id=device_id, num=settings.candidates)
+    chosen = choose_for_verification(evaluations, space=run.space, device_id=device_id, num=settings.candidates)
     verified = run.verifications()
     done = set(verified[verified["device_id"] == device_id]["candidate_id"])
     missing = [candidate for candidate in chosen if candidate.candidate_id not in done]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
+import sqlalchemy
 import sqlalchemy.exc
 from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -43,6 +44,10 @@ class SearchStudy:
     def propose_next(self, arch: Architecture) -> None:
         """Make `arch` the next proposal."""
         self._study.enqueue_trial(dict(arch.genes))
+
+    def is_new(self) -> bool:
+        """Whether nothing was proposed yet."""
+        return not self._study.get_trials(deepcopy=False)
 
     def constrain(self, trial: Trial, *, latency_ms: float) -> None:
         """Tell how far the latency is from the limit; before the evaluation, so that a kill cannot lose it."""
@@ -106,7 +111,10 @@ def open_study(
     """
     hint = f"move {path} away and search again: what was evaluated is kept in the tables"
     try:
-        storage = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 60}})
+        storage = optuna.storages.RDBStorage(
+            sqlalchemy.URL.create("sqlite", database=str(path)).render_as_string(),
+            engine_kwargs={"connect_args": {"timeout": 60}},
+        )
         study = optuna.create_study(
             study_name=name,
             storage=storage,

@@ -53,7 +53,7 @@ def exporting(run: Run) -> bool:
 @pytest.mark.timeout(900)
 def test_killed_in_every_stage_the_same_command_finishes_the_run(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    command = ["run", QUICKSTART, "--quick", "--run-dir", run_dir]
+    command: list[str | Path] = ["run", QUICKSTART, "--quick", "--run-dir", run_dir]
     seen: dict[str, set[str]] = {"evaluations": set(), "verifications": set()}
     for stage in (trained, profiling, searching, refining, verifying, exporting):
         kill_when(stage, run_dir, command)
@@ -76,9 +76,9 @@ def test_killed_in_every_stage_the_same_command_finishes_the_run(tmp_path: Path)
     assert len(list((run_dir / "export").glob("*/manifest.json"))) == 1
 
 
-def kill_when(reached: Callable[[Run], bool], run_dir: Path, command: list[object]) -> None:
+def kill_when(reached: Callable[[Run], bool], run_dir: Path, command: list[str | Path]) -> None:
     """Start the command, SIGKILL it as soon as `reached` holds, and wait until its children are gone too."""
-    process = nas_process(*(str(part) for part in command))
+    process = nas_process(*command)
     children: list[psutil.Process] = []
     try:
         deadline = time.monotonic() + 180

@@ -41,6 +41,7 @@ def measurement(**changes: object) -> CostMeasurement:
         "load_average": 0.2,
         "involuntary_switches": 0,
         "lease_token": 7,
+        "session_id": "fedcba987654",
         "utc_time": datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC),
     }
     return CostMeasurement(**{**values, **changes})  # type: ignore[arg-type]

@@ -87,19 +87,19 @@ def front() -> list[FrontPoint]:
 
 def test_the_knee_is_exported_unless_an_architecture_is_named() -> None:
     points = front()
-    assert choose_point(make_front(points), arch_id=None) is make_front(points).knee()
-    assert choose_point(make_front(points), arch_id=points[3].arch_id) is points[3]
+    assert choose_point(make_front(points), verified=points, arch_id=None) is make_front(points).knee()
+    assert choose_point(make_front(points), verified=points, arch_id=points[3].arch_id) is points[3]
 
 
 def test_of_an_architectures_candidates_the_most_accurate_is_exported() -> None:
     points = front()
-    assert choose_point(make_front(points), arch_id=points[1].arch_id) is points[2]
+    assert choose_point(make_front(points[:2]), verified=points, arch_id=points[1].arch_id) is points[2]
 
 
-def test_an_architecture_off_the_front_is_refused_with_the_members() -> None:
+def test_an_architecture_that_is_not_verified_is_refused_with_those_that_are() -> None:
     points = front()
-    with pytest.raises(RunError, match="'beefbeefbeef' is not on the verified front") as caught:
-        choose_point(make_front(points), arch_id="beefbeefbeef")
+    with pytest.raises(RunError, match="'beefbeefbeef' is not among the verified ones") as caught:
+        choose_point(make_front(points), verified=points, arch_id="beefbeefbeef")
     assert caught.value.hint.count(points[1].arch_id) == 1
     assert all(point.arch_id in caught.value.hint for point in points)
 
@@ -108,7 +108,7 @@ def test_an_architecture_off_the_front_is_refused_with_the_members() -> None:
 def test_nothing_is_exported_before_verification(provenance: str) -> None:
     points = front() if provenance == "predicted" else []
     with pytest.raises(RunError, match="no verified front") as caught:
-        choose_point(make_front(points, provenance=provenance), arch_id=None)
+        choose_point(make_front(points, provenance=provenance), verified=points, arch_id=None)
     assert "nas verify" in caught.value.hint
 
 

@@ -2,18 +2,28 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from hardware.cost import analytic_costs
 from hardware.device import Device
+from hardware.measurement import CostMeasurement
 from nas.data import DataSplits
 from nas.errors import RunError
-from nas.profile import PROFILE_FIT, PROFILE_HELD_OUT, choose_subnets, profile_device, profile_path
+from nas.measure import REFERENCE
+from nas.profile import (
+    PROFILE_FIT,
+    PROFILE_HELD_OUT,
+    choose_subnets,
+    profile_device,
+    profile_path,
+    profiled_subnets,
+)
 from searchspaces import get_space
 from tests.fakes.devices import FlakyBackend
-from tests.nas.tiny_run import PROFILE, SPACE, TinyRun, ignore, make_bench
+from tests.nas.tiny_run import PROFILE, SPACE, TinyRun, copy_run, ignore, make_bench
 
 
 def test_chosen_subnets_are_distinct_and_reach_both_ends() -> None:
@@ -60,8 +70,8 @@ def test_a_profile_holds_measured_subnets_and_their_errors(profiled: TinyRun) ->
 
 def test_the_errors_are_those_of_the_held_out_subnets(profiled: TinyRun) -> None:
     predictor = profiled.predictor()
-    rows = profiled.measurements()
-    held_out = rows[rows["purpose"] == PROFILE_HELD_OUT].rename(columns={"p50": "latency_ms"})
+    rows = profiled_subnets(profiled, device_id="onnxruntime-cpu")
+    held_out = rows[rows["purpose"] == PROFILE_HELD_OUT]
     assert predictor.scores is not None
     assert predictor.score(held_out).mape_percent == pytest.approx(predictor.scores.mape_percent)
 
@@ -83,7 +93,7 @@ def test_more_is_measured_when_the_error_is_above_the_bound_and_the_run_goes_on(
     assert run_copy.measurements()["arch_id"].nunique() == 22
     assert predictor.num_fitted == 18
     assert any("above 1e-09 %: measure more" in message for message in messages)
-    assert progress[-1] == (22, 22)
+    assert progress[-1][0] == progress[-1][1]
     stored = json.loads(profile_path(run_copy, "onnxruntime-cpu").read_text())
     assert stored["accepted"] is False
     assert stored["max_mape_percent"] == 1e-9
@@ -91,28 +101,56 @@ def test_more_is_measured_when_the_error_is_above_the_bound_and_the_run_goes_on(
 
 
 def test_profiling_goes_on_where_it_was_interrupted(run_copy: TinyRun, data: DataSplits, device: Device) -> None:
+    settings = replace(PROFILE, max_mape_percent=1e-9, max_measured=20)
     flaky = FlakyBackend(device.backend)
     bench = make_bench(run_copy, data=data, device=Device(spec=device.spec, backend=flaky))
 
-    def lose_power(done: int, total: int) -> None:
-        assert (done, total) == (PROFILE.held_out, PROFILE.fit + PROFILE.held_out)
+    def lose_power(message: str) -> None:
+        assert "measure more" in message
         flaky.failing.add("run")
 
     with pytest.raises(RuntimeError, match="lost power"):
-        profile_device(bench, settings=PROFILE, on_progress=lose_power, on_message=ignore)
+        profile_device(bench, settings=settings, on_progress=ignore, on_message=lose_power)
     first = run_copy.measurements()
-    assert set(first["purpose"]) == {PROFILE_HELD_OUT}
-    assert len(first) == PROFILE.held_out
+    assert len(first) == first["arch_id"].nunique() == PROFILE.fit + PROFILE.held_out
     assert not profile_path(run_copy, "onnxruntime-cpu").exists()
     flaky.failing.clear()
-    profile_device(bench, settings=PROFILE, on_progress=ignore, on_message=ignore)
+    profile_device(bench, settings=settings, on_progress=ignore, on_message=ignore)
     rows = run_copy.measurements()
-    assert len(rows) == rows["arch_id"].nunique() == PROFILE.fit + PROFILE.held_out
-    assert set(first["measurement_id"]) <= set(rows["measurement_id"])
+    assert rows.iloc[: len(first)]["measurement_id"].tolist() == first["measurement_id"].tolist()
+    added = rows.iloc[len(first) :]
+    assert added["purpose"].tolist().count(PROFILE_FIT) == 4
+    assert not set(added[added["purpose"] == PROFILE_FIT]["arch_id"]) & set(first["arch_id"])
+    # the rest is the reference network, whose record goes with every session
+    assert set(added[added["purpose"] != PROFILE_FIT]["arch_id"]) == {SPACE.largest.arch_id}
     runs_before = flaky.num_runs
-    profile_device(bench, settings=PROFILE, on_progress=ignore, on_message=ignore)
+    profile_device(bench, settings=settings, on_progress=ignore, on_message=ignore)
     assert flaky.num_runs == runs_before
     assert len(run_copy.measurements()) == len(rows)
+
+
+def test_a_session_on_a_slower_host_is_brought_back_to_the_first(tmp_path: Path, profiled: TinyRun) -> None:
+    run = copy_run(profiled, tmp_path / "run")
+    first = profiled_subnets(run, device_id="onnxruntime-cpu")
+    assert first["latency_ms"].tolist() == first["p50"].tolist()
+    slower = []
+    arch = SPACE.architecture({**dict(SPACE.largest.genes), "stage1.depth": 1})
+    largest = first[first["arch_id"] == SPACE.largest.arch_id].iloc[0]
+    measured = CostMeasurement.from_row({str(key): value for key, value in largest.items()})
+    for network, purpose, factor in ((SPACE.largest, REFERENCE, 2.0), (arch, PROFILE_FIT, 1.5)):
+        again = replace(measured, p50=measured.p50 * factor, session_id="a later session")
+        keys = {
+            "arch_id": network.arch_id,
+            "candidate_id": network.arch_id,
+            "architecture": network.to_json(),
+            "purpose": purpose,
+        }
+        slower.append({**again.to_row(), **keys})
+    run.measurements_table.append(slower)
+    rows = profiled_subnets(run, device_id="onnxruntime-cpu").set_index("arch_id")
+    assert rows.loc[arch.arch_id, "latency_ms"] == pytest.approx(measured.p50 * 0.75)
+    assert rows.loc[SPACE.largest.arch_id, "latency_ms"] == pytest.approx(measured.p50)
+    assert len(rows) == len(first) + 1
 
 
 def test_a_space_with_fewer_subnets_than_asked_for_is_refused(

@@ -11,7 +11,7 @@ from nas.data import DataSplits
 from nas.evaluation import count_correct
 from nas.verify import VerifySettings, choose_for_verification, verify_candidates
 from tests.fakes.devices import FlakyBackend
-from tests.nas.tiny_run import SEED, TinyRun, copy_run, ignore, make_bench, make_pricer
+from tests.nas.tiny_run import SEED, SPACE, TinyRun, copy_run, ignore, make_bench, make_pricer
 
 SETTINGS = VerifySettings(candidates=2, protocol="quick", seed=SEED)
 DEVICE_ID = "onnxruntime-cpu"
@@ -24,15 +24,15 @@ def run(tmp_path: Path, refined: TinyRun) -> TinyRun:
 
 def test_the_predicted_front_is_verified_first(refined: TinyRun) -> None:
     front = refined.front()
-    chosen = choose_for_verification(refined.evaluations(), device_id=DEVICE_ID, num=1000)
+    chosen = choose_for_verification(refined.evaluations(), space=SPACE, device_id=DEVICE_ID, num=1000)
     ids = [candidate.candidate_id for candidate in chosen]
     assert {point.candidate for point in front.points} == set(ids[: len(front.points)])
     assert len(set(ids)) == len(ids) == refined.evaluations()["candidate_id"].nunique()
-    assert choose_for_verification(refined.evaluations(), device_id="toaster", num=5) == []
+    assert choose_for_verification(refined.evaluations(), space=SPACE, device_id="toaster", num=5) == []
 
 
 def test_inherited_and_fine_tuned_weights_of_one_architecture_are_two_candidates(refined: TinyRun) -> None:
-    chosen = choose_for_verification(refined.evaluations(), device_id=DEVICE_ID, num=1000)
+    chosen = choose_for_verification(refined.evaluations(), space=SPACE, device_id=DEVICE_ID, num=1000)
     tuned = {candidate.architecture.arch_id for candidate in chosen if candidate.weights_kind == "fine-tuned"}
     inherited = {candidate.architecture.arch_id for candidate in chosen if candidate.weights_kind == "inherited"}
     assert tuned
@@ -44,7 +44,7 @@ def test_verified_rows_say_what_was_found_and_what_was_promised(
 ) -> None:
     bench, pricer = make_bench(verified, data=data, device=device), make_pricer(verified)
     evaluations = verified.evaluations()
-    chosen = choose_for_verification(evaluations, device_id=DEVICE_ID, num=5)
+    chosen = choose_for_verification(evaluations, space=SPACE, device_id=DEVICE_ID, num=5)
     rows = verified.verifications().set_index("candidate_id")
     assert set(rows.index) == {candidate.candidate_id for candidate in chosen}
     measurements = verified.measurements().set_index("measurement_id")
@@ -61,7 +61,8 @@ def test_verified_rows_say_what_was_found_and_what_was_promised(
             measured["low"],
             measured["high"],
         )
-        assert (measured["purpose"], measured["candidate_id"]) == ("verify", candidate.candidate_id)
+        assert measured["purpose"] == "verify"
+        assert measured["candidate_id"] == candidate.candidate_id
         promised = pricer.price([candidate.architecture])[0].latency_predicted_ms
         assert row["latency_predicted_ms"] == pytest.approx(promised)
         searched = evaluations[evaluations["candidate_id"] == candidate.candidate_id].iloc[-1]
