@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -204,7 +204,8 @@ def sync(where: RunArgument) -> None:
     from experiments.session import resume_session
 
     session = resume_session(where)
-    make_tracker(session).sync(run_view(session.run, artifacts=write_report(session.run), finished=True))
+    finished = any(session.run.export_dir.glob("*/manifest.json"))
+    make_tracker(session).sync(run_view(session.run, artifacts=write_report(session.run), finished=finished))
     _err().print(f"MLflow shows {where} again: nas ui {where}", highlight=False)
 
 
@@ -216,7 +217,8 @@ def ui(
     """Open the run's MLflow page on this machine (loopback only; Ctrl-C ends it). Example: nas ui runs/quickstart."""
     from experiments.tracking.ui import serve_ui
 
-    serve_ui(where, port=port, say=lambda text: _err().print(text, highlight=False))
+    with suppress(KeyboardInterrupt):
+        serve_ui(where, port=port, say=lambda text: _err().print(text, highlight=False))
 
 
 @app.command()

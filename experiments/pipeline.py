@@ -64,7 +64,6 @@ def run_stages(
         Hinted: whatever a stage cannot do; what was finished stays.
     """
     mirror = _Mirror(session, tracker=tracker or make_tracker(session), reporter=reporter)
-    exported: Exported | None = None
     with ExitStack() as stack:
         cluster = _Cluster(stack, session=session, address=address)
         actions: dict[str, Callable[[], object]] = {
@@ -80,9 +79,10 @@ def run_stages(
             if name in actions and name in names:
                 actions[name]()
                 mirror.sync(finished=False)
-    if "export" not in names:
-        return Outcome(exported=None, registered=None, tracked=mirror.healthy)
-    exported = stages.export(session, reporter=reporter, arch_id=arch_id)
+        if "export" not in names:
+            return Outcome(exported=None, registered=None, tracked=mirror.healthy)
+        # Still inside: Ray's processes ending would disturb the last measurement.
+        exported = stages.export(session, reporter=reporter, arch_id=arch_id)
     mirror.sync(finished=True)
     return Outcome(exported=exported, registered=mirror.register(exported), tracked=mirror.healthy)
 

@@ -19,6 +19,8 @@ class MeasurementProtocol:
         warmup_runs: untimed runs of each network before them, in every round.
         interval_width: full width of the interval of the median, relative to the median, that is good enough.
         level: confidence level of the interval.
+        min_seconds: a session lasts at least so long (unless `max_rounds` is reached): small networks finish their rounds
+            in milliseconds, which may all lie in one slow moment of the host.
         max_seconds: time after which no further round is started, once `min_rounds` are done.
     """
 
@@ -29,6 +31,7 @@ class MeasurementProtocol:
     warmup_runs: int
     interval_width: float = 0.03
     level: float = 0.95
+    min_seconds: float = 0.0
     max_seconds: float
 
     def __post_init__(self) -> None:
@@ -39,6 +42,7 @@ class MeasurementProtocol:
             ("warmup_runs", self.warmup_runs, self.warmup_runs >= 0, ">= 0"),
             ("interval_width", self.interval_width, 0 < self.interval_width < 1, "between 0 and 1"),
             ("level", self.level, 0 < self.level < 1, "between 0 and 1"),
+            ("min_seconds", self.min_seconds, self.min_seconds >= 0, ">= 0"),
             ("max_seconds", self.max_seconds, self.max_seconds > 0, "> 0"),
         )
         for field, value, holds, allowed in checks:
@@ -58,9 +62,17 @@ def get_protocol(name: str) -> MeasurementProtocol:
         MeasurementError: the name is unknown; the message lists the known ones.
     """
     protocols = (
-        MeasurementProtocol(name="quick", max_rounds=25, runs_per_round=20, warmup_runs=3, max_seconds=120.0),
         MeasurementProtocol(
-            name="standard", min_rounds=12, max_rounds=60, runs_per_round=40, warmup_runs=5, max_seconds=300.0
+            name="quick", max_rounds=200, runs_per_round=20, warmup_runs=3, min_seconds=0.5, max_seconds=120.0
+        ),
+        MeasurementProtocol(
+            name="standard",
+            min_rounds=12,
+            max_rounds=1000,
+            runs_per_round=40,
+            warmup_runs=5,
+            min_seconds=2.0,
+            max_seconds=300.0,
         ),
     )
     for protocol in protocols:

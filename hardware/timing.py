@@ -112,7 +112,7 @@ def time_interleaved(
     tallies = {name: _Tally() for name in runners}
     # Once, not every round: with everything loaded it takes longer than a round.
     gc.collect()
-    deadline_s = clock.monotonic_s() + protocol.max_seconds
+    started_s = clock.monotonic_s()
     for num_rounds in range(1, protocol.max_rounds + 1):
         active = [name for name, tally in tallies.items() if name == reference or not tally.converged]
         with _no_garbage_collection():
@@ -121,9 +121,13 @@ def time_interleaved(
                 _visit(name, run=runners[name], tally=tallies[name], protocol=protocol, timer_ns=timer_ns)
         if on_round is not None:
             on_round(num_rounds)
-        if num_rounds >= protocol.min_rounds:
+        elapsed_s = clock.monotonic_s() - started_s
+        late = num_rounds >= protocol.min_rounds and elapsed_s > protocol.max_seconds
+        # The bootstrap costs more with every round, so it is asked less and less often.
+        due = num_rounds >= protocol.min_rounds and num_rounds % max(1, num_rounds // 8) == 0
+        if (due and elapsed_s >= protocol.min_seconds) or late or num_rounds == protocol.max_rounds:
             _judge([tallies[name] for name in active], protocol=protocol, rng=rng)
-            if all(tally.converged for tally in tallies.values()) or clock.monotonic_s() > deadline_s:
+            if late or all(tally.converged for tally in tallies.values()):
                 break
     return InterleavedTimes(
         times={

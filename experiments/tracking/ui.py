@@ -1,12 +1,14 @@
 """Serves a run's MLflow page on this machine."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from experiments.errors import TrackingError
@@ -47,13 +49,16 @@ def serve_ui(run_dir: Path, *, port: int, say: Callable[[str], None]) -> None:
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
+        start_new_session=True,
     )
     try:
         _wait_until_up(server, address=address, run_dir=run_dir, port=port)
         say(f"the run is shown at {address}{page}   (Ctrl-C ends the server)")
         server.communicate()
     finally:
-        server.terminate()
+        # MLflow starts processes of its own: all of its session ends.
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
         server.wait()
 
 

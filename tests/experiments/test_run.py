@@ -4,15 +4,19 @@ import csv
 import io
 import json
 import math
+import shutil
+import signal
+import socket
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import optuna
 import pytest
 
 from nas import open_run
-from tests.experiments.conftest import QUICKSTART, ROOT, Result, nas
+from tests.experiments.conftest import QUICKSTART, ROOT, Result, nas, nas_process
 
 pytestmark = pytest.mark.slow
 
@@ -164,8 +168,6 @@ def test_export_of_another_point_by_its_architecture(quick_run: QuickRun) -> Non
 
 
 def test_sync_rebuilds_mlflow_from_the_run_directory(quick_run: QuickRun, tmp_path: Path) -> None:
-    import shutil
-
     run_dir, _ = quick_run
     copy = tmp_path / "copy"
     shutil.copytree(run_dir, copy)
@@ -183,6 +185,67 @@ def test_sync_rebuilds_mlflow_from_the_run_directory(quick_run: QuickRun, tmp_pa
     (parent,) = [run for run in runs if run not in children]
     names = {file.path for file in client.list_artifacts(parent.info.run_id)}
     assert {"pareto.html", "pareto.json", "recipe.yaml", "predictor.html", "hypervolume.html"} <= names
+
+
+def test_a_corrupt_checkpoint_is_named_and_the_rest_stays(quick_run: QuickRun, tmp_path: Path) -> None:
+    run_dir, _ = quick_run
+    copy = tmp_path / "copy"
+    shutil.copytree(run_dir, copy)
+    weights = open_run(copy).checkpoint_dir() / "weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    weights.write_bytes(bytes(content))
+    result = nas("run", QUICKSTART, "--quick", "--run-dir", copy)
+    assert result.code == 1
+    assert str(weights.name) in result.err
+    assert "delete" in result.err
+    assert "Traceback" not in result.err
+    assert len(open_run(copy).evaluations()) == len(open_run(run_dir).evaluations())
+
+
+def test_lost_fine_tuned_weights_come_back_from_their_checkpoint(quick_run: QuickRun, tmp_path: Path) -> None:
+    run_dir, _ = quick_run
+    copy = tmp_path / "copy"
+    shutil.copytree(run_dir, copy)
+    rows = open_run(copy).evaluations()
+    candidate = str(rows[rows["weights_kind"] == "fine-tuned"]["candidate_id"].iloc[0])
+    weights = (copy / "candidates" / candidate / "weights.safetensors").read_bytes()
+    shutil.rmtree(copy / "candidates" / candidate)
+    assert nas("refine", copy).code == 0
+    assert (copy / "candidates" / candidate / "weights.safetensors").read_bytes() == weights
+    assert len(open_run(copy).evaluations()) == len(rows)
+
+
+def test_a_loss_that_is_not_a_number_ends_with_1_and_says_what_to_change(tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    result = nas(
+        *("run", QUICKSTART, "--quick", "--run-dir", run_dir),
+        *("--set", "train.learning_rate=100", "--set", "train.weight_decay=1", "--set", "train.warmup_epochs=0"),
+    )
+    assert result.code == 1
+    message = " ".join(result.err.split())
+    assert "loss is nan" in message or "gradient" in message
+    assert "lower train.learning_rate (now 100.0)" in message
+    assert "Traceback" not in result.err
+
+
+def test_mlflow_page_is_served_on_loopback_and_ends_with_ctrl_c(quick_run: QuickRun) -> None:
+    run_dir, _ = quick_run
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    process = nas_process("ui", run_dir, "--port", str(port))
+    try:
+        assert process.stderr is not None
+        line = process.stderr.readline()
+        assert f"http://127.0.0.1:{port}/#/experiments/" in line
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10) as answer:
+            assert answer.status == 200
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 0
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_readme_names_commands_that_exist() -> None:
