@@ -3,6 +3,8 @@
 import logging
 import os
 import sys
+import tempfile
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from enum import StrEnum
@@ -93,7 +95,8 @@ def run(
 
         lines = make_plan(resolved, directory)
         _out().print(plan_table(lines))
-        raise typer.Exit(0 if all(line.ok for line in lines) else 2)
+        missing = {line.subject for line in lines if not line.ok}
+        raise typer.Exit(4 if missing == {"device"} else 2 if missing else 0)
     from experiments.pipeline import STAGES
     from experiments.session import exclusive, open_session
 
@@ -204,8 +207,7 @@ def sync(where: RunArgument) -> None:
     from experiments.session import resume_session
 
     session = resume_session(where)
-    finished = any(session.run.export_dir.glob("*/manifest.json"))
-    make_tracker(session).sync(run_view(session.run, artifacts=write_report(session.run), finished=finished))
+    make_tracker(session).sync(run_view(session.run, artifacts=write_report(session.run)))
     _err().print(f"MLflow shows {where} again: nas ui {where}", highlight=False)
 
 
@@ -302,6 +304,12 @@ def _explained() -> Iterator[None]:
         # The reader of a pipe went away (`nas pareto ... | head`); nothing is wrong.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except Exception as e:  # noqa: BLE001 - the last resort: nobody should have to read a traceback
+        with tempfile.NamedTemporaryFile("w", prefix="nas-error-", suffix=".txt", delete=False) as file:
+            traceback.print_exception(e, file=file)
+        _err().print(f"[red]error[/red] {escape(f'{type(e).__name__}: {e}')}", highlight=False)
+        _err().print(f"[bold]try[/bold]   run it again; if it stays, report it with {file.name}", highlight=False)
+        sys.exit(1)
 
 
 def _exit_code(error: Hinted) -> int:

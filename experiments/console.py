@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,6 +21,8 @@ from rich.table import Table
 from experiments.doctor import Finding
 from experiments.plan import PlanLine
 from hardware.files import JSON
+
+_REDRAW_SECONDS = 0.2
 
 
 class ConsoleReporter:
@@ -36,8 +39,10 @@ class ConsoleReporter:
             TextColumn("{task.fields[text]}"),
             console=console,
             transient=True,
+            # Bars move when a stage says so, between two rounds of a measurement; never by a thread of their own.
+            auto_refresh=False,
         )
-        self._started = time.monotonic()
+        self._started = self._drawn = time.monotonic()
         self._bar: TaskID | None = None
 
     def __enter__(self) -> Self:
@@ -51,14 +56,19 @@ class ConsoleReporter:
 
     def stage(self, name: str, *, text: str) -> None:
         """Print the stage's line and open a bar without an end yet."""
-        self._console.print(f"[bold]{name:8}[/bold] {text}", highlight=False)
+        self._console.print(f"[bold]{name:8}[/bold] {escape(text)}", highlight=False)
         self._bar = self._bars.add_task(name, total=None, text="")
+        self._bars.refresh()
         self._started = time.monotonic()
 
     def progress(self, done: float, total: float, *, text: str = "") -> None:
         """Move the stage's bar."""
         if self._bar is not None:
-            self._bars.update(self._bar, completed=int(done), total=int(total), text=text)
+            self._bars.update(self._bar, completed=int(done), total=int(total), text=escape(text))
+            now = time.monotonic()
+            if now - self._drawn > _REDRAW_SECONDS or done == total:
+                self._drawn = now
+                self._bars.refresh()
 
     def done(self, text: str) -> None:
         """Close the bar and print what the stage found."""
@@ -66,11 +76,11 @@ class ConsoleReporter:
             self._bars.remove_task(self._bar)
         self._bar = None
         seconds = time.monotonic() - self._started
-        self._console.print(f"         [green]done[/green] {text} ({seconds:.0f} s)", highlight=False)
+        self._console.print(f"         [green]done[/green] {escape(text)} ({seconds:.0f} s)", highlight=False)
 
     def message(self, text: str) -> None:
         """Print something that a user should know."""
-        self._console.print(f"         [yellow]note[/yellow] {text}", highlight=False)
+        self._console.print(f"         [yellow]note[/yellow] {escape(text)}", highlight=False)
 
 
 def front_table(document: dict[str, JSON]) -> Table:
@@ -102,7 +112,7 @@ def plan_table(lines: Sequence[PlanLine]) -> Table:
     """A plan as a table."""
     table = Table(title="Plan (nothing is written)", title_justify="left", title_style="bold", show_header=False)
     for line in lines:
-        table.add_row(line.subject, line.text if line.ok else f"[red]{line.text}[/red]")
+        table.add_row(line.subject, line.text if line.ok else f"[red]{escape(line.text)}[/red]")
     return table
 
 

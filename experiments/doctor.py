@@ -65,7 +65,7 @@ def _package(name: str) -> Finding:
     try:
         found = version(name)
     except PackageNotFoundError:
-        return Finding(subject=name, ok=False, text="not installed", hint="pip install archsmith")
+        return Finding(subject=name, ok=False, text="not installed", hint="make install")
     return Finding(subject=name, ok=importlib.util.find_spec(module) is not None, text=found)
 
 

@@ -78,13 +78,15 @@ def run_stages(
         for name in STAGES:
             if name in actions and name in names:
                 actions[name]()
-                mirror.sync(finished=False)
+                mirror.sync()
         if "export" not in names:
             return Outcome(exported=None, registered=None, tracked=mirror.healthy)
         # Still inside: Ray's processes ending would disturb the last measurement.
         exported = stages.export(session, reporter=reporter, arch_id=arch_id)
-    mirror.sync(finished=True)
-    return Outcome(exported=exported, registered=mirror.register(exported), tracked=mirror.healthy)
+    mirror.sync()
+    return Outcome(
+        exported=exported, registered=mirror.register(exported, knee=arch_id is None), tracked=mirror.healthy
+    )
 
 
 class _Cluster:
@@ -100,7 +102,7 @@ class _Cluster:
             needed = max(
                 recipe.train.workers * recipe.train.threads_per_worker, recipe.search.workers, recipe.refine.workers
             )
-            self._stack.enter_context(connect(self._address, num_cpus=needed))
+            self._stack.enter_context(connect(self._address, num_cpus=needed if self._address is None else None))
             self._connected = True
         return nullcontext()
 
@@ -116,27 +118,27 @@ class _Mirror:
     def sync_now_and_then(self) -> None:
         """Sync if the last one is long ago."""
         if time.monotonic() - self._synced_at > _SYNC_SECONDS:
-            self.sync(finished=False, searching=True)
+            self.sync(searching=True)
 
-    def sync(self, *, finished: bool, searching: bool = False) -> None:
+    def sync(self, *, searching: bool = False) -> None:
         """Write the report files and make the tracker show the run as it is now."""
         files = [] if searching else write_report(self._session.run)
         try:
-            self._tracker.sync(run_view(self._session.run, artifacts=files, finished=finished, searching=searching))
+            self._tracker.sync(run_view(self._session.run, artifacts=files, searching=searching))
             self.healthy = True
         except TrackingError as e:
             self._complain(e)
         self._synced_at = time.monotonic()
 
-    def register(self, exported: Exported) -> str | None:
-        """Register the exported model; None if the tracker fails."""
+    def register(self, exported: Exported, *, knee: bool) -> str | None:
+        """Register the exported model, the recipe's alias pointing to the knee only; None if the tracker fails."""
         recipe = self._session.recipe
         try:
             model = self._tracker.register(
                 exported.directory,
                 run_id=self._session.run.info.run_id,
                 name=recipe.model_name,
-                alias=recipe.export.alias,
+                alias=recipe.export.alias if knee else f"candidate-{exported.candidate_id}",
                 tags={"candidate": exported.candidate_id},
             )
         except TrackingError as e:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from experiments.datasets import locate_dataset
 from experiments.errors import DataError
-from experiments.recipe import Recipe
+from experiments.recipe import Recipe, first_difference, load_recipe
 from experiments.session import recipe_space
 from hardware.device import list_devices
 from nas.run import open_run
@@ -88,6 +88,6 @@ def _directory_line(recipe: Recipe, run_dir: Path) -> PlanLine:
         writable = place.is_dir() and os.access(place, os.W_OK | os.X_OK)
         text = f"{run_dir} would be made" if writable else f"{run_dir} cannot be made: {place} is not writable"
         return PlanLine(subject="run directory", text=text, ok=writable)
-    if open_run(run_dir).info.recipe_sha256 != recipe.fingerprint():
+    if first_difference(load_recipe(open_run(run_dir).recipe_path), recipe) is not None:
         return PlanLine(subject="run directory", text=f"{run_dir} belongs to another recipe", ok=False)
     return PlanLine(subject="run directory", text=f"{run_dir} exists: only what is missing would be done")

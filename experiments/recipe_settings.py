@@ -5,6 +5,7 @@ fast a run computes, never what it computes: they may change between two calls o
 """
 
 import re
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
@@ -20,6 +21,11 @@ def _free_alias(value: str) -> str:
     if value == "latest" or re.fullmatch(r"v\d+", value, flags=re.IGNORECASE):
         raise ValueError(f"got {value!r}, expected an alias other than `latest`, v1, v2, ...")
     return value
+
+
+def _absolute(value: str | None) -> str | None:
+    # Workers run in directories of their own, and a resumed run may be called from elsewhere.
+    return None if value is None else str(Path(value).expanduser().absolute())
 
 
 def _ascending(values: tuple[int, ...]) -> tuple[int, ...]:
@@ -38,7 +44,7 @@ class DataSettings(Section):
     """Which images, and how they are divided; what is left after the three splits is trained on."""
 
     dataset: Literal["digits", "fashion-mnist"] = Field(description="name of the data set")
-    data_dir: str | None = Field(
+    data_dir: Annotated[str | None, AfterValidator(_absolute)] = Field(
         default=None, description="folder with the data set's files", json_schema_extra=OPERATIONAL
     )
     search: Count = Field(description="images that the search sees")

@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 
 from experiments.tracking.figures import hypervolume_figure, pareto_figure, predictor_figure, write_html
 from hardware.files import JSON, read_json, write_json
+from nas.errors import RunError
 from nas.pareto import ParetoFront, hypervolume_by_evaluation
 from nas.profile import PROFILE_HELD_OUT, profile_path, profiled_subnets
 from nas.run import Run
@@ -25,6 +26,9 @@ def front_document(run: Run, *, device: str | None = None) -> dict[str, JSON]:
     predicted, `warnings` what speaks against the front.
     """
     device_id = run.info.device_id if device is None else device
+    known = sorted({run.info.device_id, *run.evaluations()["device_id"], *run.verifications()["device_id"]})
+    if device_id not in known:
+        raise RunError(f"run {run.path} knows no device {device_id!r}", hint=f"its devices are: {', '.join(known)}")
     front = run.front(device=device_id)
     profile = read_profile(run, device_id)
     return {
@@ -143,7 +147,7 @@ def write_report(run: Run) -> list[Path]:
     return files
 
 
-def run_view(run: Run, *, artifacts: list[Path], finished: bool, searching: bool = False) -> RunView:
+def run_view(run: Run, *, artifacts: list[Path], searching: bool = False) -> RunView:
     """Everything that a tracker mirrors, read from the run directory now.
 
     The hypervolume is left out while the search runs: its reference point still moves, and trackers cannot take a
@@ -166,7 +170,7 @@ def run_view(run: Run, *, artifacts: list[Path], finished: bool, searching: bool
         hypervolume=() if searching else hypervolume_by_evaluation(evaluations, device_id=run.info.device_id),
         artifacts=artifacts,
         tags={"space": run.space.space_id, "device": run.info.device_id, "run_dir": str(run.path)},
-        finished=finished,
+        finished=any(run.export_dir.glob("*/manifest.json")),
     )
 
 

@@ -20,7 +20,7 @@ from nas.data import DataSplits, PreprocessedNetwork
 from nas.errors import RunError
 from nas.materialise import Workbench
 from nas.pricing import Pricer, infeasible, latency_limit
-from nas.run import LOCK_FILE, Run, create_run, open_run, require_writable
+from nas.run import LOCK_FILE, Run, create_run, open_run, require_run_place, require_writable
 from searchspaces import SearchSpace, get_space
 
 
@@ -135,11 +135,15 @@ def exclusive(run_dir: Path) -> Iterator[None]:
     Raises:
         RunError: another process works on it.
     """
-    require_writable(run_dir)
-    with (run_dir / LOCK_FILE).open("a") as file:
+    require_run_place(run_dir)
+    try:
+        file = (run_dir / LOCK_FILE).open("a")
+    except OSError as e:
+        raise RunError(f"cannot open {run_dir / LOCK_FILE}: {e.strerror}", hint="check its owner and mode") from e
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as e:
+        except OSError as e:
             raise RunError(
                 f"another process is working on run {run_dir}", hint="wait for it, or use another --run-dir"
             ) from e
@@ -154,7 +158,10 @@ def _require_same_recipe(recipe: Recipe, run_dir: Path) -> None:
     run = open_run(run_dir)
     if run.info.recipe_sha256 == recipe.fingerprint():
         return
+    # The fingerprint also changes when a new version adds keys; what counts is whether a value differs.
     difference = first_difference(load_recipe(run.recipe_path), recipe)
+    if difference is None:
+        return
     raise RunError(
         f"run directory {run_dir} was made with another recipe ({difference}; the first is the directory's)",
         hint="use another directory (--run-dir), or the recipe that the run was made with",

@@ -13,6 +13,7 @@ from experiments.ray.trainer import train_on_ray
 from experiments.ray.tune_refine import refine_on_ray
 from experiments.reporter import Reporter
 from experiments.session import Session
+from hardware.files import has_manifest
 from nas.candidate import Candidate
 from nas.errors import CheckpointError, RunError
 from nas.evaluation import Accuracy, accuracy_row
@@ -88,14 +89,31 @@ def _following(history: TrainHistory, *, reporter: Reporter) -> Iterator[None]:
         thread.join()
 
 
+def require_trained(session: Session) -> None:
+    """Refuse to build on a supernet that is still being trained.
+
+    Raises:
+        RunError: epochs are missing.
+    """
+    finished = finished_checkpoints(session.run.train_dir / CHECKPOINTS)
+    if not train_is_done(session):
+        done = int(finished[-1].name.removeprefix("epoch-")) if finished else 0
+        raise RunError(
+            f"the supernet of run {session.run.path} has {done} of {session.recipe.train.epochs} epochs",
+            hint=f"nas train {session.run.path}",
+        )
+
+
 def profile_is_done(session: Session) -> bool:
     """Whether the device has a predictor."""
-    return profile_path(session.run, session.device_id).exists()
+    run, device_id = session.run, session.device_id
+    return profile_path(run, device_id).exists() and has_manifest(run.predictor_dir(device_id))
 
 
 def profile(session: Session, *, reporter: Reporter) -> None:
     """Stage 2: measure subnets and fit the latency predictor."""
     recipe = session.recipe.profile
+    require_trained(session)
     reporter.stage("profile", text=f"{recipe.fit + recipe.held_out} subnets on {session.device_id}")
     if profile_is_done(session):
         session.run.predictor(session.device_id)
@@ -125,9 +143,16 @@ def profile(session: Session, *, reporter: Reporter) -> None:
 
 def inherited_rows(session: Session) -> pd.DataFrame:
     """Evaluations with the weights of this run's supernet, one a candidate."""
+    rows = current_evaluations(session)
+    return rows[rows["weights_kind"] == "inherited"].drop_duplicates("candidate_id", keep="last")
+
+
+def current_evaluations(session: Session) -> pd.DataFrame:
+    """Evaluations for the session's device, without those of an earlier supernet's inherited weights."""
     rows = session.run.evaluations()
-    rows = rows[(rows["weights_kind"] == "inherited") & (rows["device_id"] == session.device_id)]
-    return rows.drop_duplicates("candidate_id", keep="last")
+    weights = session.bench.inherit(session.run.space.smallest).weights
+    current = (rows["weights_kind"] != "inherited") | (rows["weights"] == weights)
+    return rows[current & (rows["device_id"] == session.device_id)]
 
 
 def search_is_done(session: Session) -> bool:
@@ -138,6 +163,7 @@ def search_is_done(session: Session) -> bool:
 def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_rows: Callable[[], None]) -> None:
     """Stage 3: let Optuna propose, evaluate on a pool of Ray actors, remember everything."""
     recipe, run = session.recipe.search, session.run
+    require_trained(session)
     reporter.stage("search", text=f"{recipe.sampler}, {recipe.evaluations} architectures of {run.space.size:,}")
     settings = SearchSettings(
         sampler=recipe.sampler,
@@ -200,7 +226,7 @@ def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_
 
 def missing_refinements(session: Session) -> list[Architecture]:
     """Architectures around the front that have no fine-tuned candidate yet."""
-    rows = session.run.evaluations()
+    rows = current_evaluations(session)
     chosen = choose_for_refinement(rows, device_id=session.device_id, num=session.recipe.refine.candidates)
     tuned = [
         Candidate.from_row({str(key): str(value) for key, value in row.items()})
@@ -213,6 +239,7 @@ def missing_refinements(session: Session) -> list[Architecture]:
 def refine(session: Session, *, cluster: ClusterFactory, reporter: Reporter) -> None:
     """Stage 4: fine-tune candidates around the front as Ray Tune trials."""
     recipe, run = session.recipe.refine, session.run
+    require_trained(session)
     if not len(inherited_rows(session)):
         raise RunError(f"run {run.path} has no evaluated architectures", hint=f"nas search {run.path}")
     reporter.stage("refine", text=f"{recipe.candidates} candidates around the front, {recipe.epochs} epochs each")
@@ -290,13 +317,21 @@ def _gain(session: Session) -> str:
 def verify(session: Session, *, reporter: Reporter) -> None:
     """Stage 5: measure and evaluate the front's candidates."""
     recipe, run = session.recipe.verify, session.run
-    evaluations = run.evaluations()
+    require_trained(session)
+    evaluations = current_evaluations(session)
     if not len(evaluations):
         raise RunError(f"run {run.path} has no evaluated architectures", hint=f"nas search {run.path}")
     chosen = choose_for_verification(evaluations, space=run.space, device_id=session.device_id, num=recipe.candidates)
     reporter.stage("verify", text=f"{len(chosen)} candidates on {session.device_id} and on the verify split")
     settings = VerifySettings(candidates=recipe.candidates, protocol=recipe.protocol, seed=session.recipe.seed)
-    num = verify_candidates(session.bench, pricer=session.pricer, settings=settings, on_progress=reporter.progress)
+    num = verify_candidates(
+        session.bench,
+        chosen,
+        evaluations=evaluations,
+        pricer=session.pricer,
+        settings=settings,
+        on_progress=reporter.progress,
+    )
     front = run.front()
     spans = [point.latency_ms for point in front.points]
     found = f"verified front of {len(front.points)} points over a latency span of {max(spans) / min(spans):.2f}"

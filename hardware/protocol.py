@@ -19,8 +19,8 @@ class MeasurementProtocol:
         warmup_runs: untimed runs of each network before them, in every round.
         interval_width: full width of the interval of the median, relative to the median, that is good enough.
         level: confidence level of the interval.
-        min_seconds: a session lasts at least so long (unless `max_rounds` is reached): small networks finish their rounds
-            in milliseconds, which may all lie in one slow moment of the host.
+        min_seconds: a session lasts at least so long (unless `max_rounds` is reached): small networks finish their
+            rounds in milliseconds, which may all lie in one slow moment of the host.
         max_seconds: time after which no further round is started, once `min_rounds` are done.
     """
 

@@ -9,7 +9,7 @@ more certain than it is. The medians of rounds that lie seconds apart are not: t
 import gc
 import resource
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -87,9 +87,9 @@ def time_interleaved(
 ) -> InterleavedTimes:
     """Time callables in interleaved rounds until every median is certain enough or a cap is hit.
 
-    Each round visits, in a random order, the reference and every network whose interval is still too wide, with a
-    short warm-up each. Networks that are certain enough rest; the reference never does. The garbage collector is
-    off during a round.
+    Each round visits every network in a random order, with a short warm-up each; all of them take part until the last
+    one is certain enough, so that round n of one network belongs to the same moment as round n of every other. The
+    garbage collector is off during a round.
 
     Args:
         runners: one inference each, by name.
@@ -109,15 +109,15 @@ def time_interleaved(
             hint="pass the reference as one of the runners",
         )
     clock = SystemClock() if clock is None else clock
-    tallies = {name: _Tally() for name in runners}
+    names = list(runners)
+    tallies = {name: _Tally() for name in names}
     # Once, not every round: with everything loaded it takes longer than a round.
     gc.collect()
     started_s = clock.monotonic_s()
     for num_rounds in range(1, protocol.max_rounds + 1):
-        active = [name for name, tally in tallies.items() if name == reference or not tally.converged]
         with _no_garbage_collection():
-            for index in rng.permutation(len(active)):
-                name = active[int(index)]
+            for index in rng.permutation(len(names)):
+                name = names[int(index)]
                 _visit(name, run=runners[name], tally=tallies[name], protocol=protocol, timer_ns=timer_ns)
         if on_round is not None:
             on_round(num_rounds)
@@ -126,7 +126,7 @@ def time_interleaved(
         # The bootstrap costs more with every round, so it is asked less and less often.
         due = num_rounds >= protocol.min_rounds and num_rounds % max(1, num_rounds // 8) == 0
         if (due and elapsed_s >= protocol.min_seconds) or late or num_rounds == protocol.max_rounds:
-            _judge([tallies[name] for name in active], protocol=protocol, rng=rng)
+            _judge(list(tallies.values()), protocol=protocol, rng=rng)
             if late or all(tally.converged for tally in tallies.values()):
                 break
     return InterleavedTimes(
@@ -175,7 +175,8 @@ def _intervals(
     num_rounds = medians_KR.shape[1]
     draws_BR = rng.integers(num_rounds, size=(NUM_RESAMPLES, num_rounds))
     # The same draws serve all networks: rounds are what is drawn, and they share them.
-    samples_KB = np.median(medians_KR[:, draws_BR], axis=2)
+    # One network at a time: all together would be gigabytes after a thousand rounds.
+    samples_KB = np.stack([np.median(medians_R[draws_BR], axis=1) for medians_R in medians_KR])
     low_K, high_K = np.quantile(samples_KB, [(1 - level) / 2, (1 + level) / 2], axis=1)
     return low_K, high_K
 
@@ -210,11 +211,10 @@ def _visit(
     tally.medians_ns.append(float(np.median(times_ns)))
 
 
-def _judge(active: list[_Tally], *, protocol: MeasurementProtocol, rng: np.random.Generator) -> None:
-    # All of them were visited in every round so far, so they fit one array.
-    medians_KR = np.array([tally.medians_ns for tally in active])
+def _judge(tallies: Sequence[_Tally], *, protocol: MeasurementProtocol, rng: np.random.Generator) -> None:
+    medians_KR = np.array([tally.medians_ns for tally in tallies])
     low_K, high_K = _intervals(medians_KR, level=protocol.level, rng=rng)
-    for tally, low_ns, high_ns in zip(active, low_K, high_K, strict=True):
+    for tally, low_ns, high_ns in zip(tallies, low_K, high_K, strict=True):
         tally.low_ns, tally.high_ns = float(low_ns), float(high_ns)
         tally.converged = tally.high_ns - tally.low_ns <= protocol.interval_width * float(np.median(tally.medians_ns))
 

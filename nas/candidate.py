@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from hardware.errors import StorageError
-from hardware.files import JSON, has_manifest, read_manifest, sha256_file, write_manifest
+from hardware.files import JSON, has_manifest, read_manifest, write_manifest
 from nas.errors import CheckpointError
-from nas.training.checkpoints import WEIGHTS_FILE, load_tensors, save_tensors
+from nas.training.checkpoints import WEIGHTS_FILE, load_tensors, save_tensors, tensors_to_bytes
 from searchspaces import Architecture, SearchSpace
 
 WeightsKind = Literal["inherited", "fine-tuned"]
@@ -65,10 +65,12 @@ class Candidate:
         )
 
 
-def inherited_candidate(arch: Architecture, *, checkpoint_sha256: str, recalibration: str) -> Candidate:
+def inherited_candidate(
+    arch: Architecture, *, checkpoint_sha256: str, recalibration: str, precision: str = "fp32"
+) -> Candidate:
     """The candidate that slices the supernet; its hash names the checkpoint and how statistics were recalibrated."""
     digest = hashlib.sha256(f"{checkpoint_sha256} {recalibration}".encode()).hexdigest()[:_HASH_LENGTH]
-    return Candidate(architecture=arch, weights=digest, weights_kind="inherited")
+    return Candidate(architecture=arch, weights=digest, weights_kind="inherited", precision=precision)
 
 
 class CandidateStore:
@@ -93,11 +95,7 @@ class CandidateStore:
 
     def save_fine_tuned(self, arch: Architecture, network: nn.Module) -> Candidate:
         """Store fine-tuned weights; the candidate's hash is that of the weights file."""
-        staged = self._directory / f".staged-{arch.arch_id}"
-        save_tensors(staged / WEIGHTS_FILE, network.state_dict())
-        digest = sha256_file(staged / WEIGHTS_FILE)[:_HASH_LENGTH]
-        (staged / WEIGHTS_FILE).unlink()
-        staged.rmdir()
+        digest = hashlib.sha256(tensors_to_bytes(network.state_dict())).hexdigest()[:_HASH_LENGTH]
         candidate = Candidate(architecture=arch, weights=digest, weights_kind="fine-tuned")
         self._write(self.path(candidate), arch, network, kind="fine-tuned")
         return candidate

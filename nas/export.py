@@ -1,6 +1,7 @@
 """Export: a candidate becomes files that anybody can run, with a card whose numbers were found with those files."""
 
 import platform
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -56,7 +57,7 @@ def choose_point(front: ParetoFront, *, verified: Sequence[FrontPoint], arch_id:
     Raises:
         RunError: nothing is verified yet, or the architecture is not (those that are, are listed).
     """
-    if front.provenance != "measured":
+    if front.split != "verify":
         raise RunError("there is no verified front to export from", hint="run `nas verify RUN` first")
     if arch_id is None:
         return front.knee()
@@ -87,7 +88,7 @@ def export_candidate(
         candidate: what to export.
         protocol: measurement protocol.
         seed: order of measuring.
-        on_progress: called with (done, all) steps.
+        on_progress: called with (rounds done, most rounds) of the measurement.
 
     Raises:
         ExportError: the file's outputs differ from the network's.
@@ -98,12 +99,12 @@ def export_candidate(
     if has_manifest(directory):
         card = read_manifest(directory).details
         return Exported(directory=directory, model_path=model_path, candidate_id=candidate.candidate_id, card=card)
+    if directory.exists():
+        shutil.rmtree(directory)  # an export that was broken off
     with bench.computing():
         artifact = bench.build(candidate, model_path)
-        on_progress(1, 4)
         comparison = _compare(bench, candidate, artifact)
         accuracy = bench.accuracy(artifact, bench.data.report)
-        on_progress(2, 4)
         reference = bench.artifact(bench.inherit(bench.run.space.largest))
     measured = measure_many(
         bench.device,
@@ -112,9 +113,9 @@ def export_candidate(
         protocol=protocol,
         rng=np.random.default_rng(seed),
         owner=f"nas {bench.run.info.name} (export)",
+        on_progress=on_progress,
     )[candidate.candidate_id]
     _remember(bench, candidate, measured)
-    on_progress(3, 4)
     card = _card(bench, point=point, artifact=artifact, comparison=comparison, accuracy=accuracy, measured=measured)
     save_tensors(directory / WEIGHTS_FILE, bench.network(candidate).state_dict())
     report, run_name = bench.data.report, bench.run.info.name
@@ -131,7 +132,6 @@ def export_candidate(
     )
     files = [model_path.name, WEIGHTS_FILE, SPLIT_FILE, CARD_FILE, CARD_TEXT_FILE]
     write_manifest(directory, files=files, details=card)
-    on_progress(4, 4)
     return Exported(directory=directory, model_path=model_path, candidate_id=candidate.candidate_id, card=card)
 
 

@@ -12,6 +12,7 @@ from hardware.device import Device
 from hardware.lease import UnitLock
 from nas.candidate import Candidate, inherited_candidate
 from nas.data import DataSplits, ImageSet, PreprocessedNetwork
+from nas.errors import CheckpointError
 from nas.evaluation import Accuracy, SubnetJudge, count_correct
 from nas.run import Run
 from searchspaces import Architecture
@@ -35,7 +36,12 @@ class Workbench:
 
     def inherit(self, arch: Architecture) -> Candidate:
         """The candidate with the supernet's weights."""
-        return inherited_candidate(arch, checkpoint_sha256=self._checkpoint_sha256, recalibration=self._recalibration)
+        return inherited_candidate(
+            arch,
+            checkpoint_sha256=self._checkpoint_sha256,
+            recalibration=self._recalibration,
+            precision=self.device.spec.precision,
+        )
 
     def computing(self) -> AbstractContextManager[object]:
         """Hold this host's compute lock: nobody measures meanwhile."""
@@ -45,6 +51,11 @@ class Workbench:
         """The candidate's network, taking prepared images; inherited weights are stored, recalibrated, at first use."""
         store = self.run.candidates
         if not store.has(candidate) and candidate.weights_kind == "inherited":
+            if candidate != self.inherit(candidate.architecture):
+                raise CheckpointError(
+                    f"candidate {candidate.candidate_id} has the weights of an earlier supernet, which are gone",
+                    hint=f"nas search {self.run.path} evaluates with the present one",
+                )
             store.save(candidate, self.judge.network(candidate.architecture))
         return store.load(candidate)
 

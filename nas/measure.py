@@ -1,9 +1,12 @@
 """Measures candidates on the run's device and keeps the records."""
 
+import json
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from hardware.errors import DeviceError
+from hardware.host import look_at_host
 from hardware.measurement import CostMeasurement
 from hardware.measuring import measure_many
 from nas.candidate import Candidate
@@ -42,6 +45,7 @@ def measure_candidates(
     """
     if not purposes:
         return {}
+    _require_same_machine(bench)
     with bench.computing():
         reference = bench.inherit(bench.run.space.largest)
         everything = {reference: REFERENCE, **purposes}
@@ -68,3 +72,24 @@ def measure_candidates(
         ]
     )
     return measurements
+
+
+def _require_same_machine(bench: Workbench) -> None:
+    """Refuse to mix measurements of two machines or settings under one device id.
+
+    Raises:
+        DeviceError: the run's newest measurement of the device was made elsewhere.
+    """
+    rows = bench.run.measurements()
+    rows = rows[rows["device_id"] == bench.device.spec.device_id]
+    if not len(rows):
+        return
+    newest, spec = rows.iloc[-1], bench.device.spec
+    before = (newest["cpu_model"], newest["versions"], int(newest["threads"]), int(newest["batch"]))
+    versions = json.dumps(dict(bench.device.backend.versions()), sort_keys=True)
+    now = (look_at_host().cpu_model, versions, spec.threads, spec.batch)
+    if before != now:
+        raise DeviceError(
+            f"the run's measurements on {spec.device_id} were made with {before}, this machine is {now}",
+            hint="measure on the same machine with the same runtime, or start a new run directory (--run-dir)",
+        )

@@ -67,7 +67,8 @@ class ParetoFront:
         points: the front; empty when nothing was evaluated.
         reference_point: (accuracy, latency_ms) that the hypervolume is measured from.
         hypervolume: accuracy x milliseconds between the front and the reference point.
-        provenance: "measured" for the verified front, "predicted" before verification, "none" when empty.
+        provenance: of the latencies: "measured" (or the device's own) for the verified front, "predicted" before
+            verification, "none" when empty.
         split: the data that the accuracies come from.
     """
 
@@ -136,14 +137,14 @@ def compute_front(evaluations: pd.DataFrame, verifications: pd.DataFrame, *, dev
     """
     verified = _of_device(verifications, device_id)
     if len(verified):
-        return _front(verified, device_id=device_id, latency="latency", provenance="measured", split="verify")
+        return _front(verified, device_id=device_id, latency="latency", split="verify")
     evaluated = _of_device(evaluations, device_id).assign(provenance="predicted", suspect=False)
     inherited = evaluated[evaluated["weights_kind"] == "inherited"].set_index("arch_id")["accuracy"]
     evaluated = evaluated.assign(
         accuracy_search=evaluated["accuracy"],
         accuracy_inherited=evaluated["arch_id"].map(inherited[~inherited.index.duplicated(keep="last")]),
     )
-    return _front(evaluated, device_id=device_id, latency="latency_predicted", provenance="predicted", split="search")
+    return _front(evaluated, device_id=device_id, latency="latency_predicted", split="search")
 
 
 def verified_points(verifications: pd.DataFrame, *, device_id: str) -> list[FrontPoint]:
@@ -153,7 +154,7 @@ def verified_points(verifications: pd.DataFrame, *, device_id: str) -> list[Fron
     return [_point(row, latency="latency") for row in rows.to_dict("records")]
 
 
-def _front(rows: pd.DataFrame, *, device_id: str, latency: str, provenance: str, split: str) -> ParetoFront:
+def _front(rows: pd.DataFrame, *, device_id: str, latency: str, split: str) -> ParetoFront:
     rows = rows.drop_duplicates("candidate_id", keep="last")
     accuracy_N, latency_N = _column(rows, "accuracy"), _column(rows, f"{latency}_ms")
     reference = _reference(latency_N)
@@ -165,7 +166,7 @@ def _front(rows: pd.DataFrame, *, device_id: str, latency: str, provenance: str,
         points=points,
         reference_point=reference,
         hypervolume=hypervolume(accuracy_N, latency_N, reference=reference),
-        provenance=provenance if points else "none",
+        provenance="+".join(sorted({point.provenance for point in points})) or "none",
         split=split,
     )
 

@@ -104,5 +104,6 @@ def infeasible(limit: Limit, *, reachable_ms: float, arch: Architecture, provena
     return InfeasibleError(
         f"no architecture of {arch.space_id} meets {limit.name} <= {limit.value:g} {limit.unit}: "
         f"the smallest reachable latency is {reachable_ms:.4g} {limit.unit} ({provenance}, {arch.arch_id})",
-        hint=f"raise search.limits.{limit.name} above {reachable_ms:.4g} {limit.unit}, or choose a faster device",
+        hint=f"raise search.limits.{limit.name} above {reachable_ms:.4g} {limit.unit}, with a new --run-dir, "
+        "or choose a faster device",
     )

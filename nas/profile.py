@@ -1,10 +1,11 @@
 """Profiles a device: measures chosen subnets, fits the latency predictor, judges it on subnets that it never saw."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from hardware.cost import analytic_costs
@@ -160,16 +161,25 @@ def profile_path(run: Run, device_id: str) -> Path:
 def profiled_subnets(run: Run, *, device_id: str) -> pd.DataFrame:
     """Measurements that the predictor is fitted or judged on, the newest of each subnet.
 
-    `latency_ms` is the measured median, times the reference network's in the first session over its own in the
-    session of the row: a host that became slower between two sessions must not look like a slower network.
+    `latency_ms` is the median over the rounds of (this network's round median / the reference network's in the same
+    round), times the reference's median in the first session: a host that is slower for some rounds, or in a later
+    session, must not look like a slower network.
     """
     rows = run.measurements()
     rows = rows[rows["device_id"] == device_id]
     references = rows[rows["arch_id"] == run.space.largest.arch_id].drop_duplicates("session_id", keep="last")
-    reference_ms = references.set_index("session_id")["p50"]
+    rounds_ms = {row["session_id"]: _round_medians(row["raw_ms"]) for row in references.to_dict("records")}
     rows = rows[rows["purpose"].isin([PROFILE_FIT, PROFILE_HELD_OUT])].drop_duplicates("arch_id", keep="last")
-    slowdown = rows["session_id"].map(reference_ms / reference_ms.iloc[0]) if len(rows) else 1.0
-    return rows.assign(latency_ms=rows["p50"] / slowdown)
+    unit_ms = float(references["p50"].iloc[0]) if len(references) else float("nan")
+    latencies = [
+        unit_ms * float(np.median(_round_medians(raw) / rounds_ms[session_id]))
+        for raw, session_id in zip(rows["raw_ms"], rows["session_id"], strict=True)
+    ]
+    return rows.assign(latency_ms=np.array(latencies, dtype=np.float64))
+
+
+def _round_medians(raw_ms: Iterable[Sequence[float]]) -> npt.NDArray[np.float64]:
+    return np.array([np.median(runs) for runs in raw_ms], dtype=np.float64)
 
 
 def _measure_missing(

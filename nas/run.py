@@ -266,6 +266,19 @@ def _is_leftover(entry: Path, *, recipe_text: str) -> bool:
     return entry.name == LOCK_FILE or entry.name.startswith(TEMPORARY_PREFIX)
 
 
+def require_run_place(path: Path) -> None:
+    """Create `path` if needed, and leave other people's directories alone.
+
+    Raises:
+        RunError: it cannot be written, or holds files but no run.
+    """
+    require_writable(path)
+    own = {_RECIPE_FILE, LOCK_FILE}
+    foreign = [e.name for e in path.iterdir() if e.name not in own and not e.name.startswith(TEMPORARY_PREFIX)]
+    if foreign and not (path / _INFO_FILE).exists():
+        raise RunError(f"{path} holds files that are not a run's", hint="choose an empty or new directory (--run-dir)")
+
+
 def require_writable(path: Path) -> None:
     """Create `path` if needed.
 

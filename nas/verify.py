@@ -1,19 +1,22 @@
 """Verification: what the search promised is measured on the device and evaluated on data that the search never saw."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from hardware.measurement import CostMeasurement
 from nas.candidate import Candidate
-from nas.evaluation import accuracy_row
+from nas.evaluation import Accuracy, accuracy_row
 from nas.materialise import Workbench
 from nas.measure import measure_candidates
 from nas.pareto import front_order
 from nas.pricing import Pricer
-from nas.run import utc_now
+from nas.run import Run, utc_now
 from searchspaces import SearchSpace
+
+VERIFY = "verify"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,70 +53,92 @@ def choose_for_verification(
 
 def verify_candidates(
     bench: Workbench,
+    chosen: Sequence[Candidate],
     *,
+    evaluations: pd.DataFrame,
     pricer: Pricer,
     settings: VerifySettings,
     on_progress: Callable[[int, int], None],
 ) -> int:
-    """Measure and evaluate the chosen candidates that are not verified yet; returns how many that were.
+    """Measure the candidates together and evaluate those that were not evaluated yet.
 
-    Accuracies are computed in the device's runtime from the very file that is measured.
+    All latencies of a front come from one session: when a candidate joins, all are measured again, because a host that
+    became slower in between would look like a slower network. Accuracies are computed in the device's runtime from the
+    very file that is measured; each candidate's row is appended as soon as it is known.
 
     Args:
         bench: makes artifacts.
+        chosen: what to verify.
+        evaluations: rows of the search split, for what was promised.
         pricer: says again what was promised.
-        settings: how many, how thoroughly.
-        on_progress: called with (done, all) steps.
+        settings: how thoroughly.
+        on_progress: called with (done, all) candidates.
+
+    Returns:
+        How many candidates got a new row; 0 if all were verified before.
 
     Raises:
         DeviceError: the device is unavailable or busy.
     """
     run, device_id = bench.run, bench.device.spec.device_id
-    evaluations = run.evaluations()
-    chosen = choose_for_verification(evaluations, space=run.space, device_id=device_id, num=settings.candidates)
     verified = run.verifications()
-    done = set(verified[verified["device_id"] == device_id]["candidate_id"])
-    missing = [candidate for candidate in chosen if candidate.candidate_id not in done]
-    if not missing:
-        return 0
-    steps = 2 * len(missing)
-    with bench.computing():
-        accuracies = []
-        for number, candidate in enumerate(missing):
-            accuracies.append(bench.accuracy(bench.artifact(candidate), bench.data.verify))
-            on_progress(number + 1, steps)
-    measurements = measure_candidates(
-        bench, dict.fromkeys(missing, "verify"), protocol=settings.protocol, seed=settings.seed
+    verified = verified[verified["device_id"] == device_id].drop_duplicates("candidate_id", keep="last")
+    known = {str(row["candidate_id"]): row for row in verified.to_dict("records")}
+    measurements = _measured_together(run, chosen, device_id=device_id) or measure_candidates(
+        bench, dict.fromkeys(chosen, VERIFY), protocol=settings.protocol, seed=settings.seed, on_round=on_progress
     )
-    prices = pricer.price([candidate.architecture for candidate in missing])
-    rows = []
-    for candidate, accuracy, price in zip(missing, accuracies, prices, strict=True):
+    added = 0
+    for number, candidate in enumerate(chosen):
         measured = measurements[candidate.candidate_id]
-        rows.append(
-            {
-                **candidate.row(),
-                **accuracy_row(accuracy),
-                **price.row(),
-                "split": "verify",
-                "accuracy_search": _accuracy(evaluations, candidate_ids=[candidate.candidate_id]),
-                "accuracy_inherited": _accuracy(
-                    evaluations, candidate_ids=[bench.inherit(candidate.architecture).candidate_id]
-                ),
-                "latency_ms": measured.p50,
-                "latency_low_ms": measured.low,
-                "latency_high_ms": measured.high,
-                "provenance": measured.provenance,
-                "suspect": measured.suspect,
-                "measurement_id": measured.measurement_id,
-                "utc_time": utc_now(),
-            }
+        before = known.get(candidate.candidate_id)
+        if before is not None and before["measurement_id"] == measured.measurement_id:
+            continue
+        if before is not None:
+            accuracy = Accuracy(num_correct=int(before["num_correct"]), num_images=int(before["num_images"]))
+        else:
+            with bench.computing():
+                accuracy = bench.accuracy(bench.artifact(candidate), bench.data.verify)
+        run.verifications_table.append(
+            [
+                {
+                    **candidate.row(),
+                    **accuracy_row(accuracy),
+                    **pricer.price([candidate.architecture])[0].row(),
+                    "split": "verify",
+                    "accuracy_search": _accuracy(evaluations, candidate),
+                    "accuracy_inherited": _accuracy(evaluations, bench.inherit(candidate.architecture)),
+                    "latency_ms": measured.p50,
+                    "latency_low_ms": measured.low,
+                    "latency_high_ms": measured.high,
+                    "provenance": measured.provenance,
+                    "suspect": measured.suspect,
+                    "measurement_id": measured.measurement_id,
+                    "utc_time": utc_now(),
+                }
+            ]
         )
-    run.verifications_table.append(rows)
-    on_progress(steps, steps)
-    return len(missing)
+        added += 1
+        on_progress(number + 1, len(chosen))
+    return added
 
 
-def _accuracy(evaluations: pd.DataFrame, *, candidate_ids: Sequence[str]) -> float:
+def _measured_together(
+    run: Run, chosen: Sequence[Candidate], *, device_id: str
+) -> Mapping[str, CostMeasurement] | None:
+    """The newest verifying session, if it has all of `chosen`; None if they must be measured."""
+    rows = run.measurements()
+    rows = rows[(rows["device_id"] == device_id) & (rows["purpose"] == VERIFY)]
+    if not len(rows):
+        return None
+    rows = rows[rows["session_id"] == rows["session_id"].iloc[-1]]
+    found = {
+        str(row["candidate_id"]): CostMeasurement.from_row({str(key): value for key, value in row.items()})
+        for row in rows.to_dict("records")
+    }
+    return found if {candidate.candidate_id for candidate in chosen} <= found.keys() else None
+
+
+def _accuracy(evaluations: pd.DataFrame, candidate: Candidate) -> float:
     """Accuracy on the search split, NaN if never evaluated."""
-    found = evaluations[evaluations["candidate_id"].isin(candidate_ids)]["accuracy"].to_numpy(dtype=np.float64)
+    found = evaluations[evaluations["candidate_id"] == candidate.candidate_id]["accuracy"].to_numpy(dtype=np.float64)
     return float(found[-1]) if len(found) else float("nan")

@@ -126,18 +126,30 @@ class SearchSpace(ABC):
             )
 
     def suggest(self, trial: SuggestingTrial) -> Architecture:
-        """Let a trial (Optuna's, or anything with `suggest_categorical`) decide every active choice."""
+        """Let a trial (Optuna's, or anything with `suggest_categorical`) decide every choice.
+
+        Inactive choices are asked for too and dropped afterwards: Optuna's samplers inherit and model only the
+        parameters that all trials have.
+
+        Raises:
+            SpaceError: the trial returned something that is no allowed value.
+        """
         genes: dict[str, Value] = {}
         for choice in self.choices:
-            if choice.parent is None or genes.get(choice.parent) in choice.parent_values:
-                value = trial.suggest_categorical(choice.name, choice.values)
-                if not isinstance(value, int | float | str):
-                    raise SpaceError(
-                        f"gene {choice.name!r} was suggested {value!r}, allowed are {list(choice.values)}",
-                        hint="suggest_categorical must return one of the choices",
-                    )
-                genes[choice.name] = value
+            value = trial.suggest_categorical(choice.name, choice.values)
+            if not isinstance(value, int | float | str):
+                raise SpaceError(
+                    f"gene {choice.name!r} was suggested {value!r}, allowed are {list(choice.values)}",
+                    hint="suggest_categorical must return one of the choices",
+                )
+            genes[choice.name] = value
         return self.architecture(genes)
+
+    def complete_genes(self, arch: Architecture) -> dict[str, Value]:
+        """A value for every choice: the architecture's own, the first allowed one where it has none."""
+        self.validate(arch)
+        genes = dict(arch.genes)
+        return {choice.name: genes.get(choice.name, choice.values[0]) for choice in self.choices}
 
     def genomes(self, archs: Sequence[Architecture]) -> Genomes:
         """Architectures to canonical genomes (N, G).

@@ -115,7 +115,9 @@ def _train_worker(config: dict[str, Any]) -> None:
     torch.set_num_threads(job.threads)
     rank = ray.train.get_context().get_world_rank()
     lock = HostLock(owner=f"training of {job.run_dir}, worker {rank}", directory=job.lock_directory)
-    workload = load(job.run_dir, loader=job.loader)
+    # Loading waits for no other rank, so every rank may hold the lock by itself here.
+    with lock.computing():
+        workload = load(job.run_dir, loader=job.loader)
     workload.train(RayTrainContext(lock, device=get_device()))
 
 

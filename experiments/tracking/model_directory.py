@@ -39,7 +39,8 @@ def assemble_model(export_dir: Path) -> Iterator[ModelDirectory]:
     """
     if has_manifest(export_dir):
         read_manifest(export_dir)
-    found = sorted(export_dir.glob("*.onnx"))
+    # Hidden files are what a killed writer left.
+    found = sorted(path for path in export_dir.glob("*.onnx") if not path.name.startswith("."))
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
         raise TrackingError(
@@ -50,7 +51,7 @@ def assemble_model(export_dir: Path) -> Iterator[ModelDirectory]:
         directory = Path(temporary)
         shutil.copyfile(found[0], directory / MODEL_FILE)
         for path in sorted(export_dir.iterdir()):
-            if path.is_file() and path != found[0]:
+            if path.is_file() and path != found[0] and not path.name.startswith("."):
                 (directory / "export").mkdir(exist_ok=True)
                 shutil.copyfile(path, directory / "export" / path.name)
         _write_description(

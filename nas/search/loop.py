@@ -102,10 +102,10 @@ class _Search:
 
     def run(self, *, record: Callable[[Sequence[Evaluated]], None], on_progress: Callable[[int, int], None]) -> str:
         self._study.recover(self._known)
-        if self._study.is_new():
-            # The ends of the space first: they bound every front, and every sampler learns from them.
-            self._study.propose_next(self._space.smallest)
-            self._study.propose_next(self._space.largest)
+        # The ends of the space first: they bound every front, and every sampler learns from them.
+        for end in (self._space.smallest, self._space.largest):
+            if end.arch_id not in self._known:
+                self._study.propose_next(end)
         wanted = self._settings.evaluations
         on_progress(min(len(self._known), wanted), wanted)
         while True:

@@ -1,6 +1,7 @@
 """The Optuna study: it proposes architectures and learns values. What was found lives in the run's tables."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,18 +37,15 @@ class SearchStudy:
 
     def ask(self) -> tuple[Trial, Architecture]:
         """A new proposal; it must be told or failed."""
-        trial = self._study.ask()
-        arch = self._space.suggest(trial)
-        trial.set_user_attr(_ARCH_ID, arch.arch_id)
+        with _explained():
+            trial = self._study.ask()
+            arch = self._space.suggest(trial)
+            trial.set_user_attr(_ARCH_ID, arch.arch_id)
         return trial, arch
 
     def propose_next(self, arch: Architecture) -> None:
         """Make `arch` the next proposal."""
-        self._study.enqueue_trial(dict(arch.genes))
-
-    def is_new(self) -> bool:
-        """Whether nothing was proposed yet."""
-        return not self._study.get_trials(deepcopy=False)
+        self._study.enqueue_trial(self._space.complete_genes(arch))
 
     def constrain(self, trial: Trial, *, latency_ms: float) -> None:
         """Tell how far the latency is from the limit; before the evaluation, so that a kill cannot lose it."""
@@ -56,7 +54,8 @@ class SearchStudy:
 
     def tell(self, trial: Trial, values: Values) -> None:
         """Give a trial the values of its architecture."""
-        self._study.tell(trial, [values.accuracy, values.latency_ms])
+        with _explained():
+            self._study.tell(trial, [values.accuracy, values.latency_ms])
 
     def tell_infeasible(self, trial: Trial, *, latency_ms: float) -> None:
         """Close a trial that exceeds the limit without evaluating it.
@@ -99,6 +98,18 @@ class SearchStudy:
             return self._space.architecture(frozen.params)
         except SpaceError:
             return None  # killed between two suggestions: there is no architecture yet
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turn what the data base says into a RunError."""
+    try:
+        yield
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as e:
+        raise RunError(
+            f"the study cannot be read or written: {e}",
+            hint="check the disk, then run the same command again: what was evaluated is kept in the tables",
+        ) from e
 
 
 def open_study(

@@ -41,7 +41,12 @@ class Checkpoint:
 
 def save_tensors(path: Path, tensors: Tensors) -> None:
     """Write tensors as safetensors, atomically."""
-    write_bytes(path, save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}))
+    write_bytes(path, tensors_to_bytes(tensors))
+
+
+def tensors_to_bytes(tensors: Tensors) -> bytes:
+    """Tensors as the bytes of a safetensors file; equal tensors give equal bytes."""
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
 
 
 def load_tensors(path: Path) -> dict[str, torch.Tensor]:

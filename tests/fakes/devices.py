@@ -27,6 +27,7 @@ class FlakyBackend:
         self.failing: set[str] = set()
         self.fail_after_runs = 0
         self.num_runs = 0
+        self.num_predictions = 0
 
     @property
     def name(self) -> str:
@@ -85,6 +86,7 @@ class FlakySession:
 
     def predict(self, x: NDArray[Any]) -> NDArray[np.float32]:
         self._backend.count_run()
+        self._backend.num_predictions += 1
         return self._inner.predict(x)
 
     def close(self) -> None:

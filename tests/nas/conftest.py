@@ -19,7 +19,7 @@ from nas.search.pool import SerialPool
 from nas.search.study import open_study
 from nas.training.context import LocalContext
 from nas.training.loop import train_supernet
-from nas.verify import VerifySettings, verify_candidates
+from nas.verify import VerifySettings
 from tests.nas.tiny_run import (
     PROFILE,
     REFINE,
@@ -37,6 +37,7 @@ from tests.nas.tiny_run import (
     price_by_macs,
     record_evaluated,
     record_refined,
+    verify_all,
 )
 
 
@@ -122,7 +123,7 @@ def refined(tmp_path_factory: pytest.TempPathFactory, searched: TinyRun, data: D
 def verified(tmp_path_factory: pytest.TempPathFactory, refined: TinyRun, data: DataSplits, device: Device) -> TinyRun:
     """A run with a verified front."""
     run = copy_run(refined, tmp_path_factory.mktemp("verified") / "run")
-    verify_candidates(
+    verify_all(
         make_bench(run, data=data, device=device),
         pricer=make_pricer(run),
         settings=VerifySettings(candidates=5, protocol="quick", seed=SEED),

@@ -9,9 +9,9 @@ import torch
 from hardware.device import Device
 from nas.data import DataSplits
 from nas.evaluation import count_correct
-from nas.verify import VerifySettings, choose_for_verification, verify_candidates
+from nas.verify import VerifySettings, choose_for_verification
 from tests.fakes.devices import FlakyBackend
-from tests.nas.tiny_run import SEED, SPACE, TinyRun, copy_run, ignore, make_bench, make_pricer
+from tests.nas.tiny_run import SEED, SPACE, TinyRun, copy_run, ignore, make_bench, make_pricer, verify_all
 
 SETTINGS = VerifySettings(candidates=2, protocol="quick", seed=SEED)
 DEVICE_ID = "onnxruntime-cpu"
@@ -78,30 +78,55 @@ def test_only_what_is_missing_is_verified(run: TinyRun, data: DataSplits, device
     bench = make_bench(run, data=data, device=Device(spec=device.spec, backend=flaky))
     pricer = make_pricer(run)
     progress: list[tuple[int, int]] = []
-    assert verify_candidates(bench, pricer=pricer, settings=SETTINGS, on_progress=lambda *p: progress.append(p)) == 2
-    assert progress[-1] == (4, 4)
+    assert verify_all(bench, pricer=pricer, settings=SETTINGS, on_progress=lambda *p: progress.append(p)) == 2
+    assert progress[-1] == (2, 2)
     first = run.verifications()
     assert len(first) == 2
     runs = flaky.num_runs
-    assert verify_candidates(bench, pricer=pricer, settings=SETTINGS, on_progress=ignore) == 0
+    assert verify_all(bench, pricer=pricer, settings=SETTINGS, on_progress=ignore) == 0
     assert flaky.num_runs == runs
     more = replace(SETTINGS, candidates=3)
-    assert verify_candidates(bench, pricer=pricer, settings=more, on_progress=ignore) == 1
-    rows = run.verifications()
-    assert rows["candidate_id"].is_unique
+    predictions = flaky.num_predictions
+    assert verify_all(bench, pricer=pricer, settings=more, on_progress=ignore) == 3
+    # one more is evaluated, but all three are measured in the same rounds
+    assert flaky.num_predictions - predictions == len(data.verify)
+    rows = run.verifications().drop_duplicates("candidate_id", keep="last")
     assert len(rows) == 3
-    assert rows.iloc[:2]["measurement_id"].tolist() == first["measurement_id"].tolist()
+    sessions = run.measurements().set_index("measurement_id").loc[rows["measurement_id"], "session_id"]
+    assert sessions.nunique() == 1
+    assert set(rows["candidate_id"]) >= set(first["candidate_id"])
+
+
+def test_a_kill_between_two_evaluations_repeats_neither_them_nor_the_measuring(
+    run: TinyRun, data: DataSplits, device: Device
+) -> None:
+    flaky = FlakyBackend(device.backend)
+    bench = make_bench(run, data=data, device=Device(spec=device.spec, backend=flaky))
+
+    def kill_after_the_first(done: int, total: int) -> None:
+        if (done, total) == (1, 2):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        verify_all(bench, pricer=make_pricer(run), settings=SETTINGS, on_progress=kill_after_the_first)
+    assert len(run.verifications()) == 1
+    measured = len(run.measurements())
+    predictions = flaky.num_predictions
+    assert verify_all(bench, pricer=make_pricer(run), settings=SETTINGS, on_progress=ignore) == 1
+    assert len(run.measurements()) == measured
+    assert flaky.num_predictions - predictions == len(data.verify)
+    assert run.verifications()["candidate_id"].is_unique
 
 
 def test_a_device_that_fails_leaves_no_row_and_is_asked_again(run: TinyRun, data: DataSplits, device: Device) -> None:
     flaky = FlakyBackend(device.backend)
     bench = make_bench(run, data=data, device=Device(spec=device.spec, backend=flaky))
-    # both accuracies are found, then the power goes while latency is measured
-    flaky.failing, flaky.fail_after_runs = {"run"}, 2 * len(data.verify) + 20
+    # the power goes while latency is measured
+    flaky.failing, flaky.fail_after_runs = {"run"}, 20
     with pytest.raises(RuntimeError, match="lost power"):
-        verify_candidates(bench, pricer=make_pricer(run), settings=SETTINGS, on_progress=ignore)
+        verify_all(bench, pricer=make_pricer(run), settings=SETTINGS, on_progress=ignore)
     assert len(run.verifications()) == 0
     assert not len(run.measurements().query("purpose == 'verify'"))
     flaky.failing.clear()
-    assert verify_candidates(bench, pricer=make_pricer(run), settings=SETTINGS, on_progress=ignore) == 2
+    assert verify_all(bench, pricer=make_pricer(run), settings=SETTINGS, on_progress=ignore) == 2
     assert run.front().provenance == "measured"

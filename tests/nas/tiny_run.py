@@ -1,7 +1,7 @@
 """A run small enough for tests, made of real parts: 800 architectures, digits, one epoch, ONNX Runtime, SQLite."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from nas.search.loop import Evaluated
 from nas.search.settings import SearchSettings
 from nas.search.study import Values
 from nas.training.settings import TrainSettings
+from nas.verify import VerifySettings, choose_for_verification, verify_candidates
 from predictors import fit_latency_predictor
 from searchspaces import SearchSpace
 from searchspaces.elastic.supernet import Supernet
@@ -111,6 +112,17 @@ def make_bench(run: Run, *, data: DataSplits, device: Device) -> Workbench:
 
 def make_pricer(run: Run) -> Pricer:
     return Pricer(run.space, predictor=run.predictor(), num_classes=NUM_CLASSES)
+
+
+def verify_all(
+    bench: Workbench, *, pricer: Pricer, settings: VerifySettings, on_progress: Callable[[int, int], None]
+) -> int:
+    """Verify what the stage would choose."""
+    evaluations, device_id = bench.run.evaluations(), bench.device.spec.device_id
+    chosen = choose_for_verification(evaluations, space=bench.run.space, device_id=device_id, num=settings.candidates)
+    return verify_candidates(
+        bench, chosen, evaluations=evaluations, pricer=pricer, settings=settings, on_progress=on_progress
+    )
 
 
 def price_by_macs(space: SearchSpace, genomes_NG: Genomes) -> Pricer:
