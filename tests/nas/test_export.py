@@ -108,7 +108,7 @@ def test_an_architecture_that_is_not_verified_is_refused_with_those_that_are() -
 def test_nothing_is_exported_before_verification(provenance: str) -> None:
     points = front() if provenance == "predicted" else []
     with pytest.raises(RunError, match="no verified front") as caught:
-        choose_point(make_front(points, provenance=provenance), verified=points, arch_id=None)
+        choose_point(make_front(points, provenance=provenance, split="search"), verified=points, arch_id=None)
     assert "nas verify" in caught.value.hint
 
 

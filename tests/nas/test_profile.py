@@ -132,13 +132,19 @@ def test_profiling_goes_on_where_it_was_interrupted(run_copy: TinyRun, data: Dat
 def test_a_session_on_a_slower_host_is_brought_back_to_the_first(tmp_path: Path, profiled: TinyRun) -> None:
     run = copy_run(profiled, tmp_path / "run")
     first = profiled_subnets(run, device_id="onnxruntime-cpu")
-    assert first["latency_ms"].tolist() == first["p50"].tolist()
+    # within a session the rounds' own noise is divided out, so the two agree as far as the host was quiet
+    assert first["latency_ms"].to_numpy() == pytest.approx(first["p50"].to_numpy(), rel=0.5)
     slower = []
     arch = SPACE.architecture({**dict(SPACE.largest.genes), "stage1.depth": 1})
     largest = first[first["arch_id"] == SPACE.largest.arch_id].iloc[0]
     measured = CostMeasurement.from_row({str(key): value for key, value in largest.items()})
     for network, purpose, factor in ((SPACE.largest, REFERENCE, 2.0), (arch, PROFILE_FIT, 1.5)):
-        again = replace(measured, p50=measured.p50 * factor, session_id="a later session")
+        # every other round of that session was three times slower still, for both networks alike
+        raw_ms = tuple(
+            tuple(run * factor * (1.0 if number % 2 else 3.0) for run in runs)
+            for number, runs in enumerate(measured.raw_ms)
+        )
+        again = replace(measured, raw_ms=raw_ms, session_id="a later session")
         keys = {
             "arch_id": network.arch_id,
             "candidate_id": network.arch_id,

@@ -211,14 +211,14 @@ def make_point(number: int = 0, **changed: object) -> FrontPoint:
     return FrontPoint(**values)  # type: ignore[arg-type]
 
 
-def make_front(points: Sequence[FrontPoint], *, provenance: str = "measured") -> ParetoFront:
+def make_front(points: Sequence[FrontPoint], *, provenance: str = "measured", split: str = "verify") -> ParetoFront:
     return ParetoFront(
         device_id="onnxruntime-cpu",
         points=tuple(points),
         reference_point=(0.0, 10.0),
         hypervolume=1.0,
         provenance=provenance,
-        split="verify",
+        split=split,
     )
 
 
