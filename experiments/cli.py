@@ -11,10 +11,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import click
 import typer
 from rich.console import Console
 from rich.markup import escape
+from typer.core import TyperGroup
 
 from searchspaces.errors import Hinted
 
@@ -22,8 +22,21 @@ if TYPE_CHECKING:
     from experiments.pipeline import Outcome
     from experiments.session import Session
 
+
+class _Commands(TyperGroup):
+    """Typer's own answer to Ctrl-C is exit code 1; ours is 130 and how to go on."""
+
+    def invoke(self, ctx: typer.Context) -> object:  # type: ignore[override]  # its base class is private
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            _err().print("interrupted; run the same command again to go on", highlight=False)
+            raise typer.Exit(130) from None
+
+
 app = typer.Typer(
     name="nas",
+    cls=_Commands,
     help="Archsmith: train one supernet, measure real devices, keep the networks worth deploying.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -297,9 +310,6 @@ def _explained() -> Iterator[None]:
         _err().print(f"[red]error[/red] {escape(str(e))}", highlight=False)
         _err().print(f"[bold]try[/bold]   {escape(e.hint)}", highlight=False)
         sys.exit(_exit_code(e))
-    except KeyboardInterrupt:
-        _err().print("interrupted; run the same command again to go on", highlight=False)
-        sys.exit(130)
     except BrokenPipeError:
         # The reader of a pipe went away (`nas pareto ... | head`); nothing is wrong.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -338,14 +348,7 @@ def main() -> None:
     """Entry point of the command `nas`."""
     _quiet_libraries()
     with _explained():
-        try:
-            code = app(standalone_mode=False)
-        except click.Abort:
-            raise KeyboardInterrupt from None
-        except click.ClickException as e:
-            e.show()
-            sys.exit(e.exit_code)
-        sys.exit(code if isinstance(code, int) else 0)
+        app()
 
 
 if __name__ == "__main__":

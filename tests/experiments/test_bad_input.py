@@ -49,6 +49,21 @@ def write_recipe(path: Path, **changes: object) -> Path:
     return path
 
 
+def new_run(path: Path) -> None:
+    """An empty run directory of the quickstart."""
+    recipe = load_recipe(QUICKSTART)
+    create_run(
+        path,
+        name=recipe.name,
+        recipe_text=recipe.to_yaml(),
+        recipe_sha256=recipe.fingerprint(),
+        space=recipe.space.name,
+        space_settings={"resolutions": recipe.space.resolutions, "width": recipe.space.width},
+        num_classes=10,
+        device_id=recipe.device.id,
+    )
+
+
 @pytest.mark.parametrize(
     ("setting", "named"),
     [
@@ -105,7 +120,8 @@ def test_a_missing_data_set_names_three_ways(nas: InProcess, tmp_path: Path, mon
     recipe = QUICKSTART.with_name("fashion_mnist.yaml")
     result = nas("run", recipe, "--set", f"data.data_dir={empty}")
     assert result.code == 2
-    assert str(empty) in result.err
+    for way in (str(empty), "data.data_dir", "dataset-fashion-mnist"):
+        assert way in result.err
 
 
 def test_an_unwritable_run_directory_ends_with_2(nas: InProcess, tmp_path: Path) -> None:
@@ -123,24 +139,15 @@ def test_a_directory_of_something_else_is_left_alone(nas: InProcess, tmp_path: P
     result = nas("run", QUICKSTART, "--run-dir", place)
     assert result.code == 2
     assert "thesis" in result.err
+    assert [path.name for path in place.iterdir()] == ["chapter1.tex"]
     assert (place / "chapter1.tex").read_text(encoding="utf-8") == "years of work"
 
 
 def test_a_run_directory_of_another_recipe_names_the_first_difference(nas: InProcess, tmp_path: Path) -> None:
-    recipe = load_recipe(QUICKSTART)
-    create_run(
-        tmp_path / "run",
-        name=recipe.name,
-        recipe_text=recipe.to_yaml(),
-        recipe_sha256=recipe.fingerprint(),
-        space=recipe.space.name,
-        space_settings={"resolutions": recipe.space.resolutions, "width": recipe.space.width},
-        num_classes=10,
-        device_id=recipe.device.id,
-    )
+    new_run(tmp_path / "run")
     result = nas("run", QUICKSTART, "--set", "train.epochs=7", "--run-dir", tmp_path / "run")
     assert result.code == 2
-    assert f"train.epochs: {recipe.train.epochs} against 7" in result.err
+    assert f"train.epochs: {load_recipe(QUICKSTART).train.epochs} against 7" in result.err
 
 
 def test_a_missing_runtime_ends_with_4(nas: InProcess, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,20 +172,10 @@ def test_a_stage_on_a_directory_that_is_no_run_ends_with_2(nas: InProcess, comma
 
 
 def test_a_stage_before_its_turn_names_the_command_to_type(nas: InProcess, tmp_path: Path) -> None:
-    recipe = load_recipe(QUICKSTART)
-    create_run(
-        tmp_path / "run",
-        name=recipe.name,
-        recipe_text=recipe.to_yaml(),
-        recipe_sha256=recipe.fingerprint(),
-        space=recipe.space.name,
-        space_settings={"resolutions": recipe.space.resolutions, "width": recipe.space.width},
-        num_classes=10,
-        device_id=recipe.device.id,
-    )
+    new_run(tmp_path / "run")
     assert f"nas train {tmp_path / 'run'}" in nas("profile", tmp_path / "run").err
-    assert f"nas profile {tmp_path / 'run'}" in nas("search", tmp_path / "run").err
-    assert f"nas search {tmp_path / 'run'}" in nas("verify", tmp_path / "run").err
+    assert "has 0 of " in nas("search", tmp_path / "run").err
+    assert f"nas train {tmp_path / 'run'}" in nas("verify", tmp_path / "run").err
     assert "nas verify" in nas("export", tmp_path / "run").err
     shown = nas("pareto", tmp_path / "run")
     assert shown.code == 0
@@ -192,9 +189,9 @@ def test_dry_run_writes_nothing_and_shows_the_plan(nas: InProcess) -> None:
     assert list(Path.cwd().iterdir()) == []
 
 
-def test_dry_run_of_what_cannot_run_ends_with_2(nas: InProcess) -> None:
+def test_dry_run_without_the_device_ends_with_4(nas: InProcess) -> None:
     result = nas("run", QUICKSTART, "--dry-run", "--set", "device.id=phone")
-    assert result.code == 2
+    assert result.code == 4
     assert "phone: unknown" in result.out
 
 
@@ -213,16 +210,13 @@ def test_quick_block_that_rots_is_found_by_every_run(nas: InProcess, tmp_path: P
 
 
 def test_a_copy_of_a_run_elsewhere_still_opens(nas: InProcess, tmp_path: Path) -> None:
-    recipe = load_recipe(QUICKSTART)
-    create_run(
-        tmp_path / "run",
-        name=recipe.name,
-        recipe_text=recipe.to_yaml(),
-        recipe_sha256=recipe.fingerprint(),
-        space=recipe.space.name,
-        space_settings={"resolutions": recipe.space.resolutions, "width": recipe.space.width},
-        num_classes=10,
-        device_id=recipe.device.id,
-    )
+    new_run(tmp_path / "run")
     shutil.move(tmp_path / "run", tmp_path / "moved")
     assert nas("pareto", tmp_path / "moved", "--format", "json").code == 0
+
+
+def test_a_device_that_the_run_does_not_know_is_refused_with_those_it_knows(nas: InProcess, tmp_path: Path) -> None:
+    new_run(tmp_path / "run")
+    result = nas("pareto", tmp_path / "run", "--device", "phone")
+    assert result.code == 2
+    assert "onnxruntime-cpu" in result.err
