@@ -58,7 +58,13 @@ def accuracy_entry(accuracy: Accuracy) -> dict[str, JSON]:
 
 
 def card_text(
-    name: str, *, point: FrontPoint, report: Accuracy, exported: CostMeasurement, comparison: Comparison
+    name: str,
+    *,
+    point: FrontPoint,
+    report: Accuracy,
+    exported: CostMeasurement,
+    comparison: Comparison,
+    slowdown: float,
 ) -> str:
     """The card for people, in Markdown: the winner's curse is the way from the first accuracy to the last."""
     low, high = point.latency_interval_ms
@@ -80,6 +86,9 @@ Architecture `{point.arch_id}`, {point.weights_kind} weights, {exported.precisio
 | promised by the predictor | {point.latency_predicted_ms:.4f} | | predicted |
 | verified | {point.latency_ms:.4f} | {verified} |
 | **this file, measured again** | **{exported.p50:.4f}** | {again} |
+
+The reference network ran {slowdown:.2f} times as long in the last session as in the one before: at the speed that the
+host had then, this file takes {exported.p50 / slowdown:.4f} ms.
 
 Outputs against PyTorch on {comparison.num_images} images: largest difference {comparison.max_difference:.2e}.
 

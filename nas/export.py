@@ -13,12 +13,12 @@ import torch
 from hardware.artifacts.artifact import Artifact
 from hardware.files import JSON, has_manifest, read_manifest, write_json, write_manifest, write_text
 from hardware.measurement import CostMeasurement
-from hardware.measuring import measure_many
 from nas.candidate import Candidate
 from nas.card import CARD_SCHEMA, Comparison, accuracy_entry, card_text, latency_entry
 from nas.errors import ExportError, RunError
 from nas.evaluation import Accuracy
 from nas.materialise import Workbench
+from nas.measure import host_slowdown, measure_artifacts
 from nas.pareto import FrontPoint, ParetoFront
 from nas.run import utc_now
 from nas.training.checkpoints import WEIGHTS_FILE, save_tensors
@@ -105,18 +105,24 @@ def export_candidate(
         artifact = bench.build(candidate, model_path)
         comparison = _compare(bench, candidate, artifact)
         accuracy = bench.accuracy(artifact, bench.data.report)
-        reference = bench.artifact(bench.inherit(bench.run.space.largest))
-    measured = measure_many(
-        bench.device,
-        {candidate.candidate_id: artifact},
-        reference=reference,
+    measured = measure_artifacts(
+        bench,
+        {candidate: artifact},
+        purposes={candidate: "export"},
         protocol=protocol,
-        rng=np.random.default_rng(seed),
-        owner=f"nas {bench.run.info.name} (export)",
-        on_progress=on_progress,
+        seed=seed,
+        on_round=on_progress,
     )[candidate.candidate_id]
-    _remember(bench, candidate, measured)
-    card = _card(bench, point=point, artifact=artifact, comparison=comparison, accuracy=accuracy, measured=measured)
+    slowdown = host_slowdown(bench, measured, earlier_id=_verified_by(bench, candidate))
+    card = _card(
+        bench,
+        point=point,
+        artifact=artifact,
+        comparison=comparison,
+        accuracy=accuracy,
+        measured=measured,
+        slowdown=slowdown,
+    )
     save_tensors(directory / WEIGHTS_FILE, bench.network(candidate).state_dict())
     report, run_name = bench.data.report, bench.run.info.name
     split: dict[str, JSON] = {
@@ -128,7 +134,7 @@ def export_candidate(
     write_json(directory / CARD_FILE, card)
     write_text(
         directory / CARD_TEXT_FILE,
-        card_text(run_name, point=point, report=accuracy, exported=measured, comparison=comparison),
+        card_text(run_name, point=point, report=accuracy, exported=measured, comparison=comparison, slowdown=slowdown),
     )
     files = [model_path.name, WEIGHTS_FILE, SPLIT_FILE, CARD_FILE, CARD_TEXT_FILE]
     write_manifest(directory, files=files, details=card)
@@ -166,18 +172,11 @@ def _compare(bench: Workbench, candidate: Candidate, artifact: Artifact) -> Comp
     return Comparison(num_images=len(images_NCHW), max_difference=difference, max_relative_difference=relative)
 
 
-def _remember(bench: Workbench, candidate: Candidate, measured: CostMeasurement) -> None:
-    bench.run.measurements_table.append(
-        [
-            {
-                **measured.to_row(),
-                "arch_id": candidate.architecture.arch_id,
-                "candidate_id": candidate.candidate_id,
-                "architecture": candidate.architecture.to_json(),
-                "purpose": "export",
-            }
-        ]
-    )
+def _verified_by(bench: Workbench, candidate: Candidate) -> str:
+    """Id of the measurement that the candidate's place on the front rests on."""
+    rows = bench.run.verifications()
+    rows = rows[(rows["candidate_id"] == candidate.candidate_id) & (rows["device_id"] == bench.device.spec.device_id)]
+    return str(rows["measurement_id"].iloc[-1]) if len(rows) else ""
 
 
 def _card(
@@ -188,6 +187,7 @@ def _card(
     comparison: Comparison,
     accuracy: Accuracy,
     measured: CostMeasurement,
+    slowdown: float,
 ) -> dict[str, JSON]:
     run, data = bench.run, bench.data
     promised = point.to_json()
@@ -227,6 +227,8 @@ def _card(
             "predicted_ms": point.latency_predicted_ms,
             "verified": {"p50_ms": point.latency_ms, "interval_ms": list(point.latency_interval_ms)},
             "exported": latency_entry(measured),
+            # the same reference network in both sessions: 1.5 means that the host was 1.5 times slower at export
+            "host_slowdown_since_verified": slowdown if np.isfinite(slowdown) else None,
         },
         "comparison": asdict(comparison),
         "versions": {

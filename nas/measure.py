@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from hardware.artifacts.artifact import Artifact
 from hardware.errors import DeviceError
 from hardware.host import look_at_host
 from hardware.measurement import CostMeasurement
@@ -24,15 +25,35 @@ def measure_candidates(
     seed: int,
     on_round: Callable[[int, int], None] | None = None,
 ) -> Mapping[str, CostMeasurement]:
-    """Build the candidates' artifacts, measure them in one interleaved batch, append the records to the run's table.
+    """Build the candidates' artifacts and measure them; see `measure_artifacts`.
+
+    Building computes, so it holds the compute lock; measuring takes the host for itself.
+    """
+    if not purposes:
+        return {}
+    with bench.computing():
+        artifacts = {candidate: bench.artifact(candidate) for candidate in purposes}
+    return measure_artifacts(bench, artifacts, purposes=purposes, protocol=protocol, seed=seed, on_round=on_round)
+
+
+def measure_artifacts(
+    bench: Workbench,
+    artifacts: Mapping[Candidate, Artifact],
+    *,
+    purposes: Mapping[Candidate, str],
+    protocol: str,
+    seed: int,
+    on_round: Callable[[int, int], None] | None = None,
+) -> Mapping[str, CostMeasurement]:
+    """Measure artifacts in one interleaved session and append the records to the run's table.
 
     The largest subnet with inherited weights runs in every round as the reference that shows drift; its own record is
-    kept with the batch (the same session id), so that batches of different hours can be compared. Building computes,
-    so it holds the compute lock; measuring takes the host for itself.
+    kept with the session (the same session id), so that sessions of different hours can be compared.
 
     Args:
-        bench: makes artifacts.
-        purposes: what each candidate is measured for, a column of the table.
+        bench: runs artifacts.
+        artifacts: what is measured.
+        purposes: what for, a column of the table.
         protocol: measurement protocol.
         seed: order within the rounds.
         on_round: called with (rounds done, most rounds).
@@ -41,19 +62,16 @@ def measure_candidates(
         Measurement by candidate_id, the reference's included.
 
     Raises:
-        DeviceError: the device is unavailable or busy.
+        DeviceError: the device is unavailable or busy, or the run was measured on another machine.
     """
-    if not purposes:
-        return {}
     _require_same_machine(bench)
+    reference = _reference(bench)
     with bench.computing():
-        reference = bench.inherit(bench.run.space.largest)
-        everything = {reference: REFERENCE, **purposes}
-        artifacts = {candidate.candidate_id: bench.artifact(candidate) for candidate in everything}
+        everything = {reference: bench.artifact(reference), **artifacts}
     measurements = measure_many(
         bench.device,
-        artifacts,
-        reference=artifacts[reference.candidate_id],
+        {candidate.candidate_id: artifact for candidate, artifact in everything.items()},
+        reference=everything[reference],
         protocol=protocol,
         rng=np.random.default_rng((seed, _ORDER)),
         owner=f"nas {bench.run.info.name}",
@@ -66,12 +84,33 @@ def measure_candidates(
                 "arch_id": candidate.architecture.arch_id,
                 "candidate_id": candidate.candidate_id,
                 "architecture": candidate.architecture.to_json(),
-                "purpose": purpose,
+                "purpose": purposes.get(candidate, REFERENCE),
             }
-            for candidate, purpose in everything.items()
+            for candidate in everything
         ]
     )
     return measurements
+
+
+def host_slowdown(bench: Workbench, later: CostMeasurement, *, earlier_id: str) -> float:
+    """How much slower the host was in one session than in an earlier one, by the reference network that ran in both.
+
+    Args:
+        bench: whose run's records are compared.
+        later: a measurement of the later session.
+        earlier_id: measurement id of one of the earlier session.
+
+    Returns:
+        Ratio of the reference's medians; NaN if a session has no record of it.
+    """
+    rows = bench.run.measurements()
+    sessions = rows.set_index("measurement_id")["session_id"]
+    reference_ms = rows[rows["candidate_id"] == _reference(bench).candidate_id].set_index("session_id")["p50"]
+    return float(reference_ms.get(later.session_id, np.nan) / reference_ms.get(sessions.get(earlier_id), np.nan))
+
+
+def _reference(bench: Workbench) -> Candidate:
+    return bench.inherit(bench.run.space.largest)
 
 
 def _require_same_machine(bench: Workbench) -> None:

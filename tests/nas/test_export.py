@@ -1,6 +1,7 @@
 """Exports: the contract on ONNX Runtime, the choice of the point, and files that do not do what they should."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from hardware.artifacts.artifact import Artifact
 from hardware.device import Device, DeviceSpec
+from hardware.errors import DeviceError
 from nas.candidate import Candidate
 from nas.data import DataSplits
 from nas.errors import ExportError, RunError
@@ -64,6 +66,8 @@ def test_a_batch_may_be_larger_than_the_number_of_compared_images(
     tmp_path: Path, verified: TinyRun, data: DataSplits, device: Device
 ) -> None:
     run = copy_run(verified, tmp_path / "run")
+    # what was measured with batch 1 cannot be continued with another one
+    shutil.rmtree(run.measurements_table.directory)
     in_batches = Device(spec=replace(device.spec, batch=170), backend=device.backend)
     case = make_case(run, data=data, device=in_batches, fine_tuned=False)
     exported = TestExportToOnnx().export(case)
@@ -161,3 +165,40 @@ def test_twenty_lines_that_use_nothing_of_ours_find_the_cards_accuracy(
     assert correct / len(split["indices"]) == pytest.approx(card["accuracy"]["report"]["value"])
     assert card["accuracy"]["report"]["num_images"] == len(split["indices"]) == len(data.report)
     assert torch.equal(data.report.indices_N, torch.tensor(split["indices"]))
+
+
+def test_the_card_says_how_much_slower_the_host_was_than_while_verifying(
+    tmp_path: Path, verified: TinyRun, data: DataSplits, device: Device
+) -> None:
+    run = copy_run(verified, tmp_path / "run")
+    rows = run.measurements()
+    rows = rows[rows["purpose"].isin(["verify", "reference"])]
+    sessions = rows[rows["purpose"] == "verify"]["session_id"].unique()
+    bench = make_bench(run, data=data, device=device)
+    point = run.front().points[0]
+    exported = export_candidate(
+        bench, point=point, candidate=candidate_of(run, point), protocol="quick", seed=0, on_progress=ignore
+    )
+    latency = exported.card["latency"]
+    assert isinstance(latency, dict)
+    after = run.measurements()
+    largest = after[after["candidate_id"] == bench.inherit(run.space.largest).candidate_id]
+    reference_ms = largest.set_index("session_id")["p50"]
+    ratio = reference_ms[after["session_id"].iloc[-1]] / reference_ms[sessions[-1]]
+    assert latency["host_slowdown_since_verified"] == pytest.approx(ratio)
+    assert f"ran {ratio:.2f} times" in (exported.directory / "card.md").read_text(encoding="utf-8")
+
+
+def test_measurements_of_another_machine_or_setting_are_not_continued(
+    tmp_path: Path, verified: TinyRun, data: DataSplits, device: Device
+) -> None:
+    run = copy_run(verified, tmp_path / "run")
+    bench = make_bench(run, data=data, device=Device(spec=replace(device.spec, batch=2), backend=device.backend))
+    point = run.front().points[0]
+    before = len(run.measurements())
+    with pytest.raises(DeviceError, match="were made with") as caught:
+        export_candidate(
+            bench, point=point, candidate=candidate_of(run, point), protocol="quick", seed=0, on_progress=ignore
+        )
+    assert "--run-dir" in caught.value.hint
+    assert len(run.measurements()) == before
