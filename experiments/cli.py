@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 import tempfile
 import traceback
@@ -232,6 +233,8 @@ def ui(
     """Open the run's MLflow page on this machine (loopback only; Ctrl-C ends it). Example: nas ui runs/quickstart."""
     from experiments.tracking.ui import serve_ui
 
+    # Ended by a service manager, it must take the server along as Ctrl-C does.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with suppress(KeyboardInterrupt):
         serve_ui(where, port=port, say=lambda text: _err().print(text, highlight=False))
 

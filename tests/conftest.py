@@ -1,6 +1,7 @@
 """What every test runs under: one thread, no telemetry, no files outside temporary directories."""
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -17,6 +18,10 @@ os.environ.update(
         "DO_NOT_TRACK": "true",
     }
 )
+
+# A shell that runs the tests in the background makes them ignore Ctrl-C, and all that they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The shipped contract classes are imported, not collected: without this their asserts would not show values.
 pytest.register_assert_rewrite(*(f"{package}.testing" for package in ("searchspaces", "hardware", "predictors", "nas")))
