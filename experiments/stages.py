@@ -228,10 +228,7 @@ def missing_refinements(session: Session) -> list[Architecture]:
     """Architectures around the front that have no fine-tuned candidate yet."""
     rows = current_evaluations(session)
     chosen = choose_for_refinement(rows, device_id=session.device_id, num=session.recipe.refine.candidates)
-    tuned = [
-        Candidate.from_row({str(key): str(value) for key, value in row.items()})
-        for row in rows[rows["weights_kind"] == "fine-tuned"].to_dict("records")
-    ]
+    tuned = [Candidate.from_row(row) for row in rows[rows["weights_kind"] == "fine-tuned"].to_dict("records")]
     done = {candidate.architecture.arch_id for candidate in tuned if session.run.candidates.has(candidate)}
     return [arch for arch in chosen if arch.arch_id not in done]
 
@@ -349,7 +346,7 @@ def export(session: Session, *, reporter: Reporter, arch_id: str | None = None) 
     exported = export_candidate(
         session.bench,
         point=point,
-        candidate=Candidate.from_row({str(key): str(value) for key, value in row.items()}),
+        candidate=Candidate.from_row(row.to_dict()),
         protocol=session.recipe.verify.protocol,
         seed=session.recipe.seed,
         on_progress=reporter.progress,

@@ -5,6 +5,7 @@ import secrets
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -132,7 +133,8 @@ def measure_many(
     with lock.measuring(owner=owner, ttl_s=_first_ttl_s(settings), timeout_s=timeout_s) as lease:
         host = look_at_host()
         with _loaded(device, artifacts, reference=reference, rng=rng) as (runners, reference_name):
-            times = _time(
+            time_all = partial(
+                _time,
                 runners,
                 reference=reference_name,
                 protocol=settings,
@@ -140,16 +142,10 @@ def measure_many(
                 lease=lease,
                 on_progress=on_progress,
             )
+            times = time_all()
             if abs(times.drift) > MAX_DRIFT:
                 _LOG.warning("%s drifted by %.1f %%, measuring once more", device.spec.device_id, 100 * times.drift)
-                times = _time(
-                    runners,
-                    reference=reference_name,
-                    protocol=settings,
-                    rng=rng,
-                    lease=lease,
-                    on_progress=on_progress,
-                )
+                times = time_all()
         lease.check()
         session_id = secrets.token_hex(6)
         return {

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -53,15 +53,15 @@ class Candidate:
         }
 
     @classmethod
-    def from_row(cls, row: Mapping[str, str]) -> "Candidate":
-        """Read what `row` wrote."""
+    def from_row(cls, row: Mapping[Any, object]) -> "Candidate":
+        """Read what `row` wrote; other columns of a table's row are ignored."""
         kind = row["weights_kind"]
         assert kind in ("inherited", "fine-tuned"), kind
         return cls(
-            architecture=Architecture.from_json(row["architecture"]),
-            weights=row["weights"],
+            architecture=Architecture.from_json(str(row["architecture"])),
+            weights=str(row["weights"]),
             weights_kind="inherited" if kind == "inherited" else "fine-tuned",
-            precision=row["precision"],
+            precision=str(row["precision"]),
         )
 
 

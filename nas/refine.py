@@ -193,7 +193,7 @@ def read_refined(directory: Path) -> Refined | None:
         assert isinstance(row, Mapping)
         assert isinstance(num_correct, int)
         assert isinstance(num_images, int)
-        candidate = Candidate.from_row({key: str(value) for key, value in row.items()})
+        candidate = Candidate.from_row(row)
     except (AssertionError, KeyError, ValueError) as e:
         raise CheckpointError(f"{path} is damaged: {e!r}", hint=f"delete {directory} and run `nas refine` again") from e
     return Refined(

@@ -48,7 +48,7 @@ def choose_for_verification(
     records = rows.to_dict("records")
     ends = {space.smallest.arch_id, space.largest.arch_id}
     order.sort(key=lambda n: records[n]["arch_id"] not in ends)
-    return [Candidate.from_row({str(key): str(value) for key, value in records[n].items()}) for n in order[:num]]
+    return [Candidate.from_row(records[n]) for n in order[:num]]
 
 
 def verify_candidates(
