@@ -1,5 +1,6 @@
 """The command `nas`. Nothing heavy is imported before a command needs it."""
 
+import json
 import logging
 import os
 import signal
@@ -17,6 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperGroup
 
+from experiments.cli_spaces import app as spaces_app
 from searchspaces.errors import Hinted
 
 if TYPE_CHECKING:
@@ -46,7 +48,6 @@ app = typer.Typer(
     "4 device unavailable, 130 interrupted.",
 )
 devices_app = typer.Typer(help="Devices of this machine.", no_args_is_help=True)
-spaces_app = typer.Typer(help="Search spaces.", no_args_is_help=True)
 app.add_typer(devices_app, name="devices")
 app.add_typer(spaces_app, name="spaces")
 
@@ -126,18 +127,28 @@ def train(
     run_dir: RunDirOption = None,
     address: AddressOption = None,
     quick: QuickOption = False,
+    from_: Annotated[
+        Path | None, typer.Option("--from", help="Start from this supernet: an imported one, or a run's checkpoint.")
+    ] = None,
 ) -> None:
-    """Stage 1: train the supernet. Example: nas train experiments/recipes/quickstart.yaml."""
+    """Stage 1: train the supernet, from nothing or from another supernet with other classes.
+
+    Examples:
+        nas train experiments/recipes/quickstart.yaml
+
+        nas train experiments/recipes/finetune.yaml --from supernets/ofa-mobilenetv3-w1.0
+    """
     if where.suffix in (".yaml", ".yml"):
         from experiments.recipe import load_recipe
         from experiments.session import exclusive, open_session
 
-        resolved = load_recipe(where, overrides=set_ or (), quick=quick)
+        changes = [*(set_ or ()), *([] if from_ is None else [f"train.from_checkpoint={json.dumps(str(from_))}"])]
+        resolved = load_recipe(where, overrides=changes, quick=quick)
         directory = run_dir or _default_run_dir(resolved.name, quick=quick)
         with exclusive(directory):
             _run_stages(open_session(resolved, directory), names=["train"], address=address)
-    elif set_ or run_dir or quick:
-        raise typer.BadParameter("--set, --run-dir and --quick go with a recipe, not with a run directory")
+    elif set_ or run_dir or quick or from_:
+        raise typer.BadParameter("--set, --run-dir, --quick and --from go with a recipe, not with a run directory")
     else:
         _stage(where, "train", address=address)
 
@@ -248,6 +259,37 @@ def doctor() -> None:
     _out().print(doctor_table(examine()))
 
 
+@app.command("import-ofa")
+def import_ofa_(
+    checkpoint: Annotated[
+        Path, typer.Argument(metavar="CHECKPOINT", help="A published once-for-all supernet file.", show_default=False)
+    ],
+    space: Annotated[str, typer.Option("--space", help="Its search space, see `nas spaces list`.", show_default=False)],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="New directory for the supernet [default: supernets/<space>].")
+    ] = None,
+) -> None:
+    """Import a published once-for-all supernet; nothing in the file is executed.
+
+    Examples:
+        nas import-ofa ofa_mbv3_d234_e346_k357_w1.0 --space ofa-mobilenetv3-w1.0
+
+        nas train my.yaml --from supernets/ofa-mobilenetv3-w1.0
+    """
+    from experiments.import_ofa import import_ofa
+
+    imported = import_ofa(checkpoint, space=space, out=out or Path("supernets") / space)
+    typer.echo(f"{imported.num_tensors} tensors, {imported.num_elements:,} values, {imported.num_classes} classes")
+    typer.echo("no keys are missing; " + (
+        f"{len(imported.ignored_keys)} not needed: {', '.join(imported.ignored_keys[:3])}"
+        + (", ..." if len(imported.ignored_keys) > 3 else "")
+        if imported.ignored_keys
+        else "none is left over"
+    ))  # fmt: skip
+    typer.echo(f"supernet  {imported.directory}")
+    typer.echo(f"use it    nas train RECIPE --from {imported.directory}")
+
+
 @devices_app.command("list")
 def devices_list() -> None:
     """List the devices of this machine."""
@@ -256,15 +298,6 @@ def devices_list() -> None:
     for status in list_devices():
         text = "available" if status.available else f"not available: {status.reason} ({status.hint})"
         typer.echo(f"{status.device_id}  {text}")
-
-
-@spaces_app.command("list")
-def spaces_list() -> None:
-    """List the search spaces and their sizes."""
-    from searchspaces import get_space, list_spaces
-
-    for name in list_spaces():
-        typer.echo(f"{name}  {get_space(name).size:,} architectures")
 
 
 def _default_run_dir(name: str, *, quick: bool) -> Path:

@@ -21,6 +21,7 @@ from rich.table import Table
 from experiments.doctor import Finding
 from experiments.plan import PlanLine
 from hardware.files import JSON
+from nas.accuracy import metric_label
 
 _REDRAW_SECONDS = 0.2
 
@@ -88,7 +89,7 @@ def front_table(document: dict[str, JSON]) -> Table:
     measured = document["provenance"] == "measured"
     title = f"{'Verified' if measured else 'Predicted'} Pareto front of {document['name']} on {document['device']}"
     table = Table(title=title, title_justify="left", title_style="bold")
-    split = f"accuracy on {document['split']}, 95 %"
+    split = f"{metric_label(document['metric'])} on {document['split']}, 95 %"
     for heading in ("arch id", split, "latency p50 ms, interval", "provenance", "weights", "MACs", "params"):
         table.add_column(heading, justify="left" if heading in ("arch id", "provenance", "weights") else "right")
     points = document["points"]

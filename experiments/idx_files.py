@@ -52,7 +52,7 @@ def _unpacked(path: Path, *, hint: str) -> bytes:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             data: bytes = file.read(_LARGEST_BYTES + 1)
     except FileNotFoundError as e:
-        raise DataError(f"{path} does not exist", hint="Check data.data_dir in the recipe.") from e
+        raise DataError(f"{path} does not exist", hint="Check data.path in the recipe.") from e
     except (EOFError, gzip.BadGzipFile, zlib.error) as e:
         raise DataError(f"{path} is damaged: {e}", hint=hint) from e
     except OSError as e:

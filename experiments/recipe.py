@@ -48,7 +48,7 @@ _HINT = "Correct it and run again; experiments/recipes/quickstart.yaml shows eve
 
 
 class Recipe(Section):
-    """One run, said completely: immutable, hashable, and equal to what `to_yaml` writes."""
+    """One run, said completely: immutable, and equal to what `to_yaml` writes."""
 
     name: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$",

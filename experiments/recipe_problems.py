@@ -3,7 +3,7 @@
 import difflib
 import reprlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -25,10 +25,23 @@ def known_paths(model: type[BaseModel], *, prefix: str = "") -> dict[str, bool]:
 def unknown_key(path: str, *, model: type[BaseModel]) -> str | None:
     """None if the dotted `path` names a field or section of `model`, else what to say, with the nearest known key."""
     leaves = list(known_paths(model))
+    if any(path.startswith(f"{leaf}.") for leaf in _mappings(model)):
+        return None  # the keys below are checked by whoever defines them
     known = list(dict.fromkeys(leaves + [leaf.rsplit(".", 1)[0] for leaf in leaves if "." in leaf]))
     if path in known:
         return None
     return f"{path}: unknown key{_suggest(path, known=known)}"
+
+
+def _mappings(model: type[BaseModel], *, prefix: str = "") -> list[str]:
+    """Dotted keys of the leaves that hold free mappings."""
+    found: list[str] = []
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found += _mappings(field.annotation, prefix=f"{prefix}{name}.")
+        elif get_origin(field.annotation) is dict:
+            found.append(prefix + name)
+    return found
 
 
 def list_problems(error: ValidationError, *, model: type[BaseModel]) -> list[str]:

@@ -10,6 +10,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, model_validator
 
+from experiments.errors import DataError
+from experiments.sources.registry import get_source
+from nas.accuracy import Metric
+from searchspaces import SpaceError, get_space, list_spaces
+
 OPERATIONAL: dict[str, JsonValue] = {"operational": True}
 
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
@@ -23,15 +28,11 @@ def _free_alias(value: str) -> str:
     return value
 
 
-def _absolute(value: str | None) -> str | None:
+def _absolute_place(value: str | None) -> str | None:
     # Workers run in directories of their own, and a resumed run may be called from elsewhere.
-    return None if value is None else str(Path(value).expanduser().absolute())
-
-
-def _ascending(values: tuple[int, ...]) -> tuple[int, ...]:
-    if list(values) != sorted(set(values)):
-        raise ValueError(f"got {list(values)}, expected ascending numbers without repeats")
-    return values
+    if value is None or re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", value):
+        return value
+    return str(Path(value).expanduser().absolute())
 
 
 class Section(BaseModel):
@@ -41,22 +42,51 @@ class Section(BaseModel):
 
 
 class DataSettings(Section):
-    """Which images, and how they are divided; what is left after the three splits is trained on."""
+    """Which examples, and how they are divided; what is left after the three splits is trained on.
 
-    dataset: Literal["digits", "fashion-mnist"] = Field(description="name of the data set")
-    data_dir: Annotated[str | None, AfterValidator(_absolute)] = Field(
-        default=None, description="folder with the data set's files", json_schema_extra=OPERATIONAL
+    `path` is operational because the run remembers the checksum of its data: they may move, not change.
+    """
+
+    dataset: str = Field(min_length=1, description="name of the data set, or of a kind of own data")
+    path: Annotated[str | None, AfterValidator(_absolute_place)] = Field(
+        default=None, description="folder or file of the data, or module:function", json_schema_extra=OPERATIONAL
     )
-    search: Count = Field(description="images that the search sees")
-    verify: Count = Field(description="images that decide the verified front")
+    subset: str | None = Field(default=None, min_length=1, description="which one, if there are several under one name")
+    image_size: int | None = Field(
+        default=None, ge=4, le=4096, description="side that images are resized and cropped to; null: as they are"
+    )
+    channels: Literal[1, 3] | None = Field(
+        default=None, description="1 for grey, 3 for colour; null: colour if any image has colour"
+    )
+    layout: Literal["NHW", "NHWC", "NCHW", "NT", "NCT"] | None = Field(
+        default=None, description="axes of own arrays; null: as their shape says"
+    )
+    augmentation: str | None = Field(
+        default=None, min_length=1, description="training augmentation by name; null: the data set's own"
+    )
+    metric: Metric = Field(default="top1", description="what the search maximises and every table and front shows")
+    search: Count = Field(description="examples that the search sees")
+    verify: Count = Field(description="examples that decide the verified front")
     report: Count | Literal["official"] = Field(
-        description="images that only the export card sees: a count, or the data set's own test set"
+        description="examples that only the export card sees: a count, or the data set's own test set"
     )
 
     @model_validator(mode="after")
-    def _has_official_test_set(self) -> Self:
-        if self.dataset == "digits" and self.report == "official":
-            raise ValueError("report: got 'official', but digits has no test set of its own: give an image count")
+    def _fits_the_source(self) -> Self:
+        try:
+            source = get_source(self.dataset)
+        except DataError as e:
+            raise ValueError(f"dataset: {e}; {e.hint}") from e
+        for key in source.needs:
+            if getattr(self, key) is None:
+                raise ValueError(f"{key}: got null, but data set {self.dataset} needs it")
+        for key in ("path", "subset", "image_size", "channels", "layout"):
+            if getattr(self, key) is not None and key not in (*source.needs, *source.takes):
+                raise ValueError(f"{key}: got {getattr(self, key)!r}, but data set {self.dataset} has no use for it")
+        if self.report == "official" and source.has_official is False:
+            raise ValueError(
+                f"report: got 'official', but {self.dataset} has no test set of its own: give a count of examples"
+            )
         return self
 
 
@@ -64,10 +94,20 @@ class SpaceSettings(Section):
     """The search space."""
 
     name: str = Field(min_length=1, description="id of a registered search space, see `nas spaces list`")
-    resolutions: Annotated[
-        tuple[Annotated[int, Field(ge=4, le=1_024)], ...], Field(strict=False, min_length=1), AfterValidator(_ascending)
-    ] = Field(default=(16, 20, 24), description="input resolutions in pixels, ascending")
-    width: float = Field(default=1.0, ge=0.1, le=10, description="multiplier of all channel numbers")
+    settings: dict[str, JsonValue] = Field(
+        default_factory=dict,
+        description="what this space lets you set, see `nas spaces show NAME`",
+        json_schema_extra={"allowed": "a mapping of the space's settings, for example {width: 0.5}"},
+    )
+
+    @model_validator(mode="after")
+    def _can_be_built(self) -> Self:
+        try:
+            get_space(self.name, **self.settings)
+        except SpaceError as e:
+            key = "settings" if self.name in list_spaces() else "name"
+            raise ValueError(f"{key}: {e}; {e.hint}") from e
+        return self
 
 
 class DeviceSettings(Section):
@@ -78,23 +118,71 @@ class DeviceSettings(Section):
     batch: Count = Field(default=1, description="images of one inference")
 
 
-class TrainSettings(Section):
-    """Training of the supernet with the sandwich rule."""
+class PhaseSettings(Section):
+    """One phase of progressive shrinking, said by hand; see `nas.training.settings.PhaseSettings`."""
 
-    epochs: Count = Field(default=40, description="passes over the training split")
+    open: dict[str, Annotated[int, Field(ge=1, le=127)]] | str = Field(
+        description="in use from this phase on: kind of choice -> number of its largest values, or a phase's name",
+        json_schema_extra={"allowed": "a mapping such as {kernel: 3}, {} or a name such as 'depth 1'"},
+    )
+    epochs: Count = Field(description="length")
+    learning_rate: float = Field(gt=0, le=100, description="peak learning rate")
+    warmup_epochs: float = Field(default=0.0, ge=0, le=1e6, description="epochs of linear warm-up")
+    subnets: int = Field(default=1, ge=1, le=64, description="subnets of one step")
+
+
+class TrainSettings(Section):
+    """Training of the supernet: the sandwich rule or progressive shrinking.
+
+    `use_gpu` is operational: a GPU computes the same up to rounding.
+    """
+
+    method: Literal["sandwich", "progressive"] = Field(
+        default="sandwich", description="all subnets at once, or opened one kind of choice after the other"
+    )
+    epochs: Count = Field(default=40, description="passes over the training split, all phases together")
+    phases: Annotated[tuple[PhaseSettings, ...], Field(strict=False)] = Field(
+        default=(), description="progressive: phases by hand; empty: the published ones, in proportion to `epochs`"
+    )
     batch_size: Count = Field(default=64, description="images of one step, over all workers")
-    learning_rate: float = Field(default=0.1, gt=0, le=100, description="peak learning rate")
+    learning_rate: float = Field(default=0.1, gt=0, le=100, description="peak learning rate (progressive: of kernels)")
     weight_decay: float = Field(default=3.0e-5, ge=0, le=1, description="L2 penalty on weights")
     label_smoothing: float = Field(default=0.1, ge=0, lt=1, description="share of the target given to all classes")
     warmup_epochs: int = Field(default=2, ge=0, le=1_000_000, description="epochs of linear warm-up, within `epochs`")
-    random_subnets: int = Field(default=2, ge=0, le=64, description="random subnets a step, beside the two extremes")
+    random_subnets: int = Field(default=2, ge=0, le=64, description="sandwich: random subnets beside the two extremes")
     workers: Workers = Field(default=1, description="training workers; they divide the batch")
     threads_per_worker: Workers = Field(
         default=2, description="compute threads of one worker", json_schema_extra=OPERATIONAL
     )
-    distillation: float = Field(default=1.0, ge=0, le=1, description="share of the loss that comes from the teacher")
+    use_gpu: bool = Field(default=False, description="train each worker on a GPU", json_schema_extra=OPERATIONAL)
+    precision: Literal["fp32", "bf16", "auto"] = Field(
+        default="auto", description="arithmetic; auto: bf16 where a GPU has it, fp32 elsewhere"
+    )
+    distillation: float = Field(
+        default=1.0, ge=0, le=1, description="share of the teacher in the loss (progressive: weight beside the labels)"
+    )
     gradient_clip: float = Field(default=5.0, gt=0, le=1e6, description="largest norm of the gradient")
-    recalibration_images: Count = Field(default=512, description="images that reset a subnet's BN statistics")
+    ema_decay: float | None = Field(
+        default=None, gt=0, lt=1, description="decay of the moving average of weights; null: no average"
+    )
+    validation_images: int = Field(
+        default=500, ge=0, le=1_000, description="search images that judge the supernet after every epoch; 0: none"
+    )
+    recalibration_images: Count = Field(default=2000, description="images that reset a subnet's BN statistics")
+    from_checkpoint: Annotated[str | None, AfterValidator(_absolute_place)] = Field(
+        default=None, description="directory of a supernet of the same space to start from; null: fresh weights"
+    )
+
+    @model_validator(mode="after")
+    def _phases_fit(self) -> Self:
+        if not self.phases:
+            return self
+        if self.method != "progressive":
+            raise ValueError(f"phases: got {len(self.phases)} phases, but method {self.method} has none")
+        total = sum(phase.epochs for phase in self.phases)
+        if total != self.epochs:
+            raise ValueError(f"epochs: got {self.epochs}, expected {total}, the sum of train.phases")
+        return self
 
 
 class ProfileSettings(Section):

@@ -22,8 +22,8 @@ from searchspaces import Architecture
 def front_document(run: Run, *, device: str | None = None) -> dict[str, JSON]:
     """The object that `nas pareto --format json` prints and `pareto.json` holds.
 
-    Accuracies are fractions, latencies milliseconds; `provenance` says whether the latencies are measured or still
-    predicted, `warnings` what speaks against the front.
+    Accuracies are values of `metric`, fractions; latencies are milliseconds; `provenance` says whether they are
+    measured or still predicted, `warnings` what speaks against the front.
     """
     device_id = run.info.device_id if device is None else device
     known = sorted({run.info.device_id, *run.evaluations()["device_id"], *run.verifications()["device_id"]})
@@ -39,6 +39,7 @@ def front_document(run: Run, *, device: str | None = None) -> dict[str, JSON]:
         "device": device_id,
         "provenance": front.provenance,
         "split": front.split,
+        "metric": front.metric,
         "hypervolume": front.hypervolume,
         "reference_point": list(front.reference_point),
         "points": [point.to_json() for point in front.points],
@@ -137,7 +138,8 @@ def write_report(run: Run) -> list[Path]:
         files.append(path)
     if len(evaluations):
         path = directory / "hypervolume.html"
-        write_html(hypervolume_figure(hypervolume_by_evaluation(evaluations, device_id=device_id)), path)
+        values = hypervolume_by_evaluation(evaluations, device_id=device_id)
+        write_html(hypervolume_figure(values, metric=front.metric), path)
         files.append(path)
     if front.points:
         document = front_document(run)

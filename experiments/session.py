@@ -10,18 +10,22 @@ from pathlib import Path
 import numpy as np
 
 from experiments.datasets import load_dataset
-from experiments.errors import DataError
+from experiments.errors import DataError, RecipeError
 from experiments.recipe import Recipe, first_difference, load_recipe
-from experiments.workload import Workload
+from experiments.workload import Workload, train_settings
 from hardware.device import Device, get_device
-from hardware.files import JSON, write_text
+from hardware.files import read_json, write_json, write_text
 from hardware.measuring import measure
 from nas.data import DataSplits, PreprocessedNetwork
-from nas.errors import RunError
+from nas.errors import CheckpointError, RunError, TrainingError
 from nas.materialise import Workbench
 from nas.pricing import Pricer, infeasible, latency_limit
 from nas.run import LOCK_FILE, Run, create_run, open_run, require_run_place, require_writable
-from searchspaces import SearchSpace, get_space
+from nas.training.phases import phases_of
+from nas.training.starting import check_start
+from searchspaces import SearchSpace, SpaceError, get_space
+
+_DATA_FILE = "data.json"
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ def recipe_space(recipe: Recipe) -> SearchSpace:
     Raises:
         SpaceError: unknown name, or settings that do not fit.
     """
-    return get_space(recipe.space.name, **_space_settings(recipe))
+    return get_space(recipe.space.name, **recipe.space.settings)
 
 
 def open_session(recipe: Recipe, run_dir: Path) -> Session:
@@ -75,7 +79,8 @@ def open_session(recipe: Recipe, run_dir: Path) -> Session:
 
     Raises:
         DeviceError: the device is unknown or its runtime is missing.
-        SpaceError: the space is unknown or its settings do not fit.
+        SpaceError: the space is unknown, its settings do not fit, or it has no supernet.
+        RecipeError: the training's phases or the supernet that it starts from do not fit the space.
         DataError: the data set is missing, damaged, too small, or of another shape.
         InfeasibleError: the latency limit is below what the space can reach.
         RunError: the directory is unwritable, of another recipe, or of something else.
@@ -88,18 +93,14 @@ def open_session(recipe: Recipe, run_dir: Path) -> Session:
     else:
         require_writable(run_dir)
     data = load_dataset(recipe.data, seed=recipe.seed)
-    if data.native_shape[0] != space.in_channels:
-        raise DataError(
-            f"the images of {data.name} have {data.native_shape[0]} channels, space {space.space_id} takes "
-            f"{space.in_channels}",
-            hint="choose another data set or space",
-        )
+    _require_fitting_shapes(data, space=space)
     if len(data.train) < recipe.train.batch_size:
         raise DataError(
             f"{len(data.train)} training images are left, train.batch_size is {recipe.train.batch_size}",
             hint="lower train.batch_size or the splits",
         )
     if not exists:
+        _require_trainable(recipe, space=space)
         _require_reachable(recipe, space=space, device=device, data=data)
         create_run(
             run_dir,
@@ -107,7 +108,7 @@ def open_session(recipe: Recipe, run_dir: Path) -> Session:
             recipe_text=recipe.to_yaml(),
             recipe_sha256=recipe.fingerprint(),
             space=recipe.space.name,
-            space_settings=_space_settings(recipe),
+            space_settings=recipe.space.settings,
             num_classes=data.num_classes,
             device_id=device.spec.device_id,
         )
@@ -115,6 +116,7 @@ def open_session(recipe: Recipe, run_dir: Path) -> Session:
     if run.recipe_path.read_text(encoding="utf-8") != recipe.to_yaml():
         # Only operational keys (workers, addresses) can differ here; workers read this file.
         write_text(run.recipe_path, recipe.to_yaml())
+    _require_same_data(run_dir / _DATA_FILE, data)
     return Session(recipe=recipe, workload=Workload(run=run, recipe=recipe, data=data), device=device)
 
 
@@ -150,8 +152,49 @@ def exclusive(run_dir: Path) -> Iterator[None]:
         yield
 
 
-def _space_settings(recipe: Recipe) -> dict[str, JSON]:
-    return {"resolutions": recipe.space.resolutions, "width": recipe.space.width}
+def _require_same_data(path: Path, data: DataSplits) -> None:
+    """Refuse other data than the run began with: what was trained on before could be in `verify` now."""
+    if not path.exists():
+        write_json(path, {"name": data.name, "source_sha256": data.source_sha256})
+        return
+    known = read_json(path)
+    if not isinstance(known, dict) or known.get("source_sha256") != data.source_sha256:
+        raise DataError(
+            f"data set {data.name} has changed since run {path.parent} began: its checksum is "
+            f"{data.source_sha256[:16]}..., {path} says otherwise",
+            hint="bring the old data back, or use another run directory (--run-dir)",
+        )
+
+
+def _require_trainable(recipe: Recipe, *, space: SearchSpace) -> None:
+    """The space has a supernet, its phases fit the epochs, and the supernet to start from fits the space."""
+    if not space.trainable:
+        raise SpaceError(
+            f"space {space.space_id!r} has no supernet: it serves published tables only",
+            hint="train another space: `nas spaces list` says which ones have a supernet",
+        )
+    try:
+        if recipe.train.from_checkpoint is not None:
+            check_start(Path(recipe.train.from_checkpoint), space)
+        phases_of(space, train_settings(recipe))
+    except (CheckpointError, TrainingError) as e:
+        raise RecipeError(f"section train of the recipe does not fit: {e}", hint=e.hint) from e
+
+
+def _require_fitting_shapes(data: DataSplits, *, space: SearchSpace) -> None:
+    """Images need a space of images and series one of series, with the same number of channels."""
+    expected = space.input_shape(space.smallest)
+    found = data.native_shape
+    if len(found) == len(expected) and found[0] == expected[0]:
+        return
+    kinds = {2: "series (C, T)", 3: "images (C, H, W)"}
+    raise DataError(
+        f"data set {data.name} has {kinds[len(found)]} of shape {found}, space {space.space_id} takes "
+        f"{kinds[len(expected)]} of shape {expected}",
+        hint=f"set space.settings.in_channels to {found[0]}, or choose another space"
+        if len(found) == len(expected)
+        else "choose a space of the same kind: `nas spaces list`",
+    )
 
 
 def _require_same_recipe(recipe: Recipe, run_dir: Path) -> None:
@@ -177,9 +220,9 @@ def _require_reachable(recipe: Recipe, *, space: SearchSpace, device: Device, da
     network = PreprocessedNetwork(
         space.build_supernet(num_classes=data.num_classes).extract(smallest),
         preprocessing=data.preprocessing,
-        resolution=space.resolution(smallest),
+        shape=space.input_shape(smallest),
     ).eval()
-    example_NCHW = data.train.images_NCHW[: device.spec.batch]
-    measured = measure(device, network, protocol="quick", example=example_NCHW, rng=np.random.default_rng(recipe.seed))
+    example = data.train.inputs[: device.spec.batch].float()
+    measured = measure(device, network, protocol="quick", example=example, rng=np.random.default_rng(recipe.seed))
     if limit.violation(measured.low) > 0:
         raise infeasible(limit, reachable_ms=measured.p50, arch=smallest, provenance=measured.provenance)

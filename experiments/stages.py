@@ -14,9 +14,9 @@ from experiments.ray.tune_refine import refine_on_ray
 from experiments.reporter import Reporter
 from experiments.session import Session
 from hardware.files import has_manifest
+from nas.accuracy import accuracy_row, metric_label
 from nas.candidate import Candidate
 from nas.errors import CheckpointError, RunError
-from nas.evaluation import Accuracy, accuracy_row
 from nas.export import Exported, choose_point, export_candidate
 from nas.pareto import verified_points
 from nas.pricing import latency_limit, require_reachable
@@ -27,8 +27,9 @@ from nas.search.loop import Evaluated, run_search
 from nas.search.settings import SearchSettings
 from nas.search.study import Values, open_study
 from nas.training.checkpoints import finished_checkpoints, load_checkpoint
-from nas.training.history import TrainHistory
+from nas.training.history import HistoryRow, TrainHistory
 from nas.training.loop import CHECKPOINTS, HISTORY
+from nas.training.phases import Phase, phases_of
 from nas.verify import VerifySettings, choose_for_verification, verify_candidates
 from searchspaces import Architecture
 
@@ -53,32 +54,41 @@ def train(session: Session, *, cluster: ClusterFactory, reporter: Reporter) -> N
         load_checkpoint(run.checkpoint_dir(), expected={"space_id": run.space.space_id})
         reporter.done("finished before")
         return
+    phases = phases_of(run.space, session.workload.train_settings)
     history = TrainHistory(run.train_dir / HISTORY)
-    with cluster(), _following(history, reporter=reporter):
+    with cluster(), _following(history, phases=phases, reporter=reporter):
         train_on_ray(
             run.path,
             num_workers=recipe.workers,
             threads_per_worker=recipe.threads_per_worker,
+            use_gpu=recipe.use_gpu,
             storage=run.path / "ray",
         )
     last = history.rows()[-1]
-    reporter.done(f"loss of the largest subnet {last['loss_largest']:.3f}, of the smallest {last['loss_smallest']:.3f}")
+    text = f"last loss {last['loss']:.3f}"
+    if "score" in last:
+        label = metric_label(session.recipe.data.metric)
+        text = (
+            f"{label} of the largest subnet {last['accuracy_largest']:.1%}, of the smallest "
+            f"{last['accuracy_smallest']:.1%}, on {min(recipe.validation_images, session.recipe.data.search)} of search"
+        )
+    reporter.done(text)
 
 
 @contextmanager
-def _following(history: TrainHistory, *, reporter: Reporter) -> Iterator[None]:
+def _following(history: TrainHistory, *, phases: Sequence[Phase], reporter: Reporter) -> Iterator[None]:
     """Show the training log while a worker writes it."""
     stop = threading.Event()
 
     def follow() -> None:
+        told = False
         while not stop.wait(_POLL_SECONDS):
             if rows := history.rows():
                 row = rows[-1]
-                text = (
-                    f"epoch {row['epoch']:.0f}, loss {row['loss_largest']:.3f} / {row['loss_smallest']:.3f}, "
-                    f"{row['images_per_second']:.0f} images/s"
-                )
-                reporter.progress(row["step"], row["num_steps"], text=text)
+                reporter.progress(row["step"], row["num_steps"], text=_progress_text(row, phases=phases))
+                if row["rollbacks"] and not told:
+                    reporter.message("numbers overflowed: training went back, and goes on at half the learning rate")
+                    told = True
 
     thread = threading.Thread(target=follow, daemon=True)
     thread.start()
@@ -87,6 +97,21 @@ def _following(history: TrainHistory, *, reporter: Reporter) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
+
+
+def _progress_text(row: HistoryRow, *, phases: Sequence[Phase]) -> str:
+    phase = f"{phases[int(row['phase']) - 1].name}, " if len(phases) > 1 else ""
+    return (
+        f"{phase}epoch {row['epoch']:.0f}, loss {row['loss']:.3f}, {row['images_per_second']:.0f} images/s, "
+        f"{_duration(row['eta_seconds'])} left"
+    )
+
+
+def _duration(seconds: float) -> str:
+    """For people: "45 s", "12 min", "3.5 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def require_trained(session: Session) -> None:
@@ -192,7 +217,7 @@ def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_
             [
                 {
                     **session.bench.inherit(one.architecture).row(),
-                    **accuracy_row(Accuracy(num_correct=one.score.num_correct, num_images=one.score.num_images)),
+                    **accuracy_row(one.score.accuracy),
                     **one.price.row(),
                     "split": "search",
                     "trial_number": one.trial_number,
@@ -221,7 +246,8 @@ def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_
             pool.close()
     front = run.front()
     best = max((point.accuracy for point in front.points), default=float("nan"))
-    reporter.done(f"{ended}; predicted front of {len(front.points)} points, best accuracy on search {best:.2%}")
+    label = metric_label(session.recipe.data.metric)
+    reporter.done(f"{ended}; predicted front of {len(front.points)} points, best {label} on search {best:.2%}")
 
 
 def missing_refinements(session: Session) -> list[Architecture]:
@@ -247,12 +273,12 @@ def refine(session: Session, *, cluster: ClusterFactory, reporter: Reporter) -> 
         return
     jobs = [(arch.to_json(), run.refine_dir(arch.arch_id)) for arch in missing]
     steps: dict[str, float] = {}
-    total = len(missing) * recipe.epochs
+    total, label = len(missing) * recipe.epochs, metric_label(session.recipe.data.metric)
 
     def on_result(directory: str, result: dict[str, float]) -> None:
         steps[directory] = result["epoch"]
         reporter.progress(
-            sum(steps.values()), total, text=f"{Path(directory).name}: accuracy on search {result['accuracy']:.2%}"
+            sum(steps.values()), total, text=f"{Path(directory).name}: {label} on search {result['accuracy']:.2%}"
         )
 
     with cluster():

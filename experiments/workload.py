@@ -18,7 +18,8 @@ from nas.run import Run, open_run
 from nas.search.pool import SubnetScore
 from nas.training.context import TrainContext
 from nas.training.loop import train_supernet
-from nas.training.settings import TrainSettings
+from nas.training.settings import PhaseSettings, TrainSettings
+from nas.training.starting import start_from, start_sha256
 from searchspaces import Architecture
 
 
@@ -39,19 +40,7 @@ class Workload:
     @property
     def train_settings(self) -> TrainSettings:
         """The recipe's `train` section as the training loop takes it."""
-        train = self.recipe.train
-        return TrainSettings(
-            epochs=train.epochs,
-            batch_size=train.batch_size,
-            learning_rate=train.learning_rate,
-            weight_decay=train.weight_decay,
-            label_smoothing=train.label_smoothing,
-            warmup_epochs=train.warmup_epochs,
-            random_subnets=train.random_subnets,
-            distillation=train.distillation,
-            gradient_clip=train.gradient_clip,
-            seed=self.recipe.seed,
-        )
+        return train_settings(self.recipe)
 
     @property
     def refine_settings(self) -> RefineSettings:
@@ -67,10 +56,12 @@ class Workload:
 
     def train(self, context: TrainContext) -> None:
         """Train the supernet, or go on training it; called by every training worker."""
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             # The same initial weights on every worker.
             torch.manual_seed(self.recipe.seed)
             supernet = self.run.space.build_supernet(num_classes=self.data.num_classes)
+        if self.recipe.train.from_checkpoint is not None:
+            start_from(supernet, Path(self.recipe.train.from_checkpoint))
         train_supernet(
             supernet, data=self.data, settings=self.train_settings, directory=self.run.train_dir, context=context
         )
@@ -107,8 +98,36 @@ class Workload:
             device=device,
             data=self.data,
             judge=self.subnet_judge,
-            recalibration=f"bn {self.recipe.train.recalibration_images} images, seed {self.recipe.seed}",
+            recalibration=f"bn {self.recipe.train.recalibration_images} augmented images in batches of 200, "
+            f"seed {self.recipe.seed}",
         )
+
+
+def train_settings(recipe: Recipe) -> TrainSettings:
+    """The `train` section as the training loop takes it.
+
+    Raises:
+        CheckpointError: the supernet to start from is missing or damaged.
+    """
+    train = recipe.train
+    return TrainSettings(
+        epochs=train.epochs,
+        batch_size=train.batch_size,
+        learning_rate=train.learning_rate,
+        weight_decay=train.weight_decay,
+        label_smoothing=train.label_smoothing,
+        warmup_epochs=train.warmup_epochs,
+        random_subnets=train.random_subnets,
+        distillation=train.distillation,
+        gradient_clip=train.gradient_clip,
+        seed=recipe.seed,
+        method=train.method,
+        phases=tuple(PhaseSettings(**phase.model_dump()) for phase in train.phases),
+        precision=train.precision,
+        ema_decay=train.ema_decay,
+        validation_images=train.validation_images,
+        start_sha256=None if train.from_checkpoint is None else start_sha256(Path(train.from_checkpoint)),
+    )
 
 
 def load_workload(run_dir: Path) -> Workload:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from hardware.files import JSON
 from hardware.measurement import CostMeasurement
-from nas.evaluation import Accuracy
+from nas.accuracy import LEVEL, Accuracy, metric_label
 from nas.pareto import FrontPoint
 
 CARD_SCHEMA = 1
@@ -49,9 +49,10 @@ def latency_entry(measured: CostMeasurement) -> dict[str, JSON]:
 def accuracy_entry(accuracy: Accuracy) -> dict[str, JSON]:
     """What the card says about an accuracy."""
     return {
+        "metric": accuracy.metric,
         "value": accuracy.value,
         "interval": list(accuracy.interval),
-        "level": accuracy.level,
+        "level": LEVEL,
         "num_correct": accuracy.num_correct,
         "num_images": accuracy.num_images,
     }
@@ -75,7 +76,7 @@ def card_text(
 Architecture `{point.arch_id}`, {point.weights_kind} weights, {exported.precision}; {point.macs:,} MACs,
 {point.params:,} parameters.
 
-| accuracy on | value | 95 % interval |
+| {metric_label(report.metric)} on | value | 95 % interval |
 |---|---|---|
 | search (what the search saw) | {point.accuracy_search:.2%} | |
 | verify (decided the front) | {point.accuracy:.2%} | {_percent(point.accuracy_interval)} |
@@ -92,8 +93,8 @@ host had then, this file takes {exported.p50 / slowdown:.4f} ms.
 
 Outputs against PyTorch on {comparison.num_images} images: largest difference {comparison.max_difference:.2e}.
 
-Input `image`: raw pixels as the data set stores them (float32, N x C x H x W); resizing and normalisation are inside
-the file. Output: `logits`. `report_split.json` lists the images of the report accuracy.
+Input `image`: raw values as the data set stores them (float32, shape in `card.json`); resizing and normalisation are
+inside the file. Output: `logits`. `report_split.json` lists the examples of the report split.
 """
 
 

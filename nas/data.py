@@ -1,6 +1,6 @@
-"""What the stages need of a data set: labelled images in four splits, and how pixels become network input.
+"""What the stages need of a data set: labelled examples in four splits, and how raw values become network input.
 
-Tensor letters: N images, C channels, H height, W width.
+Tensor letters: N examples, C channels, then H height and W width of an image, or T time steps of a series.
 """
 
 from dataclasses import dataclass
@@ -9,19 +9,21 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from nas.accuracy import Metric
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImageSet:
-    """Labelled images at their native size.
+class Examples:
+    """Labelled images (N, C, H, W) or series (N, C, T) at their native size.
 
     Attributes:
-        images_NCHW: float32 raw pixel values, as the data set stores them (for example 0..16 or 0..255).
+        inputs: raw values as the data set stores them, uint8 or float32 (for example 0..16 or 0..255).
         labels_N: int64 class indices.
         indices_N: int64 positions in the source, so that a split can be rebuilt by anybody.
         part: name of the source part the indices refer to, for example "train" or "t10k".
     """
 
-    images_NCHW: torch.Tensor
+    inputs: torch.Tensor
     labels_N: torch.Tensor
     indices_N: torch.Tensor
     part: str
@@ -32,36 +34,50 @@ class ImageSet:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocessing:
-    """Raw pixels to network input: (x - mean) / std, in raw pixel units.
+    """Raw values to network input: (x - mean) / std for every channel, in raw units.
 
     Attributes:
-        mean: mean of the raw pixels of the training split.
-        std: their standard deviation, above zero.
+        mean: mean of the raw values of the training split, one a channel.
+        std: their standard deviation, above zero, one a channel.
     """
 
-    mean: float
-    std: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
-    def prepare(self, images_NCHW: torch.Tensor, *, resolution: int) -> torch.Tensor:
-        """Normalise and resize (bilinear) raw images; returns (N, C, resolution, resolution) float32."""
-        x_NCHW = (images_NCHW - self.mean) / self.std
-        if x_NCHW.shape[-1] == resolution and x_NCHW.shape[-2] == resolution:
-            return x_NCHW
-        return functional.interpolate(x_NCHW, size=(resolution, resolution), mode="bilinear", align_corners=False)
+    def prepare(self, inputs: torch.Tensor, *, shape: tuple[int, ...]) -> torch.Tensor:
+        """Normalise raw inputs and resize them (images bilinear, series linear) to (N, *shape), float32.
+
+        Args:
+            inputs: raw images (N, C, H, W) or series (N, C, T).
+            shape: channels and size that the network takes, `space.input_shape(arch)`.
+        """
+        per_channel = (1, -1, *(1 for _ in shape[1:]))
+        mean = torch.tensor(self.mean, dtype=torch.float32, device=inputs.device).view(per_channel)
+        std = torch.tensor(self.std, dtype=torch.float32, device=inputs.device).view(per_channel)
+        x = (inputs.to(torch.float32) - mean) / std
+        if tuple(x.shape[2:]) == tuple(shape[1:]):
+            return x
+        mode = "bilinear" if len(shape) == 3 else "linear"
+        return functional.interpolate(x, size=shape[1:], mode=mode, align_corners=False)
+
+
+def fastest_layout(x: torch.Tensor) -> torch.Tensor:
+    """Images in channels-last memory, which CPUs and GPUs convolve fastest; series as they are."""
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x.contiguous()
 
 
 class PreprocessedNetwork(nn.Module):
-    """A network that takes raw images of the data set's native size: what is measured, verified and exported."""
+    """A network that takes raw inputs of the data set's native size: what is measured, verified and exported."""
 
-    def __init__(self, network: nn.Module, *, preprocessing: Preprocessing, resolution: int) -> None:
+    def __init__(self, network: nn.Module, *, preprocessing: Preprocessing, shape: tuple[int, ...]) -> None:
         super().__init__()
         self.network = network
         self._preprocessing = preprocessing
-        self._resolution = resolution
+        self._shape = shape
 
-    def forward(self, images_NCHW: torch.Tensor) -> torch.Tensor:
-        """Return logits (N, num_classes) for raw images (N, C, H, W)."""
-        logits: torch.Tensor = self.network(self._preprocessing.prepare(images_NCHW, resolution=self._resolution))
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Return logits (N, num_classes) for raw inputs (N, C, H, W) or (N, C, T)."""
+        logits: torch.Tensor = self.network(self._preprocessing.prepare(inputs, shape=self._shape))
         return logits
 
 
@@ -75,18 +91,20 @@ class DataSplits:
         source_sha256: checksum of the source, for the card.
         train, search, verify, report: disjoint sets; `report` is touched by the export card only.
         preprocessing: fitted on `train`.
-        augmentation: name of the training augmentation ("none", "shift", "shift-flip").
+        augmentation: name of the training augmentation, see `nas.training.augmentation`.
+        metric: how candidates are scored on every split.
     """
 
     name: str
     class_names: tuple[str, ...]
     source_sha256: str
-    train: ImageSet
-    search: ImageSet
-    verify: ImageSet
-    report: ImageSet
+    train: Examples
+    search: Examples
+    verify: Examples
+    report: Examples
     preprocessing: Preprocessing
     augmentation: str
+    metric: Metric = "top1"
 
     @property
     def num_classes(self) -> int:
@@ -94,7 +112,6 @@ class DataSplits:
         return len(self.class_names)
 
     @property
-    def native_shape(self) -> tuple[int, int, int]:
-        """Channels, height and width of a raw image."""
-        _, channels, height, width = self.train.images_NCHW.shape
-        return int(channels), int(height), int(width)
+    def native_shape(self) -> tuple[int, ...]:
+        """(C, H, W) of a raw image, (C, T) of a raw series."""
+        return tuple(int(size) for size in self.train.inputs.shape[1:])

@@ -1,173 +1,130 @@
-"""Judges subnets: extract, recalibrate batch normalisation, count what is classified correctly."""
+"""Judges subnets: extract, recalibrate batch normalisation, score what is predicted."""
 
+import math
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-from scipy.stats import norm
 from torch import nn
 
-from nas.data import DataSplits, ImageSet
+from nas.accuracy import Accuracy, score
+from nas.data import DataSplits, Preprocessing, fastest_layout
+from nas.folding import fold_norms
+from nas.recalibration import recalibrate
 from nas.search.pool import SubnetScore
+from nas.training.augmentation import augment
 from searchspaces import Architecture
 from searchspaces.elastic.supernet import Supernet
 
-_RECALIBRATION, _BATCH = 4, 256
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Accuracy:
-    """Top-1 accuracy of one candidate on one split, as a fraction, with its binomial interval."""
-
-    num_correct: int
-    num_images: int
-    level: float = 0.95
-
-    @property
-    def value(self) -> float:
-        """Share of correctly classified images, 0 ... 1."""
-        return self.num_correct / self.num_images
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Wilson score interval (Wilson, JASA 1927, doi 10.1080/01621459.1927.10502953)."""
-        n, p = self.num_images, self.value
-        z = float(norm.ppf(0.5 + self.level / 2))
-        centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
-        half = z / (1 + z**2 / n) * float(np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)))
-        return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def recalibrate(network: nn.Module, batches: Sequence[torch.Tensor]) -> None:
-    """Give a network's batch normalisations the statistics of its own activations; leaves it in eval mode.
-
-    Every layer normalises by the batch while mean and biased variance are collected, averaged over the batches
-    weighted by their size (the once-for-all procedure). Inherited statistics would belong to other subnets.
-
-    Args:
-        network: a network with `nn.BatchNorm2d` layers.
-        batches: prepared training images (N, C, H, W).
-    """
-    layers = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
-    sums: dict[nn.BatchNorm2d, tuple[torch.Tensor, torch.Tensor]] = {
-        layer: (torch.zeros(layer.num_features), torch.zeros(layer.num_features)) for layer in layers
-    }
-
-    def collect(layer: nn.Module, inputs: tuple[torch.Tensor, ...], _: torch.Tensor) -> None:
-        assert isinstance(layer, nn.BatchNorm2d)
-        assert layer.running_mean is not None
-        assert layer.running_var is not None
-        count = inputs[0].numel() // layer.num_features
-        mean, var = sums[layer]
-        images = inputs[0].shape[0]
-        mean += layer.running_mean * images
-        # with momentum 1 the running variance is the unbiased one of this batch
-        var += layer.running_var * (images * (count - 1) / count)
-
-    momenta = {layer: layer.momentum for layer in layers}
-    hooks = [layer.register_forward_hook(collect) for layer in layers]
-    network.train()
-    try:
-        for layer in layers:
-            layer.momentum = 1.0
-        with torch.no_grad():
-            for x_NCHW in batches:
-                network(x_NCHW)
-        total = sum(len(x_NCHW) for x_NCHW in batches)
-        for layer, (mean, var) in sums.items():
-            assert layer.running_mean is not None
-            assert layer.running_var is not None
-            layer.running_mean.copy_(mean / total)
-            layer.running_var.copy_(var / total)
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for layer, momentum in momenta.items():
-            layer.momentum = momentum
-        network.eval()
-
-
-def count_correct(predict: Callable[[torch.Tensor], torch.Tensor], images: ImageSet, *, batch: int = _BATCH) -> int:
-    """Correct top-1 predictions.
-
-    Args:
-        predict: raw images (N, C, H, W) to logits (N, num_classes).
-        images: a split.
-        batch: images a call.
-    """
-    correct = 0
-    for x_NCHW, labels_N in zip(images.images_NCHW.split(batch), images.labels_N.split(batch), strict=True):
-        correct += int((predict(x_NCHW).argmax(dim=1) == labels_N).sum())
-    return correct
+_RECALIBRATION = 4  # keeps the choice of images apart from other uses of the seed
+_RECALIBRATION_BATCH = 200
+_LARGEST_BATCH, _SMALLEST_BATCH = 128, 8
+_PIXELS_A_BATCH = 2**17
+_MOST_BYTES = 512 * 2**20
+_FLOAT_BYTES = 4
 
 
 class SubnetJudge:
-    """Judges subnets with inherited weights; prepared images are kept for every resolution that was asked for.
+    """Judges subnets with inherited weights, one network at a time; results depend on the architecture alone.
+
+    Recalibration follows the once-for-all networks: batches of 200 training images with the training augmentation, at
+    the subnet's own resolution. Which images, and how each is augmented, follows from the seed.
 
     Attributes:
         data: the splits; `train` feeds the recalibration, `search` is judged on.
+        recalibration_inputs: the training examples that recalibration uses, raw and augmented.
     """
 
     def __init__(self, supernet: Supernet, *, data: DataSplits, recalibration_images: int, seed: int) -> None:
+        """Keep what all judgements share.
+
+        Args:
+            supernet: the trained one.
+            data: the splits.
+            recalibration_images: training images that a subnet's statistics come from; the once-for-all networks
+                take 2,000.
+            seed: the run's.
+        """
         self.data = data
         self._supernet = supernet.eval()
         order = np.random.default_rng((seed, _RECALIBRATION)).permutation(len(data.train))[:recalibration_images]
-        self._recalibration_NCHW = data.train.images_NCHW[torch.from_numpy(order)]
-        self._prepared: dict[int, tuple[torch.Tensor, ...]] = {}
-        self._searched: dict[int, torch.Tensor] = {}
+        batches = data.train.inputs[torch.from_numpy(order)].split(_RECALIBRATION_BATCH)
+        self.recalibration_inputs = torch.cat(
+            [augment(raw, name=data.augmentation, seed=seed, step=step, rank=0) for step, raw in enumerate(batches)]
+        )
+        self._recalibration = _PreparedInputs(self.recalibration_inputs, preprocessing=data.preprocessing)
+        self._searched = _PreparedInputs(data.search.inputs, preprocessing=data.preprocessing)
 
     def network(self, arch: Architecture) -> nn.Module:
         """The subnet as a plain network with recalibrated statistics, in eval mode, taking prepared images."""
-        network = self._supernet.extract(arch)
-        recalibrate(network, self.recalibration_batches(self._supernet.space.resolution(arch)))
+        # Weights in the layout of the images: depthwise convolutions are half as fast otherwise.
+        network = self._supernet.extract(arch).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        recalibrate(network, self.recalibration_batches(self._supernet.space.input_shape(arch)))
+        assert isinstance(network, nn.Module)
         return network
 
-    def recalibration_batches(self, resolution: int) -> tuple[torch.Tensor, ...]:
-        """The fixed training images that recalibration uses, prepared at `resolution`."""
-        if resolution not in self._prepared:
-            x_NCHW = self.data.preprocessing.prepare(self._recalibration_NCHW, resolution=resolution)
-            self._prepared[resolution] = x_NCHW.contiguous(memory_format=torch.channels_last).split(_BATCH)
-        return self._prepared[resolution]
+    def recalibration_batches(self, shape: tuple[int, ...]) -> Iterator[torch.Tensor]:
+        """The fixed, augmented training examples that recalibration uses, prepared at `shape`."""
+        return self._recalibration.batches(shape, size=_RECALIBRATION_BATCH)
 
-    def score_network(self, network: nn.Module, *, resolution: int) -> Accuracy:
-        """Accuracy of a network that takes prepared images, on the search split."""
-        if resolution not in self._searched:
-            x_NCHW = self.data.preprocessing.prepare(self.data.search.images_NCHW, resolution=resolution)
-            self._searched[resolution] = x_NCHW.contiguous(memory_format=torch.channels_last)
+    def score_network(self, network: nn.Module, *, shape: tuple[int, ...]) -> Accuracy:
+        """Accuracy of a network that takes prepared inputs of `shape`, on the search split."""
+        with torch.inference_mode():
+            batches = self._searched.batches(shape, size=batch_size(shape))
+            predictions_N = torch.cat([network(x).argmax(dim=1) for x in batches])
         labels_N = self.data.search.labels_N
-        with torch.no_grad():
-            correct = sum(
-                int((network(x_NCHW).argmax(dim=1) == y_N).sum())
-                for x_NCHW, y_N in zip(self._searched[resolution].split(_BATCH), labels_N.split(_BATCH), strict=True)
-            )
-        return Accuracy(num_correct=correct, num_images=len(labels_N))
+        return score(labels_N, predictions_N, num_classes=self.data.num_classes, metric=self.data.metric)
 
     def judge(self, archs: Sequence[Architecture]) -> tuple[SubnetScore, ...]:
         """Score subnets one after the other; a pool task."""
         scores = []
         for arch in archs:
             start = time.perf_counter()
-            accuracy = self.score_network(self.network(arch), resolution=self._supernet.space.resolution(arch))
-            scores.append(
-                SubnetScore(
-                    arch_id=arch.arch_id,
-                    num_correct=accuracy.num_correct,
-                    num_images=accuracy.num_images,
-                    seconds=time.perf_counter() - start,
-                )
-            )
+            network = self.network(arch)
+            fold_norms(network)
+            accuracy = self.score_network(network, shape=self._supernet.space.input_shape(arch))
+            scores.append(SubnetScore(arch_id=arch.arch_id, accuracy=accuracy, seconds=time.perf_counter() - start))
         return tuple(scores)
 
 
-def accuracy_row(accuracy: Accuracy) -> Mapping[str, float | int]:
-    """The columns that every table has about an accuracy."""
-    low, high = accuracy.interval
-    return {
-        "accuracy": accuracy.value,
-        "accuracy_low": low,
-        "accuracy_high": high,
-        "num_correct": accuracy.num_correct,
-        "num_images": accuracy.num_images,
-    }
+def batch_size(shape: tuple[int, ...]) -> int:
+    """Images to classify at a time: so many that a layer's activations stay near the processor's caches.
+
+    Args:
+        shape: (C, H, W) or (C, T) of one prepared input.
+    """
+    return max(_SMALLEST_BATCH, min(_LARGEST_BATCH, _PIXELS_A_BATCH // math.prod(shape[1:])))
+
+
+class _PreparedInputs:
+    """One split's prepared inputs at the shapes used last, at most 512 MiB; what is larger is prepared each time."""
+
+    def __init__(self, inputs: torch.Tensor, *, preprocessing: Preprocessing) -> None:
+        self._inputs, self._preprocessing = inputs, preprocessing
+        self._kept: OrderedDict[tuple[int, ...], torch.Tensor] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def batches(self, shape: tuple[int, ...], *, size: int) -> Iterator[torch.Tensor]:
+        """All inputs at `shape`, in order, in batches of `size`."""
+        num_bytes = self._bytes(shape)
+        if num_bytes > _MOST_BYTES:
+            for raw in self._inputs.split(size):
+                yield self._prepare(raw, shape=shape)
+            return
+        with self._lock:
+            if shape not in self._kept:
+                while sum(map(self._bytes, self._kept)) + num_bytes > _MOST_BYTES:
+                    self._kept.popitem(last=False)
+                self._kept[shape] = self._prepare(self._inputs, shape=shape)
+            self._kept.move_to_end(shape)
+            x = self._kept[shape]
+        yield from x.split(size)
+
+    def _bytes(self, shape: tuple[int, ...]) -> int:
+        return len(self._inputs) * math.prod(shape) * _FLOAT_BYTES
+
+    def _prepare(self, raw: torch.Tensor, *, shape: tuple[int, ...]) -> torch.Tensor:
+        return fastest_layout(self._preprocessing.prepare(raw, shape=shape))

@@ -13,10 +13,10 @@ import torch
 from hardware.artifacts.artifact import Artifact
 from hardware.files import JSON, has_manifest, read_manifest, write_json, write_manifest, write_text
 from hardware.measurement import CostMeasurement
+from nas.accuracy import Accuracy
 from nas.candidate import Candidate
 from nas.card import CARD_SCHEMA, Comparison, accuracy_entry, card_text, latency_entry
 from nas.errors import ExportError, RunError
-from nas.evaluation import Accuracy
 from nas.materialise import Workbench
 from nas.measure import host_slowdown, measure_artifacts
 from nas.pareto import FrontPoint, ParetoFront
@@ -150,13 +150,13 @@ def _own_version() -> str:
 
 def _compare(bench: Workbench, candidate: Candidate, artifact: Artifact) -> Comparison:
     """Run the reopened file and the PyTorch network on the same real images."""
-    images_NCHW, batch = bench.data.report.images_NCHW, bench.device.spec.batch
+    images_NCHW, batch = bench.data.report.inputs, bench.device.spec.batch
     # Whole batches only; where a batch is larger than the split, images repeat.
     num = max(1, min(_COMPARED_IMAGES, len(images_NCHW)) // batch) * batch
     images_NCHW = images_NCHW[torch.arange(num) % len(images_NCHW)]
     session = bench.device.backend.load(artifact, spec=bench.device.spec)
     try:
-        outputs = [session.predict(np.ascontiguousarray(x_NCHW.numpy())) for x_NCHW in images_NCHW.split(batch)]
+        outputs = [session.predict(np.ascontiguousarray(x_NCHW.float().numpy())) for x_NCHW in images_NCHW.split(batch)]
     finally:
         session.close()
     with torch.no_grad():
@@ -213,11 +213,16 @@ def _card(
             "size_bytes": artifact.size_bytes,
             "input": {"name": "image", "shape": list(artifact.input_shape), "dtype": artifact.input_dtype},
             "output": {"name": "logits", "shape": list(artifact.output_shape)},
-            "preprocessing": {**asdict(data.preprocessing), "inside_the_file": True},
+            "preprocessing": {
+                "mean": list(data.preprocessing.mean),
+                "std": list(data.preprocessing.std),
+                "inside_the_file": True,
+            },
         },
         "classes": list(data.class_names),
         "data": {"name": data.name, "source_sha256": data.source_sha256, "report_split": SPLIT_FILE},
         "accuracy": {
+            "metric": accuracy.metric,
             "search": promised["accuracy_search"],
             "search_inherited": promised["accuracy_inherited"],
             "verify": {"value": point.accuracy, "interval": list(point.accuracy_interval)},

@@ -10,10 +10,11 @@ from torch import nn
 from hardware.artifacts.artifact import Artifact
 from hardware.device import Device
 from hardware.lease import UnitLock
+from nas.accuracy import Accuracy, predict_classes, score
 from nas.candidate import Candidate, inherited_candidate
-from nas.data import DataSplits, ImageSet, PreprocessedNetwork
+from nas.data import DataSplits, Examples, PreprocessedNetwork
 from nas.errors import CheckpointError
-from nas.evaluation import Accuracy, SubnetJudge, count_correct
+from nas.evaluation import SubnetJudge
 from nas.run import Run
 from searchspaces import Architecture
 
@@ -64,13 +65,13 @@ class Workbench:
         return PreprocessedNetwork(
             self.network(candidate),
             preprocessing=self.data.preprocessing,
-            resolution=self.run.space.resolution(candidate.architecture),
+            shape=self.run.space.input_shape(candidate.architecture),
         ).eval()
 
     def build(self, candidate: Candidate, path: Path) -> Artifact:
         """Write the candidate's artifact for the device to `path`."""
-        example_NCHW = self.data.train.images_NCHW[: self.device.spec.batch]
-        return self.device.backend.build(self.deployable(candidate), example=example_NCHW, path=path)
+        example = self.data.train.inputs[: self.device.spec.batch].float()
+        return self.device.backend.build(self.deployable(candidate), example=example, path=path)
 
     def artifact(self, candidate: Candidate) -> Artifact:
         """The candidate's artifact among the run's artifacts; built once a workbench, some 20 ms."""
@@ -80,18 +81,19 @@ class Workbench:
             self._artifacts[key] = self.build(candidate, self.run.artifacts_dir / name)
         return self._artifacts[key]
 
-    def accuracy(self, artifact: Artifact, images: ImageSet) -> Accuracy:
+    def accuracy(self, artifact: Artifact, images: Examples) -> Accuracy:
         """Accuracy of an artifact in the device's runtime, so that it belongs to the cost measured there."""
         session = self.device.backend.load(artifact, spec=self.device.spec)
         batch = self.device.spec.batch
 
-        def predict(x_NCHW: torch.Tensor) -> torch.Tensor:
-            missing = batch - len(x_NCHW)
-            padded = torch.cat([x_NCHW, x_NCHW[-1:].expand(missing, -1, -1, -1)]) if missing else x_NCHW
-            logits = session.predict(np.ascontiguousarray(padded.numpy()))
-            return torch.from_numpy(logits)[: len(x_NCHW)]
+        def predict(inputs: torch.Tensor) -> torch.Tensor:
+            missing = batch - len(inputs)
+            padded = torch.cat([inputs, inputs[-1:].expand(missing, *inputs.shape[1:])]) if missing else inputs
+            logits = session.predict(np.ascontiguousarray(padded.to(torch.float32).numpy()))
+            return torch.from_numpy(logits)[: len(inputs)]
 
         try:
-            return Accuracy(num_correct=count_correct(predict, images, batch=batch), num_images=len(images))
+            predictions_N = predict_classes(predict, images, batch=batch)
         finally:
             session.close()
+        return score(images.labels_N, predictions_N, num_classes=self.data.num_classes, metric=self.data.metric)

@@ -22,6 +22,7 @@ class FrontPoint:
 
     Attributes:
         arch_id, candidate: what it is.
+        metric: which one the accuracies are values of.
         accuracy, accuracy_interval: on the split that the front is made of (`verify`, or `search` before that).
         accuracy_inherited: on the search split with the supernet's weights, NaN if never evaluated so.
         accuracy_search: on the search split with the candidate's own weights.
@@ -36,6 +37,7 @@ class FrontPoint:
 
     arch_id: str
     candidate: str
+    metric: str
     accuracy: float
     accuracy_interval: tuple[float, float]
     accuracy_inherited: float
@@ -78,6 +80,11 @@ class ParetoFront:
     hypervolume: float
     provenance: str
     split: str
+
+    @property
+    def metric(self) -> str:
+        """What the points' accuracies are values of; "none" when empty."""
+        return self.points[0].metric if self.points else "none"
 
     def knee(self) -> FrontPoint:
         """The point farthest from the straight line between the fastest and the most accurate one, axes scaled to 1.
@@ -176,6 +183,7 @@ def _point(row: Mapping[object, object], *, latency: str) -> FrontPoint:
     return FrontPoint(
         arch_id=str(values["arch_id"]),
         candidate=str(values["candidate_id"]),
+        metric=str(values["metric"]),
         accuracy=_number(values["accuracy"]),
         accuracy_interval=(_number(values["accuracy_low"]), _number(values["accuracy_high"])),
         accuracy_inherited=_number(values["accuracy_inherited"]),

@@ -10,15 +10,18 @@ import torch
 from torch import nn
 
 from hardware.files import JSON, read_json, write_json
+from nas.accuracy import Accuracy, accuracy_row
 from nas.candidate import Candidate, CandidateStore
-from nas.data import DataSplits
+from nas.data import DataSplits, fastest_layout
 from nas.errors import CheckpointError, TrainingError
-from nas.evaluation import Accuracy, SubnetJudge, recalibrate
+from nas.evaluation import SubnetJudge
 from nas.pareto import front_order
+from nas.recalibration import recalibrate
+from nas.training.augmentation import augment
 from nas.training.checkpoints import Checkpoint, finished_checkpoints, load_checkpoint, save_checkpoint
 from nas.training.distillation import student_loss
-from nas.training.loop import make_optimizer
-from nas.training.schedules import augment, cosine_rate, shard_batches
+from nas.training.optimizer import make_optimizer
+from nas.training.schedules import cosine_rate, shard_batches
 from searchspaces import Architecture, SearchSpace
 
 _RESULT_FILE = "result.json"
@@ -110,12 +113,12 @@ class FineTuning:
             for name, momentum in checkpoint.optimizer.items():
                 optimizer.state[names[name]]["momentum_buffer"] = momentum.clone()
             first = checkpoint.epoch
-        resolution = self._space.resolution(arch)
-        accuracy = self._judge.score_network(network, resolution=resolution)
+        shape = self._space.input_shape(arch)
+        accuracy = self._judge.score_network(network, shape=shape)
         for epoch in range(first, self._settings.epochs):
             loss = self._epoch(network, optimizer, arch=arch, epoch=epoch)
-            recalibrate(network, self._judge.recalibration_batches(resolution))
-            accuracy = self._judge.score_network(network, resolution=resolution)
+            recalibrate(network, self._judge.recalibration_batches(shape))
+            accuracy = self._judge.score_network(network, shape=shape)
             momentum_buffers = {name: optimizer.state[p]["momentum_buffer"] for name, p in names.items()}
             save_checkpoint(
                 directory,
@@ -131,15 +134,14 @@ class FineTuning:
         candidate = self._store.save_fine_tuned(arch, network)
         result: dict[str, JSON] = {
             "candidate": dict(candidate.row()),
-            "num_correct": accuracy.num_correct,
-            "num_images": accuracy.num_images,
+            "accuracy": accuracy_row(accuracy),
             "seconds": time.perf_counter() - start,
         }
         write_json(directory / _RESULT_FILE, result)
 
     def _epoch(self, network: nn.Module, optimizer: torch.optim.SGD, *, arch: Architecture, epoch: int) -> float:
         settings, data, space = self._settings, self._data, self._space
-        resolutions = space.resolution(arch), space.resolution(space.largest)
+        shapes = space.input_shape(arch), space.input_shape(space.largest)
         batches = shard_batches(
             len(data.train), batch_size=settings.batch_size, seed=settings.seed, epoch=epoch, rank=0, world_size=1
         )
@@ -147,14 +149,12 @@ class FineTuning:
         total = 0.0
         for number, positions in enumerate(batches):
             step = epoch * len(batches) + number
-            raw_NCHW = augment(
-                data.train.images_NCHW[positions], name=data.augmentation, seed=settings.seed, step=step, rank=0
-            )
+            raw = augment(data.train.inputs[positions], name=data.augmentation, seed=settings.seed, step=step, rank=0)
             with torch.no_grad():
-                teacher_NC = self._teacher(data.preprocessing.prepare(raw_NCHW, resolution=resolutions[1]))
-            x_NCHW = data.preprocessing.prepare(raw_NCHW, resolution=resolutions[0])
+                teacher_NC = self._teacher(data.preprocessing.prepare(raw, shape=shapes[1]))
+            x = data.preprocessing.prepare(raw, shape=shapes[0])
             loss = student_loss(
-                network(x_NCHW.contiguous(memory_format=torch.channels_last)),
+                network(fastest_layout(x)),
                 data.train.labels_N[positions],
                 teacher_logits_NC=teacher_NC,
                 distillation=_DISTILLATION,
@@ -188,14 +188,11 @@ def read_refined(directory: Path) -> Refined | None:
     content = read_json(path)
     try:
         assert isinstance(content, Mapping)
-        row, num_correct, num_images = content["candidate"], content["num_correct"], content["num_images"]
+        row, found = content["candidate"], content["accuracy"]
         seconds = float(str(content["seconds"]))
         assert isinstance(row, Mapping)
-        assert isinstance(num_correct, int)
-        assert isinstance(num_images, int)
-        candidate = Candidate.from_row(row)
+        assert isinstance(found, Mapping)
+        candidate, accuracy = Candidate.from_row(row), Accuracy.from_row(found)
     except (AssertionError, KeyError, ValueError) as e:
         raise CheckpointError(f"{path} is damaged: {e!r}", hint=f"delete {directory} and run `nas refine` again") from e
-    return Refined(
-        candidate=candidate, accuracy=Accuracy(num_correct=num_correct, num_images=num_images), seconds=seconds
-    )
+    return Refined(candidate=candidate, accuracy=accuracy, seconds=seconds)

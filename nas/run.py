@@ -26,7 +26,7 @@ from predictors.latency import LatencyPredictor
 from searchspaces import SearchSpace, get_space
 from searchspaces.elastic.supernet import Supernet
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _INFO_FILE = "run.json"
 _RECIPE_FILE = "recipe.yaml"
 LOCK_FILE = ".lock"
@@ -110,10 +110,7 @@ class Run:
     @cached_property
     def space(self) -> SearchSpace:
         """The run's search space."""
-        settings = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in self.info.space_settings.items()
-        }
-        return get_space(self.info.space, **settings)
+        return get_space(self.info.space, **self.info.space_settings)
 
     @cached_property
     def candidates(self) -> CandidateStore:

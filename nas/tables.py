@@ -1,4 +1,7 @@
-"""The columns of a run's append-only tables. Accuracies are fractions, latencies milliseconds, times UTC ISO text."""
+"""The columns of a run's append-only tables.
+
+`accuracy` is the value of `metric`, a fraction; latencies are milliseconds, times UTC ISO text.
+"""
 
 import pyarrow as pa
 
@@ -13,6 +16,7 @@ _CANDIDATE = [
 ]
 _ACCURACY = [
     ("split", pa.string()),
+    ("metric", pa.string()),
     ("accuracy", pa.float64()),
     ("accuracy_low", pa.float64()),
     ("accuracy_high", pa.float64()),

@@ -87,7 +87,7 @@ class ExporterContract(ABC):
         assert case.point.arch_id in (exported.directory / CARD_TEXT_FILE).read_text(encoding="utf-8")
 
     def test_the_model_reopens_in_its_runtime_and_equals_pytorch(self, case: ExportCase, exported: Exported) -> None:
-        images_NCHW = whole_batches(case.bench.data.verify.images_NCHW[:64], case=case)
+        images_NCHW = whole_batches(case.bench.data.verify.inputs[:64], case=case)
         with torch.no_grad():
             expected_NC = case.bench.deployable(case.candidate)(images_NCHW).numpy()
         found_NC = predict(case, exported, images_NCHW)
@@ -185,7 +185,7 @@ def predict(case: ExportCase, exported: Exported, images_NCHW: torch.Tensor) -> 
     spec = case.bench.device.spec
     session: Session = case.bench.device.backend.load(artifact, spec=spec)
     try:
-        batches = images_NCHW.numpy().reshape(-1, spec.batch, *images_NCHW.shape[1:])
+        batches = images_NCHW.float().numpy().reshape(-1, spec.batch, *images_NCHW.shape[1:])
         return np.concatenate([session.predict(np.ascontiguousarray(x_NCHW)) for x_NCHW in batches])
     finally:
         session.close()
@@ -200,7 +200,7 @@ def whole_batches(images_NCHW: torch.Tensor, *, case: ExportCase) -> torch.Tenso
 def source_images(data: DataSplits, *, part: str, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Images and labels of a data set by their place in its source, whatever split they are in."""
     place = {
-        (split.part, int(index)): (split.images_NCHW[n], split.labels_N[n])
+        (split.part, int(index)): (split.inputs[n], split.labels_N[n])
         for split in (data.train, data.search, data.verify, data.report)
         for n, index in enumerate(split.indices_N.tolist())
     }

@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 
 from hardware.measurement import CostMeasurement
+from nas.accuracy import Accuracy, accuracy_row
 from nas.candidate import Candidate
-from nas.evaluation import Accuracy, accuracy_row
 from nas.materialise import Workbench
 from nas.measure import measure_candidates
 from nas.pareto import front_order
@@ -94,7 +94,7 @@ def verify_candidates(
         if before is not None and before["measurement_id"] == measured.measurement_id:
             continue
         if before is not None:
-            accuracy = Accuracy(num_correct=int(before["num_correct"]), num_images=int(before["num_images"]))
+            accuracy = Accuracy.from_row({str(key): value for key, value in before.items()})
         else:
             with bench.computing():
                 accuracy = bench.accuracy(bench.artifact(candidate), bench.data.verify)

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from searchspaces.errors import SpaceError
     from searchspaces.genomes import Choice
     from searchspaces.graph import Operator, OpGraph, OpTable
-    from searchspaces.registry import get_space, list_spaces
+    from searchspaces.ofa_checkpoint import load_ofa_checkpoint
+    from searchspaces.registry import get_space, list_spaces, space_factory
     from searchspaces.space import SearchSpace
 
 __all__ = [
@@ -29,6 +30,8 @@ __all__ = [
     "Value",
     "get_space",
     "list_spaces",
+    "load_ofa_checkpoint",
+    "space_factory",
 ]
 
 _HOMES = {
@@ -42,6 +45,8 @@ _HOMES = {
     "Value": "architecture",
     "get_space": "registry",
     "list_spaces": "registry",
+    "load_ofa_checkpoint": "ofa_checkpoint",
+    "space_factory": "registry",
 }
 
 

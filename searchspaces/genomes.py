@@ -34,6 +34,11 @@ class Choice:
     parent: str | None = None
     parent_values: tuple[Value, ...] = ()
 
+    @property
+    def kind(self) -> str:
+        """What is decided: the last part of the name, for example "kernel", "expand", "depth" or "resolution"."""
+        return self.name.rpartition(".")[2]
+
     def __post_init__(self) -> None:
         if not self.values or len(set(self.values)) != len(self.values) or len(self.values) > _MOST_VALUES:
             raise SpaceError(
@@ -153,15 +158,27 @@ class GenomeAlgebra:
             result_NG[~active_N, g] = -1
         return result_NG
 
-    def sample(self, n: int, rng: np.random.Generator) -> Genomes:
+    def sample(self, n: int, rng: np.random.Generator, *, lowest_G: npt.NDArray[np.int8] | None = None) -> Genomes:
         """Draw `n` genomes, every choice uniform over its values (the once-for-all way); repetitions can occur.
 
+        Args:
+            n: how many.
+            rng: source of randomness.
+            lowest_G: the smallest position that each choice may take (progressive shrinking opens them one by one);
+                all zero if None.
+
         Raises:
-            SpaceError: `n` is negative.
+            SpaceError: `n` is negative, or `lowest_G` is outside the choices.
         """
         if n < 0:
             raise SpaceError(f"cannot sample {n} architectures", hint="ask for 0 or more")
-        entries_NG = rng.integers(0, self._cardinality_G, size=(n, len(self._choices)), dtype=np.int8)
+        lowest_G = np.zeros(len(self._choices), dtype=np.int8) if lowest_G is None else lowest_G
+        if lowest_G.shape != self._cardinality_G.shape or ((lowest_G < 0) | (lowest_G >= self._cardinality_G)).any():
+            raise SpaceError(
+                f"lowest positions {lowest_G.tolist()} do not fit the choices",
+                hint="make them with `space.lowest_positions({...})`",
+            )
+        entries_NG = rng.integers(lowest_G, self._cardinality_G, size=(n, len(self._choices)), dtype=np.int8)
         return self.canonicalise(entries_NG)
 
     def mutate(self, genomes_NG: Genomes, rng: np.random.Generator, *, probability: float) -> Genomes:

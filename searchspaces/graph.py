@@ -18,7 +18,7 @@ class Operator:
 
     Attributes:
         name: slot name.
-        kind: "conv", "depthwise", "pool", "linear" or "add".
+        kind: "conv", "depthwise", "se" (a squeeze-excite unit), "pool", "linear" or "add".
         stage: elastic stage number from 0, or -1 for stem and head.
         macs: multiply-accumulate operations for one image.
         params: learnable parameters, normalisation included.

@@ -34,6 +34,20 @@ def list_spaces() -> list[str]:
     return sorted(_factories())
 
 
+def space_factory(name: str) -> SpaceFactory:
+    """The function that makes the space called `name`; its parameters are what can be set.
+
+    Raises:
+        SpaceError: unknown name (the known ones are listed).
+    """
+    factories = _factories()
+    if name not in factories:
+        close = difflib.get_close_matches(name, factories, n=1)
+        meant = f"did you mean {close[0]!r}? " if close else ""
+        raise SpaceError(f"unknown search space {name!r}", hint=f"{meant}known spaces: {', '.join(list_spaces())}")
+    return factories[name]
+
+
 def get_space(name: str, **settings: object) -> SearchSpace:
     """Return the search space called `name`; pure data, torch is not imported.
 
@@ -44,12 +58,7 @@ def get_space(name: str, **settings: object) -> SearchSpace:
     Raises:
         SpaceError: unknown name or setting (the known ones are listed), or settings that do not fit.
     """
-    factories = _factories()
-    if name not in factories:
-        close = difflib.get_close_matches(name, factories, n=1)
-        meant = f"did you mean {close[0]!r}? " if close else ""
-        raise SpaceError(f"unknown search space {name!r}", hint=f"{meant}known spaces: {', '.join(list_spaces())}")
-    factory = factories[name]
+    factory = space_factory(name)
     allowed = list(inspect.signature(factory).parameters)
     unknown = sorted(set(settings) - set(allowed))
     if unknown:

@@ -31,11 +31,14 @@ class SearchSpace(ABC):
 
     Attributes:
         space_id: identity; spaces with different choices or widths have different ids.
+        weights_id: identity of the weights; spaces that differ in nothing but input sizes share it, so that a supernet
+            of one can go on as a supernet of the other.
         choices: all decisions, parents before the choices that depend on them.
     """
 
-    def __init__(self, space_id: str, *, choices: Sequence[Choice]) -> None:
+    def __init__(self, space_id: str, *, choices: Sequence[Choice], weights_id: str | None = None) -> None:
         self.space_id = space_id
+        self.weights_id = weights_id or space_id
         self.choices = tuple(choices)
         self._algebra = GenomeAlgebra(self.choices)
         self._by_name = {choice.name: choice for choice in self.choices}
@@ -45,17 +48,24 @@ class SearchSpace(ABC):
         """Operators of many architectures at once, the classifier counted for `num_classes`; see `OpTable`."""
 
     @abstractmethod
-    def resolution(self, arch: Architecture) -> int:
-        """Height and width in pixels of the network's input."""
+    def input_shape(self, arch: Architecture) -> tuple[int, ...]:
+        """Shape of one input: (C, H, W) in pixels for images, (C, T) for time series."""
+
+    def build_supernet(self, *, num_classes: int) -> "Supernet":
+        """Build the weight-sharing network with freshly initialised weights (imports torch).
+
+        Raises:
+            SpaceError: the space has no supernet (`trainable` is False), or too few classes.
+        """
+        raise SpaceError(
+            f"space {self.space_id!r} has no supernet: it serves published tables only",
+            hint="train another space: `nas spaces list` says which ones have a supernet",
+        )
 
     @property
-    @abstractmethod
-    def in_channels(self) -> int:
-        """Channels of the network's input."""
-
-    @abstractmethod
-    def build_supernet(self, *, num_classes: int) -> "Supernet":
-        """Build the weight-sharing network with freshly initialised weights (imports torch)."""
+    def trainable(self) -> bool:
+        """Whether the space has a supernet."""
+        return type(self).build_supernet is not SearchSpace.build_supernet
 
     @cached_property
     def size(self) -> int:
@@ -196,9 +206,28 @@ class SearchSpace(ABC):
         """Uniform crossover of two architectures."""
         return self.architectures(self.crossover_many(self.genomes([a]), self.genomes([b]), rng))[0]
 
-    def sample_many(self, n: int, rng: np.random.Generator) -> Genomes:
-        """Draw `n` canonical genomes (N, G); repetitions can occur."""
-        return self._algebra.sample(n, rng)
+    def sample_many(self, n: int, rng: np.random.Generator, *, lowest_G: npt.NDArray[np.int8] | None = None) -> Genomes:
+        """Draw `n` canonical genomes (N, G); repetitions can occur.
+
+        Args:
+            n: how many.
+            rng: source of randomness.
+            lowest_G: the smallest position that each choice may take, from `lowest_positions`; no limit if None.
+
+        Raises:
+            SpaceError: a negative `n`, or positions outside the choices.
+        """
+        return self._algebra.sample(n, rng, lowest_G=lowest_G)
+
+    def lowest_positions(self, opened: Mapping[str, int]) -> npt.NDArray[np.int8]:
+        """The smallest position (G,) of each choice when only the largest values of some kinds are open.
+
+        Args:
+            opened: kind of choice ("kernel", "depth", "expand", ...) -> how many of its largest values may be used,
+                at least 1; kinds that are not named are fully open.
+        """
+        lowest = [max(0, len(c.values) - max(1, opened.get(c.kind, len(c.values)))) for c in self.choices]
+        return np.array(lowest, dtype=np.int8)
 
     def mutate_many(self, genomes_NG: Genomes, rng: np.random.Generator, *, probability: float = 0.1) -> Genomes:
         """`mutate` for every row; returns canonical genomes of the same shape."""

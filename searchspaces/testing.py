@@ -97,8 +97,7 @@ class SupernetContract(ABC):
         return [space.smallest, space.largest, *sampled]
 
     def _images(self, space: SearchSpace, arch: Architecture, *, num: int = 2) -> torch.Tensor:
-        size = space.resolution(arch)
-        return torch.randn(num, space.in_channels, size, size, generator=torch.Generator().manual_seed(1))
+        return torch.randn(num, *space.input_shape(arch), generator=torch.Generator().manual_seed(1))
 
     def test_extracted_network_equals_forward_in_eval_mode(self, space: SearchSpace, archs: list[Architecture]) -> None:
         supernet = _randomised(space, num_classes=self.num_classes)
@@ -136,10 +135,10 @@ class SupernetContract(ABC):
         x_NCHW = self._images(space, space.smallest, num=1)
         assert supernet(x_NCHW, space.smallest).shape == (1, self.num_classes)
 
-    def test_images_of_another_size_are_refused(self, space: SearchSpace) -> None:
+    def test_inputs_of_another_shape_are_refused(self, space: SearchSpace) -> None:
         supernet = _randomised(space, num_classes=self.num_classes)
-        with pytest.raises(SpaceError, match="takes images of shape") as refusal:
-            supernet(torch.zeros(1, space.in_channels, 3, 3), space.smallest)
+        with pytest.raises(SpaceError, match="takes inputs of shape") as refusal:
+            supernet(torch.zeros(1, *(size + 1 for size in space.input_shape(space.smallest))), space.smallest)
         assert "resize" in refusal.value.hint
 
 

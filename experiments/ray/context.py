@@ -19,12 +19,17 @@ class RayTrainContext:
 
         Args:
             lock: of the host that this worker runs on.
-            device: where collectives want their tensors.
+            device: where this worker computes, and where collectives want their tensors.
         """
         self._lock, self._device = lock, device
         units = _gather(lock.unit)
         self._hosts = sorted(set(units))
         self._takes_lock = units.index(lock.unit) == self.rank
+
+    @property
+    def device(self) -> torch.device:
+        """The worker's GPU, or its CPU."""
+        return self._device
 
     @property
     def rank(self) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 import ray.train
 import torch
 from ray.train import RunConfig, ScalingConfig, TrainingFailedError
@@ -57,9 +58,11 @@ def train_on_ray(
 
     Raises:
         Hinted: whatever error of ours a worker raised, for example TrainingError for a loss that is not a number.
-        ClusterError: too few CPUs, workers that died too often, or an unexpected error in a worker.
+        ClusterError: too few CPUs or GPUs, workers that died too often, or an unexpected error in a worker.
     """
     require_cpus(workers=num_workers, threads=threads_per_worker, what="train")
+    if use_gpu:
+        _require_gpus(num_workers)
     job = _Job(
         run_dir=str(run_dir.resolve()),
         threads=threads_per_worker,
@@ -96,6 +99,19 @@ def train_on_ray(
                 "newest checkpoint",
             ) from e
         return
+
+
+def _require_gpus(num_workers: int) -> None:
+    """Ray itself would wait for ever."""
+    found = int(ray.cluster_resources().get("GPU", 0))
+    if found < num_workers:
+        raise ClusterError(
+            f"train.use_gpu wants a GPU for each of {num_workers} workers, but the Ray cluster has {found} GPUs",
+            hint=f"set train.workers to {found} or less"
+            if found
+            else "set train.use_gpu to false, or connect to a cluster with GPUs (--address); `nvidia-smi` and "
+            "`torch.cuda.is_available()` say whether this machine offers one",
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,7 @@ from experiments.tracking.hover import (
     verified_hover,
 )
 from hardware.files import write_text
+from nas.accuracy import metric_label
 
 _INK = "#1f2933"
 _FAINT = "#7b8794"
@@ -64,10 +65,13 @@ def pareto_figure(
     lowest, num_below = _lowest_shown([number(point.get("accuracy")) for point in front], cloud=cloud["accuracy"])
     counts = f"{len(front)} on the front, {len(newest)} verified, {len(cloud)} evaluated"
     counts += f" ({num_below} of them below the frame)" if num_below else ""
-    note = "bars: confidence intervals of accuracy and of the median latency"
+    label = _label([point.get("metric") for point in front] + cloud.get("metric", pd.Series(dtype=object)).tolist())
+    note = f"bars: confidence intervals of {label} and of the median latency"
     _lay_out(figure, title=title, subtitle=f"{counts}; {note}", empty=not front and not len(cloud))
     _latency_axis(figure.update_xaxes, latencies, title="Latency of one inference (ms)")
-    figure.update_yaxes(title="Accuracy (%)", tickformat=".1~%", autorangeoptions={"minallowed": lowest})
+    figure.update_yaxes(
+        title=f"{label[:1].upper()}{label[1:]} (%)", tickformat=".1~%", autorangeoptions={"minallowed": lowest}
+    )
     return figure
 
 
@@ -115,11 +119,14 @@ def predictor_figure(points: pd.DataFrame, *, title: str = "Latency predictor", 
     return figure
 
 
-def hypervolume_figure(hypervolume: Sequence[float], *, title: str = "Progress of the search") -> go.Figure:
+def hypervolume_figure(
+    hypervolume: Sequence[float], *, metric: str = "", title: str = "Progress of the search"
+) -> go.Figure:
     """Hypervolume of the predicted front after each evaluation, as it only grows while the search learns something.
 
     Args:
         hypervolume: value after evaluation 1, 2, ...; NaN is left out.
+        metric: what was maximised.
         title: first line of the heading.
     """
     figure = go.Figure(
@@ -134,10 +141,11 @@ def hypervolume_figure(hypervolume: Sequence[float], *, title: str = "Progress o
             hovertemplate="after %{x} evaluations: %{y:.5g}<extra></extra>",
         )
     )
-    _lay_out(figure, title=title, subtitle="predicted latency, accuracy on the search split", empty=not hypervolume)
+    label = metric_label(metric)
+    _lay_out(figure, title=title, subtitle=f"predicted latency, {label} on the search split", empty=not hypervolume)
     figure.update_layout(showlegend=False)
     figure.update_xaxes(title="Evaluated architectures")
-    figure.update_yaxes(title="Hypervolume (accuracy x ms)")
+    figure.update_yaxes(title=f"Hypervolume ({label} x ms)")
     finite = [value for value in hypervolume if math.isfinite(value)]
     if finite and max(finite) > min(finite):
         margin = 0.1 * (max(finite) - min(finite))
@@ -237,6 +245,10 @@ def _cloud_trace(rows: pd.DataFrame) -> go.Scatter:
         text=[evaluated_hover(row) for row in rows.to_dict("records")],
         hovertemplate="%{text}<extra></extra>",
     )
+
+
+def _label(metrics: Sequence[object]) -> str:
+    return metric_label(metrics[0]) if metrics else metric_label(None)
 
 
 def _bounds(points: Sequence[Point], *, key: str) -> tuple["pd.Series[float]", "pd.Series[float]"]:

@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from nas.accuracy import metric_label
+
 Point = Mapping[str, object]
 
 
 def front_hover(point: Point, *, details: Mapping[object, object]) -> str:
     """A point of the front; `details` is its row of the verifications table, if there is one."""
     low, high = pair(point.get("latency_interval_ms"))
-    acc_low, acc_high = pair(point.get("accuracy_interval"))
+    accuracy = "[{}, {}]".format(*(_percent(bound) for bound in pair(point.get("accuracy_interval"))))
     searched = details.get("accuracy_search", point.get("accuracy_search"))
     kind = details.get("weights_kind", point.get("weights_kind"))
     return _hover(
@@ -20,7 +22,7 @@ def front_hover(point: Point, *, details: Mapping[object, object]) -> str:
         candidate=point.get("candidate"),
         kind=kind,
         lines=[
-            f"accuracy {_percent(point.get('accuracy'))}  [{_percent(acc_low)}, {_percent(acc_high)}]",
+            f"{metric_label(point.get('metric'))} {_percent(point.get('accuracy'))}  {accuracy}",
             _searched(searched, inherited=point.get("accuracy_inherited")),
             f"latency {_ms(point.get('latency_ms'))}  [{_ms(low)}, {_ms(high)}]",
             _promise(point.get("latency_ms"), predicted=point.get("latency_predicted_ms")),
@@ -38,7 +40,7 @@ def verified_hover(row: Mapping[object, object]) -> str:
         candidate=row.get("candidate_id"),
         kind=row.get("weights_kind"),
         lines=[
-            f"accuracy {_percent(row.get('accuracy'))}  {accuracy}",
+            f"{metric_label(row.get('metric'))} {_percent(row.get('accuracy'))}  {accuracy}",
             _searched(row.get("accuracy_search"), inherited=row.get("accuracy_inherited")),
             f"latency {_ms(row.get('latency_ms'))}  {_measured_interval(row)}",
             _promise(row.get("latency_ms"), predicted=row.get("latency_predicted_ms")),
@@ -58,7 +60,7 @@ def evaluated_hover(row: Mapping[object, object]) -> str:
         candidate=row.get("candidate_id"),
         kind=row.get("weights_kind"),
         lines=[
-            f"accuracy on the search split {_percent(row.get('accuracy'))}  {accuracy}",
+            f"{metric_label(row.get('metric'))} on the search split {_percent(row.get('accuracy'))}  {accuracy}",
             f"predicted latency {_ms(row.get('latency_predicted_ms'))}  {interval}{outside}",
             _counts(row.get("macs"), params=row.get("params")),
             "provenance: predicted",

@@ -290,10 +290,13 @@ def _series(view: RunView) -> list[Point]:
     points: list[Point] = []
     for row in view.history:
         step = int(row["step"])
-        values = {key: value for key, value in row.items() if key != "step"}
-        points += [(key, value, step) for key, value in finite(values, prefix="train_").items()]
+        # MLflow shows what begins with "system/" on a page of its own.
+        system = {key: value for key, value in row.items() if key.startswith("system/")}
+        values = {key: value for key, value in row.items() if key != "step" and key not in system}
+        found = finite(values, prefix="train_") | finite(system)
+        points += [(key, value, step) for key, value in found.items()]
     for number, value in enumerate(view.hypervolume, start=1):
-        points += [(key, found, number) for key, found in finite({"hypervolume": value}).items()]
+        points += [(key, volume, number) for key, volume in finite({"hypervolume": value}).items()]
     return points
 
 

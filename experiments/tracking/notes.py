@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from nas.accuracy import metric_label
 from nas.tracking import RunView
 
 _LARGEST_ROWS = 25  # the note is a tag, and a tag has a limited length
@@ -14,7 +15,8 @@ def describe_run(view: RunView) -> str:
     if "mape_percent" in scores:
         lines.append(f"Latency predictor on held-out subnets: {scores['mape_percent']:.1f} % mean error.")
     if view.front:
-        lines += ["", "| architecture | accuracy | latency, ms | MACs | provenance |", "|---|---|---|---|---|"]
+        label = metric_label(view.front[0].get("metric"))
+        lines += ["", f"| architecture | {label} | latency, ms | MACs | provenance |", "|---|---|---|---|---|"]
         lines += [_row(point) for point in view.front[:_LARGEST_ROWS]]
         left_out = len(view.front) - _LARGEST_ROWS
         if left_out > 0:

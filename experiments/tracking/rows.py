@@ -39,7 +39,7 @@ _VERIFICATION_METRICS = {
     "macs": "macs",
     "params": "params",
 }
-_LABELS = ("arch_id", "weights_kind", "weights", "precision", "device_id")
+_LABELS = ("arch_id", "weights_kind", "weights", "precision", "device_id", "metric")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

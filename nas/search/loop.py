@@ -194,9 +194,7 @@ class _Search:
         for proposal in proposals:
             arch_id = proposal.architecture.arch_id
             score = scores[arch_id]
-            values = Values(
-                accuracy=score.num_correct / score.num_images, latency_ms=proposal.price.latency_predicted_ms
-            )
+            values = Values(accuracy=score.accuracy.value, latency_ms=proposal.price.latency_predicted_ms)
             self._known[arch_id] = values
             del self._in_flight[arch_id]
             for trial in proposal.trials:

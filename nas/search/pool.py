@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from nas.accuracy import Accuracy
 from searchspaces import Architecture
 
 
@@ -14,14 +15,12 @@ class SubnetScore:
 
     Attributes:
         arch_id: the subnet.
-        num_correct: correctly classified images of the search split.
-        num_images: images of the search split.
+        accuracy: on the search split.
         seconds: computing time of recalibration and evaluation.
     """
 
     arch_id: str
-    num_correct: int
-    num_images: int
+    accuracy: Accuracy
     seconds: float
 
 

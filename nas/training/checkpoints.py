@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -11,11 +11,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from hardware.errors import StorageError
-from hardware.files import JSON, has_manifest, read_manifest, write_bytes, write_manifest
+from hardware.files import JSON, MANIFEST_NAME, has_manifest, read_manifest, write_bytes, write_manifest
 from nas.errors import CheckpointError
 
 WEIGHTS_FILE = "weights.safetensors"
 OPTIMIZER_FILE = "optimizer.safetensors"
+RAW_FILE = "raw.safetensors"
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -27,9 +28,11 @@ class Checkpoint:
     Attributes:
         epoch: finished epochs.
         step: finished optimiser steps.
-        weights: parameters and buffers by name.
+        weights: parameters and buffers by name: what is evaluated and used later.
         optimizer: momentum buffers by parameter name.
-        details: JSON values that must agree on resume (space id, settings) or describe the result.
+        details: JSON values that must agree on resume (space id, settings) or describe the result: `score` is a mean
+            accuracy, `final_phase` says whether scores may be compared (all subnets are open).
+        raw: parameters that training goes on with where `weights` are their moving average; else empty.
     """
 
     epoch: int
@@ -37,6 +40,7 @@ class Checkpoint:
     weights: Tensors
     optimizer: Tensors
     details: Mapping[str, JSON]
+    raw: Tensors = field(default_factory=dict)
 
 
 def save_tensors(path: Path, tensors: Tensors) -> None:
@@ -64,23 +68,44 @@ def load_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def save_checkpoint(directory: Path, checkpoint: Checkpoint, *, keep: int = 2) -> Path:
-    """Write `directory`/epoch-NNNN and delete all but the newest `keep` checkpoints.
+    """Write `directory`/epoch-NNNN and delete all but the newest `keep` checkpoints and the best one.
 
     Returns:
         The new checkpoint's directory.
     """
     target = directory / f"epoch-{checkpoint.epoch:04d}"
     target.mkdir(parents=True, exist_ok=True)
-    save_tensors(target / WEIGHTS_FILE, checkpoint.weights)
-    save_tensors(target / OPTIMIZER_FILE, checkpoint.optimizer)
+    # Written again, for example after its successor was deleted: it is not finished while its files are exchanged.
+    (target / MANIFEST_NAME).unlink(missing_ok=True)
+    tensors = {WEIGHTS_FILE: checkpoint.weights, OPTIMIZER_FILE: checkpoint.optimizer}
+    if checkpoint.raw:
+        tensors[RAW_FILE] = checkpoint.raw
+    for name, content in tensors.items():
+        save_tensors(target / name, content)
     write_manifest(
         target,
-        files=[WEIGHTS_FILE, OPTIMIZER_FILE],
+        files=list(tensors),
         details={"epoch": checkpoint.epoch, "step": checkpoint.step, **checkpoint.details},
     )
+    best = best_checkpoint(directory)
     for old in finished_checkpoints(directory)[:-keep]:
-        shutil.rmtree(old)
+        if old != best:
+            shutil.rmtree(old)
     return target
+
+
+def best_checkpoint(directory: Path) -> Path | None:
+    """The checkpoint with the highest `score` of the final phase, the later one of equals; None without scores.
+
+    It is kept for the user, to compare or to go back to; the stages after training use the newest one.
+    """
+    best: tuple[float, Path] | None = None
+    for path in finished_checkpoints(directory):
+        details = read_manifest(path, verify=False).details
+        score = details.get("score")
+        if details.get("final_phase") and isinstance(score, int | float) and (best is None or score >= best[0]):
+            best = score, path
+    return None if best is None else best[1]
 
 
 def finished_checkpoints(directory: Path) -> list[Path]:
@@ -120,6 +145,7 @@ def load_checkpoint(path: Path, *, expected: Mapping[str, JSON]) -> Checkpoint:
         weights=load_tensors(path / WEIGHTS_FILE),
         optimizer=load_tensors(path / OPTIMIZER_FILE),
         details=details,
+        raw=load_tensors(path / RAW_FILE) if RAW_FILE in manifest.files else {},
     )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
+import torch
 from torch import nn
 
 
@@ -17,6 +18,10 @@ class TrainContext(Protocol):
     @property
     def world_size(self) -> int:
         """Number of workers."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where this worker keeps its weights and computes."""
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Replace every parameter's gradient by its mean over the workers; a missing gradient counts as zero."""
@@ -36,6 +41,15 @@ class LocalContext:
 
     rank = 0
     world_size = 1
+
+    def __init__(self, *, device: str = "cpu") -> None:
+        """Compute on `device`, for example "cuda"."""
+        self._device = torch.device(device)
+
+    @property
+    def device(self) -> torch.device:
+        """The device that was asked for."""
+        return self._device
 
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Nothing to average."""

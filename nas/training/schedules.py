@@ -1,16 +1,16 @@
-"""What every worker derives alike from (seed, step): learning rate, subnets of the step, shards, augmentation."""
+"""What every worker derives alike from (seed, step): learning rate, subnets of the step, shards."""
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import torch
-from torch.nn import functional
 
 from nas.errors import TrainingError
 from searchspaces import Architecture, SearchSpace
 
-# Tags keep the random streams of different purposes apart.
-_SHUFFLE, _SUBNETS, _AUGMENT = 1, 2, 3
+# Tags keep the random streams of different purposes apart (augmentation has 3).
+_SHUFFLE, _SUBNETS, _OPEN_SUBNETS, _INPUT_SIZE, _LAYERS = 1, 2, 11, 12, 13
 
 
 def cosine_rate(step: int, *, peak: float, warmup_steps: int, num_steps: int) -> float:
@@ -29,6 +29,40 @@ def sandwich_subnets(space: SearchSpace, *, seed: int, step: int, num_random: in
     """
     rng = np.random.default_rng((seed, _SUBNETS, step))
     return [space.largest, *space.architectures(space.sample_many(num_random, rng)), space.smallest]
+
+
+def open_subnets(
+    space: SearchSpace, opened: Mapping[str, int], *, seed: int, step: int, num: int
+) -> list[Architecture]:
+    """Subnets of one step of progressive shrinking, drawn among those that are open.
+
+    Subnet `number` is derived from (seed, step, number) alone, so that all workers train the same ones. All subnets of
+    a step share the size of the input (resolution), which is drawn from (seed, step): one teacher's answer serves all.
+
+    Args:
+        space: where they come from.
+        opened: a phase's: kind of choice -> how many of its largest values are in use, without the size of the input.
+        seed: run seed.
+        step: global step.
+        num: how many.
+    """
+    lowest_G = space.lowest_positions(opened)
+    genomes_NG = np.concatenate(
+        [
+            space.sample_many(1, np.random.default_rng((seed, _OPEN_SUBNETS, step, number)), lowest_G=lowest_G)
+            for number in range(num)
+        ]
+    )
+    # Drawn without limits, so that it does not depend on what is open.
+    shared_1G = space.sample_many(1, np.random.default_rng((seed, _INPUT_SIZE, step)))
+    columns = [g for g, choice in enumerate(space.choices) if choice.kind not in opened]
+    genomes_NG[:, columns] = shared_1G[:, columns]
+    return space.architectures(genomes_NG)
+
+
+def layer_seed(*, seed: int, step: int, rank: int) -> int:
+    """Seed of the random layers (dropout) of one step on one worker."""
+    return int(np.random.SeedSequence((seed, _LAYERS, step, rank)).generate_state(1)[0])
 
 
 def shard_batches(
@@ -53,36 +87,3 @@ def shard_batches(
     order = torch.from_numpy(np.random.default_rng((seed, _SHUFFLE, epoch)).permutation(num_images))
     steps = num_images // batch_size
     return [order[step * batch_size : (step + 1) * batch_size][rank::world_size] for step in range(steps)]
-
-
-def augment(images_NCHW: torch.Tensor, *, name: str, seed: int, step: int, rank: int) -> torch.Tensor:
-    """Training augmentation of raw images, deterministic in (seed, step, rank).
-
-    Args:
-        images_NCHW: raw images.
-        name: "none"; "shift": moved by up to an eighth of the size, the border filled with the image's minimum;
-            "shift-flip": also mirrored with probability one half.
-        seed: run seed.
-        step: global step.
-        rank: worker number.
-
-    Raises:
-        TrainingError: unknown name.
-    """
-    if name not in ("none", "shift", "shift-flip"):
-        raise TrainingError(f"unknown augmentation {name!r}", hint="known: none, shift, shift-flip")
-    if name == "none":
-        return images_NCHW
-    rng = np.random.default_rng((seed, _AUGMENT, step, rank))
-    num, _, height, width = images_NCHW.shape
-    reach = max(1, height // 8)
-    padded = functional.pad(images_NCHW, (reach, reach, reach, reach), value=float(images_NCHW.min()))
-    shifts_N2 = rng.integers(0, 2 * reach + 1, size=(num, 2))
-    result_NCHW = torch.empty_like(images_NCHW)
-    for dy, dx in np.unique(shifts_N2, axis=0).tolist():
-        chosen = torch.from_numpy(np.flatnonzero((shifts_N2 == (dy, dx)).all(axis=1)))
-        result_NCHW[chosen] = padded[chosen][:, :, dy : dy + height, dx : dx + width]
-    if name == "shift-flip":
-        mirrored = torch.from_numpy(np.flatnonzero(rng.random(num) < 0.5))
-        result_NCHW[mirrored] = result_NCHW[mirrored].flip(-1)
-    return result_NCHW

@@ -1,10 +1,12 @@
 """Blocks of elastic layers: a block lists its steps once; running them and extracting them both follow the list."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import nn
 
+from searchspaces.channels import squeeze_channels
 from searchspaces.elastic.layers import (
     Cut,
     ElasticBatchNorm2d,
@@ -12,6 +14,7 @@ from searchspaces.elastic.layers import (
     ElasticDepthwiseConv2d,
     ElasticModule,
     Fixed,
+    activation,
 )
 
 Step = tuple[ElasticModule, Cut]
@@ -42,14 +45,36 @@ class Shortcut(nn.Module):
         return y_NCHW
 
 
-class ElasticConvBlock(ElasticModule):
-    """Convolution, batch normalisation, ReLU."""
+class SqueezeExcite(nn.Module):
+    """Scale the channels of x by `gate(x)`, one number a channel (Hu et al., Squeeze-and-Excitation, CVPR 2018)."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, kernel: int = 1, stride: int = 1) -> None:
+    def __init__(self, gate: nn.Module) -> None:
+        super().__init__()
+        self.gate = gate
+
+    def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
+        """Multiply the input by its gate."""
+        y_NCHW: torch.Tensor = x_NCHW * self.gate(x_NCHW)
+        return y_NCHW
+
+
+class ElasticConvBlock(ElasticModule):
+    """Convolution, batch normalisation, activation."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernel: int = 1,
+        stride: int = 1,
+        act: str = "relu",
+        norm_eps: float = 1e-5,
+    ) -> None:
         super().__init__()
         self.conv = ElasticConv2d(in_channels, out_channels, kernel=kernel, stride=stride)
-        self.norm = ElasticBatchNorm2d(out_channels)
-        self.act = Fixed(nn.ReLU())
+        self.norm = ElasticBatchNorm2d(out_channels, eps=norm_eps)
+        self.act = activation(act)
 
     def _steps(self, cut: Cut) -> list[Step]:
         return [(self.conv, cut), (self.norm, cut), (self.act, cut)]
@@ -63,39 +88,90 @@ class ElasticConvBlock(ElasticModule):
         return extract_steps(self._steps(cut))
 
 
+class ElasticSqueezeExcite(ElasticModule):
+    """Squeeze-excite on the leading channels: mean, 1x1 to a quarter, ReLU, 1x1 back, hard sigmoid, product.
+
+    A subnet with C channels uses the first `squeeze_channels(C)` of the channels in the middle.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        squeezed = squeeze_channels(channels)
+        self.pool = Fixed(nn.AdaptiveAvgPool2d(1))
+        self.reduce = ElasticConv2d(channels, squeezed, bias=True)
+        self.act = activation("relu")
+        self.expand = ElasticConv2d(squeezed, channels, bias=True)
+        self.gate = Fixed(nn.Hardsigmoid())
+
+    def _steps(self, cut: Cut) -> list[Step]:
+        squeezed = squeeze_channels(cut.out_channels)
+        down = Cut(in_channels=cut.out_channels, out_channels=squeezed)
+        up = Cut(in_channels=squeezed, out_channels=cut.out_channels)
+        return [(self.pool, cut), (self.reduce, down), (self.act, down), (self.expand, up), (self.gate, up)]
+
+    def forward(self, x_NCHW: torch.Tensor, cut: Cut) -> torch.Tensor:
+        """Scale `cut.out_channels` channels."""
+        return x_NCHW * run_steps(self._steps(cut), x_NCHW)
+
+    def extract(self, cut: Cut) -> nn.Module:
+        """The same as a `SqueezeExcite`."""
+        return SqueezeExcite(extract_steps(self._steps(cut)))
+
+
 class ElasticMBConv(ElasticModule):
-    """Inverted residual block: 1x1 expand, depthwise, 1x1 project, with a shortcut where `shortcut` says so.
+    """Inverted residual block: 1x1 expand, depthwise, squeeze-excite, 1x1 project, with a shortcut where it says so.
 
     `cut.hidden` is the number of channels inside, `cut.kernel` the depthwise kernel (MobileNetV2, CVPR 2018).
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        hidden: largest number of channels inside; equal to `in_channels` where `expand` is False.
+        kernels: depthwise kernels.
+        stride: of the depthwise convolution.
+        shortcut: whether the input is added to the output.
+        act: activation after the first two convolutions, see `activation`.
+        se: whether there is a squeeze-excite unit.
+        expand: whether there is a 1x1 convolution before the depthwise one.
+        norm_eps: see `ElasticBatchNorm2d`.
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, *, hidden: int, kernels: tuple[int, ...], stride: int, shortcut: bool
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        hidden: int,
+        kernels: tuple[int, ...],
+        stride: int,
+        shortcut: bool,
+        act: str = "relu",
+        se: bool = False,
+        expand: bool = True,
+        norm_eps: float = 1e-5,
     ) -> None:
         super().__init__()
         self._shortcut = shortcut
-        self.expand = ElasticConv2d(in_channels, hidden)
-        self.expand_norm = ElasticBatchNorm2d(hidden)
+        self.expand = ElasticConv2d(in_channels, hidden) if expand else None
+        self.expand_norm = ElasticBatchNorm2d(hidden, eps=norm_eps) if expand else None
         self.depthwise = ElasticDepthwiseConv2d(hidden, kernels=kernels, stride=stride)
-        self.depthwise_norm = ElasticBatchNorm2d(hidden)
+        self.depthwise_norm = ElasticBatchNorm2d(hidden, eps=norm_eps)
+        self.se = ElasticSqueezeExcite(hidden) if se else None
         self.project = ElasticConv2d(hidden, out_channels)
-        self.project_norm = ElasticBatchNorm2d(out_channels)
-        self.act = Fixed(nn.ReLU())
+        self.project_norm = ElasticBatchNorm2d(out_channels, eps=norm_eps)
+        self.act = activation(act)
 
     def _steps(self, cut: Cut) -> list[Step]:
-        grow = Cut(in_channels=cut.in_channels, out_channels=cut.hidden)
         inside = Cut(in_channels=cut.hidden, out_channels=cut.hidden, kernel=cut.kernel)
         shrink = Cut(in_channels=cut.hidden, out_channels=cut.out_channels)
-        return [
-            (self.expand, grow),
-            (self.expand_norm, grow),
-            (self.act, grow),
-            (self.depthwise, inside),
-            (self.depthwise_norm, inside),
-            (self.act, inside),
-            (self.project, shrink),
-            (self.project_norm, shrink),
-        ]
+        steps: list[Step] = []
+        if self.expand is not None and self.expand_norm is not None:
+            grow = Cut(in_channels=cut.in_channels, out_channels=cut.hidden)
+            steps += [(self.expand, grow), (self.expand_norm, grow), (self.act, grow)]
+        steps += [(self.depthwise, inside), (self.depthwise_norm, inside), (self.act, inside)]
+        if self.se is not None:
+            steps.append((self.se, inside))
+        return [*steps, (self.project, shrink), (self.project_norm, shrink)]
 
     def forward(self, x_NCHW: torch.Tensor, cut: Cut) -> torch.Tensor:
         """Run the block."""
@@ -106,3 +182,45 @@ class ElasticMBConv(ElasticModule):
         """The same as an `nn.Sequential`, inside a `Shortcut` where the block has one."""
         body = extract_steps(self._steps(cut))
         return Shortcut(body) if self._shortcut else body
+
+    @torch.no_grad()
+    def sort_channels(self, sizes: Sequence[int]) -> None:
+        """Order the channels inside by importance, the L1 norm of their projection weights, largest first.
+
+        Channels stay within the groups that `sizes` cut off, so a subnet with one of these hidden sizes computes
+        what it did before. The channels inside the squeeze-excite unit are ordered by their own norm in the same way
+        (Once-for-All, section 3.3, orders them over all groups).
+
+        Args:
+            sizes: hidden channels of the subnets that must not change, the largest included.
+        """
+        order = importance_order(self.project.weight, sizes)
+        reorder(order, self.project.weight, dim=1)
+        reorder(order, self.depthwise.weight, *self.depthwise_norm.tensors())
+        if self.expand is not None and self.expand_norm is not None:
+            reorder(order, self.expand.weight, *self.expand_norm.tensors())
+        if self.se is None:
+            return
+        reorder(order, self.se.reduce.weight, dim=1)
+        reorder(order, *self.se.expand.parameters())
+        order = importance_order(self.se.expand.weight, [squeeze_channels(size) for size in sizes])
+        reorder(order, self.se.expand.weight, dim=1)
+        reorder(order, *self.se.reduce.parameters())
+
+
+def importance_order(weight: torch.Tensor, sizes: Collection[int]) -> torch.Tensor:
+    """Input channels (I,) of `weight` (O, I, 1, 1) by falling L1 norm within the groups between `sizes`."""
+    norm_I = weight.abs().sum(dim=(0, 2, 3))
+    borders = [0, *sorted(set(sizes))]
+    return torch.cat(
+        [
+            start + torch.argsort(norm_I[start:end], descending=True, stable=True)
+            for start, end in itertools.pairwise(borders)
+        ]
+    )
+
+
+def reorder(order: torch.Tensor, *tensors: torch.Tensor, dim: int = 0) -> None:
+    """Put the leading slices of each tensor along `dim` into `order`, in place."""
+    for tensor in tensors:
+        tensor.copy_(tensor.index_select(dim, order))

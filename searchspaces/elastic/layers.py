@@ -8,12 +8,15 @@ Tensor letters: N images, C channels, H height, W width, O output channels, K ke
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 from torch.nn import functional
+
+from searchspaces.elastic.depthwise import depthwise_conv2d
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,12 +27,14 @@ class Cut:
         in_channels, out_channels: leading channels used.
         hidden: channels inside a block; 0 for a single layer.
         kernel: spatial kernel size.
+        dilation: distance of neighbouring kernel taps.
     """
 
     in_channels: int
     out_channels: int
     hidden: int = 0
     kernel: int = 1
+    dilation: int = 1
 
 
 class ElasticModule(nn.Module, ABC):
@@ -50,24 +55,30 @@ class ElasticModule(nn.Module, ABC):
 
 
 class ElasticConv2d(ElasticModule):
-    """Convolution without bias and with "same" padding whose input and output channels are cut to the leading ones."""
+    """Convolution with "same" padding whose input and output channels are cut to the leading ones."""
 
-    def __init__(self, in_channels: int, out_channels: int, *, kernel: int = 1, stride: int = 1) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, *, kernel: int = 1, stride: int = 1, bias: bool = False
+    ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
         self._kernel, self._stride = kernel, stride
         nn.init.kaiming_normal_(self.weight, mode="fan_out")
 
     def forward(self, x_NCHW: torch.Tensor, cut: Cut) -> torch.Tensor:
         """Convolve the first `cut.in_channels` channels to `cut.out_channels`."""
-        return functional.conv2d(x_NCHW, self._cut(cut), stride=self._stride, padding=self._kernel // 2)
+        weight, bias = self._cut(cut)
+        return functional.conv2d(x_NCHW, weight, bias, stride=self._stride, padding=self._kernel // 2)
 
     def extract(self, cut: Cut) -> nn.Module:
         """The same as `nn.Conv2d`."""
-        return _conv(self._cut(cut), stride=self._stride)
+        weight, bias = self._cut(cut)
+        return _conv(weight, bias=bias, stride=self._stride)
 
-    def _cut(self, cut: Cut) -> torch.Tensor:
-        return self.weight[: cut.out_channels, : cut.in_channels]
+    def _cut(self, cut: Cut) -> tuple[torch.Tensor, torch.Tensor | None]:
+        bias = None if self.bias is None else self.bias[: cut.out_channels]
+        return self.weight[: cut.out_channels, : cut.in_channels], bias
 
 
 class ElasticDepthwiseConv2d(ElasticModule):
@@ -93,9 +104,7 @@ class ElasticDepthwiseConv2d(ElasticModule):
 
     def forward(self, x_NCHW: torch.Tensor, cut: Cut) -> torch.Tensor:
         """Convolve each of the first `cut.out_channels` channels with its own kernel of size `cut.kernel`."""
-        return functional.conv2d(
-            x_NCHW, self.kernel(cut), stride=self._stride, padding=cut.kernel // 2, groups=cut.out_channels
-        )
+        return depthwise_conv2d(x_NCHW, self.kernel(cut), stride=self._stride)
 
     def extract(self, cut: Cut) -> nn.Module:
         """The same as `nn.Conv2d` with `groups`."""
@@ -120,6 +129,9 @@ class ElasticBatchNorm2d(ElasticModule):
     every other. A subnet gets its own by BN recalibration after `extract`.
     """
 
+    running_mean: torch.Tensor
+    running_var: torch.Tensor
+
     def __init__(self, channels: int, *, eps: float = 1e-5) -> None:
         super().__init__()
         self._eps = eps
@@ -130,25 +142,38 @@ class ElasticBatchNorm2d(ElasticModule):
 
     def forward(self, x_NCHW: torch.Tensor, cut: Cut) -> torch.Tensor:
         """Normalise `cut.out_channels` channels: batch statistics in training, running ones in eval mode."""
-        c = cut.out_channels
-        mean, var = (
-            (None, None) if self.training else (self._statistic("running_mean", c), self._statistic("running_var", c))
-        )
-        return functional.batch_norm(x_NCHW, mean, var, self.weight[:c], self.bias[:c], self.training, 0.0, self._eps)
+        tensors: tuple[torch.Tensor, ...] = (self.running_mean, self.running_var, self.weight, self.bias)
+        if cut.out_channels < len(tensors[0]):
+            tensors = tuple(tensor[: cut.out_channels] for tensor in tensors)
+        mean, var, weight, bias = tensors
+        if self.training:
+            return functional.batch_norm(x_NCHW, None, None, weight, bias, True, 0.0, self._eps)
+        return functional.batch_norm(x_NCHW, mean, var, weight, bias, False, 0.0, self._eps)
 
     def extract(self, cut: Cut) -> nn.Module:
         """The same as `nn.BatchNorm2d`."""
         c = cut.out_channels
         norm = nn.BatchNorm2d(c, eps=self._eps)
         with torch.no_grad():
-            norm.weight.copy_(self.weight[:c])
-            norm.bias.copy_(self.bias[:c])
-            for name in ("running_mean", "running_var"):
-                getattr(norm, name).copy_(self._statistic(name, c))
+            for name in ("weight", "bias", "running_mean", "running_var"):
+                getattr(norm, name).copy_(getattr(self, name)[:c])
         return norm
 
-    def _statistic(self, name: str, channels: int) -> torch.Tensor:
-        return cast(torch.Tensor, getattr(self, name))[:channels]
+    def tensors(self) -> list[torch.Tensor]:
+        """Parameters and running statistics, each of shape (C,)."""
+        return [*self.parameters(), *self.buffers()]
+
+
+_ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "h-swish": nn.Hardswish,
+}
+
+
+def activation(name: str) -> "Fixed":
+    """The activation that a space calls `name`, see `searchspaces.mbconv.ACTIVATIONS`."""
+    return Fixed(_ACTIVATIONS[name]())
 
 
 class Fixed(ElasticModule):
@@ -168,11 +193,19 @@ class Fixed(ElasticModule):
         return copy.deepcopy(self.layer)
 
 
-def _conv(weight: torch.Tensor, *, stride: int, groups: int = 1) -> nn.Conv2d:
+def _conv(weight: torch.Tensor, *, stride: int, groups: int = 1, bias: torch.Tensor | None = None) -> nn.Conv2d:
     out_channels, in_channels, kernel, _ = weight.shape
     conv = nn.Conv2d(
-        in_channels * groups, out_channels, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=False
+        in_channels * groups,
+        out_channels,
+        kernel,
+        stride=stride,
+        padding=kernel // 2,
+        groups=groups,
+        bias=bias is not None,
     )
     with torch.no_grad():
         conv.weight.copy_(weight)
+        if conv.bias is not None and bias is not None:
+            conv.bias.copy_(bias)
     return conv

@@ -1,6 +1,7 @@
 """The supernet: one set of weights, every subnet an argument of `forward`."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,22 +37,31 @@ class Supernet(nn.Module, ABC):
         """Compute logits (N, num_classes) of the subnet `arch`.
 
         Args:
-            x_NCHW: images that the loader has already resized to the architecture's resolution.
+            x_NCHW: images (or series, NCT) that the loader has already brought to `space.input_shape(arch)`.
             arch: a subnet of this supernet's space.
 
         Raises:
-            SpaceError: an architecture of another space, or images of another size; no tensor is touched before.
+            SpaceError: an architecture of another space, or inputs of another shape; no tensor is touched before.
         """
         self.space.validate(arch)
-        size = self.space.resolution(arch)
-        expected = (self.space.in_channels, size, size)
+        expected = self.space.input_shape(arch)
         if tuple(x_NCHW.shape[1:]) != expected:
             raise SpaceError(
-                f"architecture {arch.arch_id} takes images of shape (N, {', '.join(map(str, expected))}), "
+                f"architecture {arch.arch_id} takes inputs of shape (N, {', '.join(map(str, expected))}), "
                 f"got {tuple(x_NCHW.shape)}",
-                hint="let the loader resize: `preprocessing.prepare(images, resolution=space.resolution(arch))`",
+                hint="let the loader resize: `preprocessing.prepare(inputs, shape=space.input_shape(arch))`",
             )
         return run_steps(self.plan(arch), x_NCHW)
+
+    def sort_channels(self, *, opened: Mapping[str, int]) -> None:
+        """Order the channels inside elastic blocks by importance, before smaller expand ratios are opened.
+
+        Subnets that are open already keep their function: channels move only within the groups that the opened
+        sizes cut off. A supernet without sliced channels has nothing to do.
+
+        Args:
+            opened: kind of choice -> how many of its largest values are in use already (1: only the largest).
+        """
 
     def extract(self, arch: Architecture) -> nn.Module:
         """A plain torch network in eval mode with a copy of the subnet's weights; equal to `forward` in eval mode.

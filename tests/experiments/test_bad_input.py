@@ -58,7 +58,7 @@ def new_run(path: Path) -> None:
         recipe_text=recipe.to_yaml(),
         recipe_sha256=recipe.fingerprint(),
         space=recipe.space.name,
-        space_settings={"resolutions": recipe.space.resolutions, "width": recipe.space.width},
+        space_settings=recipe.space.settings,
         num_classes=10,
         device_id=recipe.device.id,
     )
@@ -71,7 +71,7 @@ def new_run(path: Path) -> None:
         ("train.epochs=ten", "'ten'"),
         ("train.epochs=0", "train.epochs"),
         ("search.sampler=nsga9", "nsga9"),
-        ("space.resolutions=[24, 16]", "[24, 16]"),
+        ("space.settings.resolutions=[24, 16]", "[24, 16]"),
         ("nonsense", "nonsense"),
     ],
 )
@@ -84,7 +84,7 @@ def test_a_wrong_key_type_or_value_is_named_and_ends_with_2(nas: InProcess, sett
 
 
 def test_a_resolution_that_the_space_cannot_have_ends_with_2(nas: InProcess) -> None:
-    result = nas("run", QUICKSTART, "--set", "space.resolutions=[4]")
+    result = nas("run", QUICKSTART, "--set", "space.settings.resolutions=[4]")
     assert result.code == 2
     assert "resolution 4 is too small" in result.err
 
@@ -118,9 +118,9 @@ def test_a_missing_data_set_names_three_ways(nas: InProcess, tmp_path: Path, mon
     empty = tmp_path / "empty"
     empty.mkdir()
     recipe = QUICKSTART.with_name("fashion_mnist.yaml")
-    result = nas("run", recipe, "--set", f"data.data_dir={empty}")
+    result = nas("run", recipe, "--set", f"data.path={empty}")
     assert result.code == 2
-    for way in (str(empty), "data.data_dir", "dataset-fashion-mnist"):
+    for way in (str(empty), "data.path", "dataset-fashion-mnist"):
         assert way in result.err
 
 

@@ -16,10 +16,11 @@ import torch
 from experiments.datasets import load_dataset, locate_dataset
 from experiments.downloads import RemoteFile, download
 from experiments.errors import DataError
-from experiments.fashion_mnist import FILES, FashionPlaces
 from experiments.recipe_settings import DataSettings
+from experiments.sources.fashion_mnist import FILES, FashionPlaces, fashion_mnist_source
+from experiments.sources.source import DataSource, Part, Source
 from hardware.errors import StorageError
-from nas.data import DataSplits, ImageSet
+from nas.data import DataSplits, Examples
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 DIGITS = DataSettings(dataset="digits", search=300, verify=400, report=300)
@@ -77,10 +78,10 @@ def remote_files(folder: Path) -> tuple[RemoteFile, ...]:
 
 
 def with_dir(folder: Path, **changes: object) -> DataSettings:
-    return FASHION.model_copy(update={"data_dir": str(folder)} | changes)
+    return FASHION.model_copy(update={"path": str(folder)} | changes)
 
 
-def splits(data: DataSplits) -> dict[str, ImageSet]:
+def splits(data: DataSplits) -> dict[str, Examples]:
     return {"train": data.train, "search": data.search, "verify": data.verify, "report": data.report}
 
 
@@ -99,8 +100,8 @@ def test_digits_are_divided_into_four_disjoint_stratified_splits() -> None:
         counts = torch.bincount(part.labels_N, minlength=10) / len(part)
         assert counts.min() > 0.085
         assert counts.max() < 0.115
-        assert part.images_NCHW.shape[1:] == (1, 8, 8)
-        assert part.images_NCHW.dtype == torch.float32
+        assert part.inputs.shape[1:] == (1, 8, 8)
+        assert part.inputs.dtype == torch.uint8
         assert part.labels_N.dtype == part.indices_N.dtype == torch.int64
     assert data.num_classes == 10
     assert data.native_shape == (1, 8, 8)
@@ -112,15 +113,117 @@ def test_images_and_labels_can_be_rebuilt_from_the_indices_by_anybody() -> None:
 
     bunch = load_digits()
     for part in splits(load_dataset(DIGITS, seed=3)).values():
-        assert np.array_equal(part.images_NCHW[:, 0].numpy(), bunch.images[part.indices_N.numpy()])
+        assert np.array_equal(part.inputs[:, 0].numpy(), bunch.images[part.indices_N.numpy()])
         assert np.array_equal(part.labels_N.numpy(), bunch.target[part.indices_N.numpy()])
 
 
 def test_preprocessing_is_fitted_on_the_training_split_alone() -> None:
     data = load_dataset(DIGITS, seed=0)
-    pixels = data.train.images_NCHW.double()
-    assert data.preprocessing.mean == pytest.approx(float(pixels.mean()))
-    assert data.preprocessing.std == pytest.approx(float(pixels.std(correction=0)))
+    pixels = data.train.inputs.double()
+    assert data.preprocessing.mean == pytest.approx((float(pixels.mean()),))
+    assert data.preprocessing.std == pytest.approx((float(pixels.std(correction=0)),))
+
+
+def of_arrays(inputs: np.ndarray, labels: object, *, official: Part | None = None, names: str = "") -> DataSource:
+    """A source of these arrays; classes are named by the letters of `names`, or by their numbers."""
+    labels_N = np.asarray(labels, dtype=np.int64)
+    class_names = tuple(names) or tuple(str(label) for label in range(int(labels_N.max()) + 1))
+    part = Part(name="all", inputs=inputs, labels_N=labels_N)
+    found = Source(class_names=class_names, pool=part, official=official, augmentation="none")
+    return DataSource(
+        name="made", read=lambda settings, listener: found, locate=lambda settings: "", has_official=None
+    )  # fmt: skip
+
+
+MADE = DIGITS.model_copy(update={"search": 8, "verify": 8, "report": 8})
+
+
+def test_every_channel_has_its_own_mean_and_deviation_however_large_its_level() -> None:
+    rng = np.random.default_rng(0)
+    levels_C, deviations_C = np.array([1e5, 0.0, -3.0]), np.array([2.0, 1e-3, 50.0])
+    inputs = (rng.normal(size=(900, 3, 40)) * deviations_C[:, None] + levels_C[:, None]).astype(np.float32)
+    data = load_dataset(MADE, seed=0, source=of_arrays(inputs, np.arange(900) % 2))
+    train_NCT = data.train.inputs.numpy().astype(np.float64)
+    assert data.preprocessing.mean == pytest.approx(train_NCT.mean(axis=(0, 2)), rel=1e-9)
+    assert data.preprocessing.std == pytest.approx(train_NCT.std(axis=(0, 2)), rel=1e-6)
+    assert data.train.inputs.dtype == torch.float32
+    assert data.native_shape == (3, 40)
+
+
+def test_every_split_has_each_class_however_rare() -> None:
+    labels = np.repeat([0, 1, 2], [400, 190, 10])
+    inputs = np.random.default_rng(0).integers(0, 256, (600, 1, 4, 4), dtype=np.uint8)
+    data = load_dataset(MADE, seed=0, source=of_arrays(inputs, labels))
+    for part in (data.search, data.verify, data.report):
+        assert torch.bincount(part.labels_N, minlength=3).tolist() == [4, 3, 1]
+    assert torch.bincount(data.train.labels_N).tolist() == [388, 181, 7]
+
+
+def test_metric_and_augmentation_come_from_the_recipe() -> None:
+    settings = DataSettings.model_validate({**DIGITS.model_dump(), "metric": "macro-f1", "augmentation": "none"})
+    data = load_dataset(settings, seed=0)
+    assert (data.metric, data.augmentation) == ("macro-f1", "none")
+    assert (load_dataset(DIGITS, seed=0).metric, load_dataset(DIGITS, seed=0).augmentation) == ("top1", "shift")
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "allowed"),
+    [
+        ("twist", "unknown augmentation 'twist'", "none, shift, shift-flip, crop-flip, crop-flip-color"),
+        ("jitter-scale", "not for images", "none, shift, shift-flip"),
+    ],
+)
+def test_an_augmentation_that_does_not_fit_is_refused_before_training(name: str, words: str, allowed: str) -> None:
+    with pytest.raises(DataError, match=f"data.augmentation: .*{words}") as caught:
+        load_dataset(DIGITS.model_copy(update={"augmentation": name}), seed=0)
+    assert allowed in caught.value.hint
+
+
+def bad_data(kind: str) -> DataSource:
+    rng = np.random.default_rng(0)
+    inputs, labels = rng.integers(0, 256, (100, 2, 4, 4), dtype=np.uint8), np.arange(100) % 2
+    series = rng.normal(size=(100, 2, 9)).astype(np.float32)
+    series[57, 1, 3] = np.nan
+    grey = inputs.copy()
+    grey[:, 1] = 7
+    small = Part(name="test", inputs=inputs[:, :, :2], labels_N=labels)
+    one_class = Part(name="test", inputs=inputs, labels_N=np.zeros(100, dtype=np.int64))
+    return {
+        "no number": of_arrays(series, labels),
+        "constant channel": of_arrays(grey, labels),
+        "lengths": of_arrays(inputs, labels[:99]),
+        "negative": of_arrays(inputs, labels - 1, names="ab"),
+        "too large": of_arrays(inputs, labels + 1, names="ab"),
+        "empty class": of_arrays(inputs, labels, names="abc"),
+        "one class": of_arrays(inputs, labels * 0),
+        "flat": of_arrays(inputs.reshape(100, -1), labels),
+        "other size": of_arrays(inputs, labels, official=small),
+        "class absent": of_arrays(inputs, labels, official=one_class),
+        "rare class": of_arrays(inputs, np.arange(100) < 3),
+    }[kind]
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("no number", r"a value that is no number \(NaN or infinite\) in example 57"),
+        ("constant channel", "every value of channel 1 of the training split is 7"),
+        ("lengths", "has 100 examples, but 99 labels"),
+        ("negative", r"has the label -1 \(at position 0\), expected 0..1"),
+        ("too large", r"has the label 2 \(at position 1\), expected 0..1"),
+        ("empty class", "has no image of c: an empty class"),
+        ("one class", r"has 1 class\(es\), expected two or more"),
+        ("flat", r"one example has the shape \(32,\), expected"),
+        ("other size", r"test set has examples of shape \(2, 2, 4\), the others have \(2, 4, 4\)"),
+        ("class absent", "its official test set has no image of 1: an empty class"),
+        ("rare class", r"too few for report 8 .* \(1 has 3\)"),
+    ],
+)
+def test_data_that_make_no_sense_are_refused(kind: str, words: str) -> None:
+    changes: dict[str, object] = {"report": "official"} if kind in ("other size", "class absent") else {}
+    with pytest.raises(DataError, match=words) as caught:
+        load_dataset(MADE.model_copy(update=changes), seed=0, source=bad_data(kind))
+    assert caught.value.hint
 
 
 def test_the_division_is_fixed_by_the_seed() -> None:
@@ -182,39 +285,39 @@ def test_debians_archives_are_the_official_ones_with_rewritten_headers() -> None
         assert hashlib.sha256(original).hexdigest() == file.sha256
 
 
-def test_a_data_dir_is_used_packed_or_unpacked(small_fashion: Path, nowhere: FashionPlaces) -> None:
-    packed = load_dataset(with_dir(small_fashion), seed=0, places=nowhere)
+def test_a_given_folder_is_used_packed_or_unpacked(small_fashion: Path, nowhere: FashionPlaces) -> None:
+    packed = load_dataset(with_dir(small_fashion), seed=0, source=fashion_mnist_source(nowhere))
     for path in list(small_fashion.iterdir()):
         path.with_suffix("").write_bytes(gzip.decompress(path.read_bytes()))
         path.unlink()
-    unpacked = load_dataset(with_dir(small_fashion), seed=0, places=nowhere)
+    unpacked = load_dataset(with_dir(small_fashion), seed=0, source=fashion_mnist_source(nowhere))
     assert packed.source_sha256 == unpacked.source_sha256
-    assert torch.equal(packed.train.images_NCHW, unpacked.train.images_NCHW)
+    assert torch.equal(packed.train.inputs, unpacked.train.inputs)
     assert [len(part) for part in splits(packed).values()] == [150, 20, 30, 40]
 
 
 def test_a_counted_report_split_leaves_the_official_test_set_alone(small_fashion: Path, nowhere: FashionPlaces) -> None:
-    data = load_dataset(with_dir(small_fashion, report=50), seed=0, places=nowhere)
+    data = load_dataset(with_dir(small_fashion, report=50), seed=0, source=fashion_mnist_source(nowhere))
     assert data.report.part == "train"
     assert [len(part) for part in splits(data).values()] == [100, 20, 30, 50]
 
 
 def test_a_missing_data_set_names_the_three_ways(nowhere: FashionPlaces) -> None:
-    assert "would be downloaded" in locate_dataset(FASHION, places=nowhere)
+    assert "would be downloaded" in locate_dataset(FASHION, source=fashion_mnist_source(nowhere))
     with pytest.raises(DataError, match="not on this machine and cannot be downloaded") as caught:
-        load_dataset(FASHION, seed=0, places=nowhere)
-    for way in ("data.data_dir", "apt-get install dataset-fashion-mnist", str(nowhere.cache)):
+        load_dataset(FASHION, seed=0, source=fashion_mnist_source(nowhere))
+    for way in ("data.path", "apt-get install dataset-fashion-mnist", str(nowhere.cache)):
         assert way in caught.value.hint
     assert "127.0.0.1:9" in str(caught.value)
 
 
-def test_a_data_dir_that_lacks_a_file_is_not_replaced_by_another_place(
+def test_a_given_folder_that_lacks_a_file_is_not_replaced_by_another_place(
     small_fashion: Path, nowhere: FashionPlaces
 ) -> None:
     (small_fashion / "t10k-labels-idx1-ubyte.gz").unlink()
     for call in (partial(load_dataset, seed=0), locate_dataset):
         with pytest.raises(DataError, match=r"lacks t10k-labels-idx1-ubyte\.gz") as caught:
-            call(with_dir(small_fashion), places=nowhere)
+            call(with_dir(small_fashion), source=fashion_mnist_source(nowhere))
         assert "apt-get install" in caught.value.hint
 
 
@@ -255,16 +358,16 @@ def damage(folder: Path, kind: str) -> None:
         ("short", "500 values, its header says 200 x 28 x 28 = 156,800"),
         ("other size", "images of 8x8, expected 28x28"),
         ("other count", "has 200 images, .* 100 labels"),
-        ("wild label", "has the label 10, expected 0..9"),
+        ("wild label", r"has the label 10 \(at position 10\), expected 0..9"),
         ("class absent", "has no image of Ankle boot"),
-        ("black", "every pixel of the training split is 0"),
+        ("black", "every value of the training split is 0"),
         ("no images", "has no image of T-shirt/top"),
     ],
 )
 def test_damaged_files_are_named(small_fashion: Path, nowhere: FashionPlaces, kind: str, words: str) -> None:
     damage(small_fashion, kind)
     with pytest.raises(DataError, match=words) as caught:
-        load_dataset(with_dir(small_fashion), seed=0, places=nowhere)
+        load_dataset(with_dir(small_fashion), seed=0, source=fashion_mnist_source(nowhere))
     assert caught.value.hint
 
 
@@ -272,15 +375,19 @@ def test_a_download_is_kept_and_not_repeated(small_fashion: Path, mirror: str, n
     files = remote_files(small_fashion)
     places = FashionPlaces(debian=nowhere.debian, cache=nowhere.cache, mirrors=(mirror,), files=files)
     seen: list[tuple[str, int, int]] = []
-    data = load_dataset(FASHION, seed=0, places=places, on_progress=lambda *event: seen.append(event))
+    data = load_dataset(
+        FASHION, seed=0, source=fashion_mnist_source(places), on_progress=lambda *event: seen.append(event)
+    )
     assert len(data.train) == 150
     assert {name: done for name, done, total in seen if done == total} == {f.name: f.size_bytes for f in files}
     assert sorted(path.name for path in places.cache.iterdir()) == sorted(file.name for file in files)
     seen.clear()
-    again = load_dataset(FASHION, seed=0, places=places, on_progress=lambda *event: seen.append(event))
+    again = load_dataset(
+        FASHION, seed=0, source=fashion_mnist_source(places), on_progress=lambda *event: seen.append(event)
+    )
     assert not seen
     assert again.source_sha256 == data.source_sha256
-    assert "found in" in locate_dataset(FASHION, places=places)
+    assert "found in" in locate_dataset(FASHION, source=fashion_mnist_source(places))
 
 
 def test_a_damaged_download_in_the_cache_is_fetched_again(
@@ -288,10 +395,12 @@ def test_a_damaged_download_in_the_cache_is_fetched_again(
 ) -> None:
     files = remote_files(small_fashion)
     places = FashionPlaces(debian=nowhere.debian, cache=nowhere.cache, mirrors=(mirror,), files=files)
-    load_dataset(FASHION, seed=0, places=places)
+    load_dataset(FASHION, seed=0, source=fashion_mnist_source(places))
     damage(places.cache, "flipped")
     seen: list[str] = []
-    load_dataset(FASHION, seed=0, places=places, on_progress=lambda name, done, total: seen.append(name))
+    load_dataset(
+        FASHION, seed=0, source=fashion_mnist_source(places), on_progress=lambda name, done, total: seen.append(name)
+    )
     assert set(seen) == {"train-images-idx3-ubyte.gz"}
 
 

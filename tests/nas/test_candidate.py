@@ -47,7 +47,7 @@ def test_stored_weights_compute_the_same_bit_for_bit(store: CandidateStore, trai
     assert not store.has(candidate)
     store.save(candidate, network)
     assert store.has(candidate)
-    x_NCHW = data.preprocessing.prepare(data.search.images_NCHW[:32], resolution=SPACE.resolution(SPACE.largest))
+    x_NCHW = data.preprocessing.prepare(data.search.inputs[:32], shape=SPACE.input_shape(SPACE.largest))
     loaded = store.load(candidate)
     assert not loaded.training
     with torch.no_grad():

@@ -10,10 +10,10 @@ from hardware.device import Device
 from hardware.errors import DeviceError
 from hardware.files import sha256_file
 from hardware.lease import UnitLock
+from nas.accuracy import predict_classes
 from nas.candidate import Candidate
 from nas.data import DataSplits
 from nas.errors import CheckpointError, RunError
-from nas.evaluation import count_correct
 from nas.materialise import Workbench
 from tests.nas.tiny_run import SPACE, TinyRun, create_tiny_run, fresh_supernet, make_bench, make_judge
 
@@ -55,9 +55,9 @@ def test_fine_tuned_weights_cannot_be_made_up(bench: Workbench) -> None:
 
 def test_a_deployable_network_takes_raw_images(bench: Workbench, data: DataSplits) -> None:
     candidate = bench.inherit(SPACE.largest)
-    raw_NCHW = data.search.images_NCHW[:16]
+    raw_NCHW = data.search.inputs[:16]
     assert float(raw_NCHW.max()) > 10  # raw pixels, not normalised ones
-    prepared_NCHW = data.preprocessing.prepare(raw_NCHW, resolution=SPACE.resolution(SPACE.largest))
+    prepared_NCHW = data.preprocessing.prepare(raw_NCHW, shape=SPACE.input_shape(SPACE.largest))
     with torch.no_grad():
         assert torch.equal(bench.deployable(candidate)(raw_NCHW), bench.network(candidate)(prepared_NCHW))
 
@@ -83,11 +83,11 @@ def test_the_accuracy_in_the_runtime_is_the_networks(
     candidate = bench.inherit(SPACE.largest)
     network = bench.deployable(candidate)
     with torch.no_grad():
-        expected = count_correct(network, data.verify)
+        expected = int((predict_classes(network, data.verify) == data.verify.labels_N.numpy()).sum())
     accuracy = bench.accuracy(bench.artifact(candidate), data.verify)
     assert (accuracy.num_correct, accuracy.num_images) == (expected, len(data.verify))
     assert bench.judge.score_network(
-        bench.network(candidate), resolution=SPACE.resolution(SPACE.largest)
+        bench.network(candidate), shape=SPACE.input_shape(SPACE.largest)
     ) == bench.accuracy(bench.artifact(candidate), data.search)
 
 

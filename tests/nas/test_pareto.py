@@ -164,6 +164,7 @@ def evaluation(candidate: str, *, accuracy: float, latency: float, **changed: ob
         "weights_kind": "inherited",
         "precision": "fp32",
         "split": "search",
+        "metric": "top1",
         "accuracy": accuracy,
         "accuracy_low": accuracy - 0.01,
         "accuracy_high": accuracy + 0.01,

@@ -33,7 +33,7 @@ def small_data(data: DataSplits) -> DataSplits:
     train = data.train
     few = replace(
         train,
-        images_NCHW=train.images_NCHW[:96],
+        inputs=train.inputs[:96],
         labels_N=train.labels_N[:96],
         indices_N=train.indices_N[:96],
     )
@@ -82,7 +82,7 @@ def test_fine_tuning_stores_a_candidate_with_the_accuracy_of_its_weights(
     assert found.candidate.weights_kind == "fine-tuned"
     assert found.candidate.architecture == ARCH
     network = run_copy.candidates.load(found.candidate)
-    assert judge.score_network(network, resolution=SPACE.resolution(ARCH)) == found.accuracy
+    assert judge.score_network(network, shape=SPACE.input_shape(ARCH)) == found.accuracy
     assert [report["epoch"] for report in reports] == [1, 2]
     assert reports[-1]["accuracy"] == found.accuracy.value
     assert all(math.isfinite(report["loss"]) for report in reports)
@@ -93,7 +93,7 @@ def test_fine_tuning_changes_the_inherited_weights_and_helps_on_the_training_ima
     tune: Tune, judge: SubnetJudge, small_data: DataSplits, run_copy: TinyRun, tmp_path: Path
 ) -> None:
     def train_loss(network: torch.nn.Module) -> float:
-        x_NCHW = small_data.preprocessing.prepare(small_data.train.images_NCHW, resolution=SPACE.resolution(ARCH))
+        x_NCHW = small_data.preprocessing.prepare(small_data.train.inputs, shape=SPACE.input_shape(ARCH))
         with torch.no_grad():
             return torch.nn.functional.cross_entropy(network(x_NCHW), small_data.train.labels_N).item()
 
@@ -154,9 +154,8 @@ def test_a_damaged_checkpoint_is_refused_with_its_file(tune: Tune, tmp_path: Pat
 def test_a_loss_that_is_no_number_names_architecture_step_and_way_out(
     tune: Tune, small_data: DataSplits, tmp_path: Path
 ) -> None:
-    images_NCHW = small_data.train.images_NCHW.clone()
-    images_NCHW[:] = float("nan")
-    spoilt = replace(small_data, train=replace(small_data.train, images_NCHW=images_NCHW))
+    images_NCHW = torch.full(small_data.train.inputs.shape, float("nan"))
+    spoilt = replace(small_data, train=replace(small_data.train, inputs=images_NCHW))
     with pytest.raises(TrainingError, match=f"{ARCH.arch_id} is nan at step 0") as caught:
         tune(REFINE, spoilt).run(ARCH, directory=tmp_path / "refine", on_epoch=ignore)
     assert "refine.learning_rate (now 0.02)" in caught.value.hint
@@ -175,7 +174,7 @@ def test_an_unfinished_directory_has_no_result(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [{"num_correct": "many"}, {"candidate": {}}, {"candidate": None}, {"seconds": "soon"}, {"num_images": None}],
+    [{"accuracy": {}}, {"accuracy": 0.5}, {"candidate": {}}, {"candidate": None}, {"seconds": "soon"}],
 )
 def test_a_result_that_makes_no_sense_is_refused(refined: TinyRun, tmp_path: Path, change: dict[str, object]) -> None:
     arch_id = choose_for_refinement(refined.evaluations(), device_id="onnxruntime-cpu", num=1)[0].arch_id

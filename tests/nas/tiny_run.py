@@ -11,9 +11,10 @@ import torch
 
 from hardware.cost import analytic_costs
 from hardware.device import Device
+from nas.accuracy import Accuracy, accuracy_row
 from nas.candidate import Candidate
 from nas.data import DataSplits
-from nas.evaluation import Accuracy, SubnetJudge, accuracy_row
+from nas.evaluation import SubnetJudge
 from nas.materialise import Workbench
 from nas.pareto import FrontPoint, ParetoFront
 from nas.pricing import Price, Pricer
@@ -29,15 +30,15 @@ from predictors import fit_latency_predictor
 from searchspaces import SearchSpace
 from searchspaces.elastic.supernet import Supernet
 from searchspaces.genomes import Genomes
-from searchspaces.mbconv_small import MBConvConfig, MBConvSpace, Stage
+from searchspaces.mbconv import MBConvConfig, MBConvSpace, Stage
 
 SPACE = MBConvSpace(
     MBConvConfig(
         resolutions=(8, 12),
         stem_stride=1,
-        stages=(Stage(channels=8, stride=2, depths=(1, 2)), Stage(channels=16, stride=2, depths=(1, 2))),
-        kernels=(3, 5),
-        expands=(2, 3),
+        stages=tuple(
+            Stage(channels=channels, stride=2, depths=(1, 2), kernels=(3, 5), expands=(2, 3)) for channels in (8, 16)
+        ),
         head_channels=32,
     )
 )
@@ -157,7 +158,7 @@ def record_evaluated(bench: Workbench, evaluated: Sequence[Evaluated]) -> None:
         [
             evaluation_row(
                 bench.inherit(one.architecture),
-                accuracy=Accuracy(num_correct=one.score.num_correct, num_images=one.score.num_images),
+                accuracy=one.score.accuracy,
                 price=one.price,
                 trial_number=one.trial_number,
             )
@@ -193,6 +194,7 @@ def make_point(number: int = 0, **changed: object) -> FrontPoint:
     values: dict[str, object] = {
         "arch_id": f"{number:012x}",
         "candidate": f"{number:012x}-00000000-fp32",
+        "metric": "top1",
         "accuracy": 0.5,
         "accuracy_interval": (0.4, 0.6),
         "accuracy_inherited": 0.4,

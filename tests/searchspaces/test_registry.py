@@ -29,7 +29,7 @@ def test_getting_a_space_twice_gives_equal_spaces() -> None:
 def test_settings_reach_the_space() -> None:
     space = get_space("mbconv-small", resolutions=(16,), in_channels=3)
     assert space.size == get_space("mbconv-small").size // 3
-    assert space.in_channels == 3
+    assert space.input_shape(space.smallest) == (3, 16, 16)
 
 
 def test_a_list_of_resolutions_as_a_recipe_gives_it_is_taken() -> None:

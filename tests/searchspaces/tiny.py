@@ -5,7 +5,6 @@ import itertools
 from hypothesis import strategies as st
 
 from searchspaces.architecture import Architecture, Value
-from searchspaces.elastic.supernet import Supernet
 from searchspaces.genomes import Choice, Genomes
 from searchspaces.graph import OpTable, OpTableBuilder
 from searchspaces.space import SearchSpace
@@ -17,21 +16,14 @@ class TinySpace(SearchSpace):
     def __init__(self, choices: list[Choice]) -> None:
         super().__init__("tiny", choices=choices)
 
-    @property
-    def in_channels(self) -> int:
-        return 1
-
-    def resolution(self, arch: Architecture) -> int:
-        return 8
+    def input_shape(self, arch: Architecture) -> tuple[int, ...]:
+        return 1, 8, 8
 
     def op_table(self, genomes_NG: Genomes, *, num_classes: int = 10) -> OpTable:
         active_N = (genomes_NG >= 0).sum(axis=1)
         build = OpTableBuilder(len(genomes_NG))
         build.add("all", kind="linear", stage=0, macs=active_N, params=0, input_elements=1, output_elements=num_classes)
         return build.build()
-
-    def build_supernet(self, *, num_classes: int) -> Supernet:
-        raise AssertionError("a tiny space has no supernet")
 
 
 @st.composite

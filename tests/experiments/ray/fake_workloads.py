@@ -16,6 +16,7 @@ from torch import nn
 from experiments.ray.guard import MARK
 from hardware.device import DeviceSpec
 from hardware.files import JSON, write_json
+from nas.accuracy import Accuracy
 from nas.errors import CheckpointError, TrainingError
 from nas.search.pool import SubnetScore
 from nas.training.context import TrainContext
@@ -138,8 +139,13 @@ class FakeWorkload:
         return tuple(
             SubnetScore(
                 arch_id=arch.arch_id,
-                num_correct=self.num_judged,
-                num_images=torch.get_num_threads(),
+                accuracy=Accuracy(
+                    metric="top1",
+                    value=0.5,
+                    interval=(0.4, 0.6),
+                    num_correct=self.num_judged,
+                    num_images=torch.get_num_threads(),
+                ),
                 seconds=float(os.getpid()),
             )
             for arch in architectures

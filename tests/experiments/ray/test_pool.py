@@ -77,10 +77,10 @@ def test_every_task_comes_back_with_a_score_for_each_of_its_subnets(
     scores = [score for result in found.values() for score in result.scores]
     counts: dict[float, int] = {}
     for score in scores:
-        counts[score.seconds] = max(counts.get(score.seconds, 0), score.num_correct)
+        counts[score.seconds] = max(counts.get(score.seconds, 0), score.accuracy.num_correct)
     assert len(counts) == 2
     assert sum(counts.values()) == 6
-    assert {score.num_images for score in scores} == {2}
+    assert {score.accuracy.num_images for score in scores} == {2}
 
 
 @pytest.mark.faults

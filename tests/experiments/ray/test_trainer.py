@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+import ray
 
 from experiments.errors import ClusterError
 from experiments.ray.cluster import Cluster
@@ -113,3 +114,12 @@ def test_more_workers_than_the_cluster_has_room_for_are_refused(make_run: MakeRu
     with pytest.raises(ClusterError, match="room for 0") as e:
         train(run_dir, num_workers=1, threads=5)
     assert e.value.hint == "give the workers of train fewer threads"
+
+
+def test_gpus_that_the_cluster_does_not_have_are_refused(make_run: MakeRun) -> None:
+    run_dir = make_run(train="averages")
+    if ray.cluster_resources().get("GPU"):
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(ClusterError, match=r"a GPU for each of 1 workers, but the Ray cluster has 0 GPUs") as e:
+        train_on_ray(run_dir, num_workers=1, threads_per_worker=1, use_gpu=True, storage=run_dir / "ray", loader=LOADER)
+    assert "train.use_gpu to false" in e.value.hint

@@ -272,3 +272,16 @@ def test_a_page_is_drawn_in_a_sandbox_that_allows_scripts_only(pareto: go.Figure
         server.shutdown()
         server.server_close()
     assert report == {"drawn": 3 + 1 + 6, "fetched": [], "stored": False}
+
+
+def test_axes_headings_and_hover_name_the_metric() -> None:
+    evaluated = evaluations()
+    verified = verifications(evaluated)
+    points = [{**point, "metric": "macro-f1"} for point in front(verified)]
+    figure = pareto_figure(points, evaluated.assign(metric="macro-f1"), verified.assign(metric="macro-f1"))
+    assert figure.layout.yaxis.title.text == "Macro F1 (%)"
+    assert "confidence intervals of macro F1" in figure.layout.title.text
+    assert all("macro F1 " in text for trace in figure.data for text in trace.text)
+    progress = hypervolume_figure([0.1, 0.2], metric="balanced-accuracy")
+    assert progress.layout.yaxis.title.text == "Hypervolume (balanced accuracy x ms)"
+    assert "balanced accuracy on the search split" in progress.layout.title.text

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from optuna.trial import TrialState
 
+from nas.accuracy import Accuracy
 from nas.errors import EvaluationError
 from nas.objectives import Limit
 from nas.pricing import Pricer, latency_limit
@@ -20,7 +21,7 @@ from nas.search.pool import EvaluationPool, SerialPool, SubnetScore, TaskResult
 from nas.search.settings import SearchSettings
 from nas.search.study import SearchStudy, Values, open_study
 from searchspaces import Architecture, Choice, get_space
-from searchspaces.mbconv_small import MBConvConfig, MBConvSpace, Stage
+from searchspaces.mbconv import MBConvConfig, MBConvSpace, Stage
 from tests.nas.tiny_run import SEARCH, SPACE, TinyRun, known_values, price_by_macs
 from tests.searchspaces.tiny import TinySpace, enumerate_by_hand, tiny_spaces
 
@@ -28,9 +29,10 @@ from tests.searchspaces.tiny import TinySpace, enumerate_by_hand, tiny_spaces
 EIGHTEEN = MBConvSpace(
     MBConvConfig(
         resolutions=(8, 12),
-        stages=(Stage(channels=8, stride=1), Stage(channels=16, stride=2)),
-        kernels=(3,),
-        expands=(2,),
+        stages=tuple(
+            Stage(channels=channels, stride=stride, kernels=(3,), expands=(2,))
+            for channels, stride in ((8, 1), (16, 2))
+        ),
         head_channels=16,
     )
 )
@@ -67,10 +69,7 @@ class CountingJudge:
         if self.num_tasks == self.dies_at:
             raise KillError
         self.calls.extend(archs)
-        return tuple(
-            SubnetScore(arch_id=arch.arch_id, num_correct=correct(arch), num_images=NUM_IMAGES, seconds=0.0)
-            for arch in archs
-        )
+        return tuple(SubnetScore(arch_id=arch.arch_id, accuracy=accuracy(arch), seconds=0.0) for arch in archs)
 
     @property
     def ids(self) -> list[str]:
@@ -80,6 +79,13 @@ class CountingJudge:
 def correct(arch: Architecture) -> int:
     """More of everything is better; the sum of the genes says how much."""
     return min(NUM_IMAGES, 10 * int(sum(float(value) for _, value in arch.genes)))
+
+
+def accuracy(arch: Architecture) -> Accuracy:
+    value = correct(arch) / NUM_IMAGES
+    return Accuracy(
+        metric="top1", value=value, interval=(value, value), num_correct=correct(arch), num_images=NUM_IMAGES
+    )
 
 
 class FailingPool(SerialPool):
@@ -132,7 +138,7 @@ class Search:
     def known(self) -> dict[str, Values]:
         return {
             row.architecture.arch_id: Values(
-                accuracy=row.score.num_correct / row.score.num_images, latency_ms=row.price.latency_predicted_ms
+                accuracy=row.score.accuracy.value, latency_ms=row.price.latency_predicted_ms
             )
             for row in self.rows
         }
@@ -219,17 +225,17 @@ def test_rows_hold_the_price_the_score_and_the_trial(search: Search, macs_pricer
     by_number = {trial.number: trial for trial in search.trials()}
     for row in search.rows:
         assert row.price == macs_pricer.price([row.architecture])[0]
-        assert row.score.num_correct == correct(row.architecture)
+        assert row.score.accuracy.num_correct == correct(row.architecture)
         trial = by_number[row.trial_number]
         assert trial.user_attrs["arch_id"] == row.architecture.arch_id
-        assert trial.values == [row.score.num_correct / NUM_IMAGES, row.price.latency_predicted_ms]
+        assert trial.values == [row.score.accuracy.value, row.price.latency_predicted_ms]
 
 
 def test_a_search_learns(quick_search: Search) -> None:
     quick_search.settings = replace(SEARCH, evaluations=60, population=10, subnets_per_task=1)
     quick_search.run(SerialPool(CountingJudge()))
     # the later half knows what is better: its members are beaten by fewer others than those of the first half
-    values = [(row.score.num_correct, -row.price.latency_predicted_ms) for row in quick_search.rows]
+    values = [(row.score.accuracy.num_correct, -row.price.latency_predicted_ms) for row in quick_search.rows]
     beaten_by = [sum(a >= b and c >= d and (a, c) != (b, d) for a, c in values) for b, d in values]
     assert sum(beaten_by[30:]) < sum(beaten_by[:30])
 
@@ -242,7 +248,7 @@ def test_duplicates_are_told_from_the_cache_and_never_judged(eighteen_pricer: Pr
     # sixteen of eighteen cannot be found without proposing some of them again
     assert len(complete) > 16
     assert_nothing_twice(search, judge)
-    values = {row.architecture.arch_id: row.score.num_correct / NUM_IMAGES for row in search.rows}
+    values = {row.architecture.arch_id: row.score.accuracy.value for row in search.rows}
     assert all(trial.values[0] == values[trial.user_attrs["arch_id"]] for trial in complete)
 
 

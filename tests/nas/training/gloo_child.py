@@ -1,4 +1,7 @@
-"""One of two training processes that talk over gloo; prints what it saw and ended with, as JSON."""
+"""One of two training processes that talk over gloo; prints what it saw and ended with, as JSON.
+
+Imports little, so that two processes start quickly.
+"""
 
 import hashlib
 import json
@@ -12,20 +15,48 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from experiments.datasets import load_dataset
-from experiments.recipe_settings import DataSettings
-from nas.data import DataSplits
+from nas.data import DataSplits, Examples, Preprocessing
 from nas.errors import TrainingError
 from nas.training.loop import train_supernet
+from nas.training.settings import TrainSettings
 from searchspaces import Architecture
 from searchspaces.elastic.supernet import Supernet
-from tests.nas.tiny_run import SEED, SPACE, TRAIN, fresh_supernet
+from searchspaces.mbconv import MBConvConfig, MBConvSpace, Stage
 
-NUM_IMAGES, BATCH = 64, 16
+NUM_IMAGES, BATCH, NUM_CLASSES = 64, 16, 10
+
+
+def one_stage(
+    *, kernels: tuple[int, ...] = (3, 5), expands: tuple[int, ...] = (1, 2), dropout: float = 0.0
+) -> MBConvSpace:
+    """A space with one elastic stage, for 8 and 12 pixels."""
+    stage = Stage(channels=8, stride=2, depths=(1, 2), kernels=kernels, expands=expands)
+    return MBConvSpace(
+        MBConvConfig(resolutions=(8, 12), stem_stride=2, stages=(stage,), head_channels=16, dropout=dropout)
+    )
+
+
+SMALL = one_stage()
+ONE_EPOCH = TrainSettings(
+    epochs=1,
+    batch_size=BATCH,
+    learning_rate=0.05,
+    weight_decay=3e-5,
+    label_smoothing=0.0,
+    warmup_epochs=0.1,
+    random_subnets=1,
+    distillation=0.5,
+    gradient_clip=5.0,
+    seed=0,
+)
+# Two epochs of the teacher, then one each of kernel, depth and expand ratio.
+PROGRESSIVE = replace(ONE_EPOCH, method="progressive", epochs=5, distillation=1.0)
 
 
 class GlooContext:
     """`TrainContext` over gloo; `averages` can be switched off to see what it is good for."""
+
+    device = torch.device("cpu")
 
     def __init__(self, *, averages: bool) -> None:
         self._averages = averages
@@ -56,17 +87,35 @@ class GlooContext:
         return nullcontext()
 
 
-def small_digits() -> DataSplits:
-    """The first 64 training images, not augmented, so that they can be recognised."""
-    data = load_dataset(DataSettings(dataset="digits", search=400, verify=400, report=300), seed=SEED)
-    train = data.train
-    few = replace(
-        train,
-        images_NCHW=train.images_NCHW[:NUM_IMAGES],
-        labels_N=train.labels_N[:NUM_IMAGES],
-        indices_N=train.indices_N[:NUM_IMAGES],
+def noise_images() -> DataSplits:
+    """64 training images of noise, not augmented, so that they can be recognised."""
+    generator = torch.Generator().manual_seed(0)
+
+    def split(num: int, part: str) -> Examples:
+        return Examples(
+            inputs=torch.randint(0, 256, (num, 1, 8, 8), generator=generator, dtype=torch.uint8),
+            labels_N=torch.randint(0, NUM_CLASSES, (num,), generator=generator),
+            indices_N=torch.arange(num),
+            part=part,
+        )
+
+    return DataSplits(
+        name="noise",
+        class_names=tuple("0123456789"),
+        source_sha256="0" * 64,
+        train=split(NUM_IMAGES, "train"),
+        search=split(20, "search"),
+        verify=split(20, "verify"),
+        report=split(20, "report"),
+        preprocessing=Preprocessing(mean=(128.0,), std=(74.0,)),
+        augmentation="none",
     )
-    return replace(data, train=few, augmentation="none")
+
+
+def fresh_supernet(*, seed: int = 0) -> Supernet:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return SMALL.build_supernet(num_classes=NUM_CLASSES)
 
 
 def weights_sha256(supernet: Supernet) -> str:
@@ -76,28 +125,36 @@ def weights_sha256(supernet: Supernet) -> str:
     return digest.hexdigest()
 
 
-def train(directory: Path, *, data: DataSplits, averages: bool, epochs: int) -> dict[str, object]:
+def train(
+    directory: Path,
+    *,
+    data: DataSplits,
+    averages: bool = True,
+    settings: TrainSettings = ONE_EPOCH,
+    poisoned_pass: int | None = None,
+) -> dict[str, object]:
     """Train from the same weights as the other process; return images and subnets by step, and the end's weights."""
     supernet = fresh_supernet()
     at_start = weights_sha256(supernet)
     images: list[list[str]] = []
     subnets: list[list[str]] = []
+    passes: list[int] = []
 
     def look(module: nn.Module, arguments: tuple[torch.Tensor, Architecture]) -> None:
         x_NCHW, arch = arguments
-        if arch == SPACE.largest:
+        if arch == SMALL.largest:
             images.append([hashlib.sha256(x_CHW.numpy().tobytes()).hexdigest()[:12] for x_CHW in x_NCHW.contiguous()])
             subnets.append([])
-        subnets[-1].append(arch.arch_id)
+        if subnets:
+            subnets[-1].append(arch.arch_id)
+
+    def spoil(gradient: torch.Tensor) -> torch.Tensor:
+        passes.append(len(passes))
+        return gradient * float("nan") if passes[-1] == poisoned_pass else gradient
 
     supernet.register_forward_pre_hook(look)
-    train_supernet(
-        supernet,
-        data=data,
-        settings=replace(TRAIN, epochs=epochs, batch_size=BATCH),
-        directory=directory,
-        context=GlooContext(averages=averages),
-    )
+    next(supernet.parameters()).register_hook(spoil)
+    train_supernet(supernet, data=data, settings=settings, directory=directory, context=GlooContext(averages=averages))
     return {"images": images, "subnets": subnets, "start": at_start, "end": weights_sha256(supernet)}
 
 
@@ -105,15 +162,16 @@ def main(rank: int, place: Path) -> dict[str, object]:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{place / 'rendezvous'}", rank=rank, world_size=2)
     try:
-        data = small_digits()
+        data = noise_images()
         found: dict[str, object] = {
-            "averaged": train(place / "averaged", data=data, averages=True, epochs=1),
-            "apart": train(place / "apart", data=data, averages=False, epochs=1),
+            "averaged": train(place / "averaged", data=data),
+            "apart": train(place / "apart", data=data, averages=False),
+            "progressive": train(place / "progressive", data=data, settings=PROGRESSIVE),
+            "poisoned": train(place / "poisoned", data=data, poisoned_pass=4 if rank == 1 else None),
         }
-        spoilt_NCHW = data.train.images_NCHW * (float("nan") if rank == 1 else 1.0)
-        spoilt = replace(data, train=replace(data.train, images_NCHW=spoilt_NCHW))
+        spoilt = data.train.inputs * (float("nan") if rank == 1 else 1.0)
         try:
-            train(place / "spoilt", data=spoilt, averages=True, epochs=1)
+            train(place / "spoilt", data=replace(data, train=replace(data.train, inputs=spoilt)))
         except TrainingError as e:
             found["error"] = str(e)
         return found

@@ -14,6 +14,7 @@ from nas.training.checkpoints import (
     OPTIMIZER_FILE,
     WEIGHTS_FILE,
     Checkpoint,
+    best_checkpoint,
     finished_checkpoints,
     load_checkpoint,
     load_tensors,
@@ -68,6 +69,61 @@ def test_another_number_can_be_kept(tmp_path: Path) -> None:
     for epoch in range(1, 6):
         save_checkpoint(tmp_path, make_checkpoint(epoch), keep=3)
     assert names(tmp_path) == ["epoch-0003", "epoch-0004", "epoch-0005"]
+
+
+def scored(epoch: int, score: float | None, *, final_phase: bool = True) -> Checkpoint:
+    return replace(make_checkpoint(epoch), details={**DETAILS, "score": score, "final_phase": final_phase})
+
+
+def test_the_best_one_is_kept_beside_the_newest(tmp_path: Path) -> None:
+    kept = []
+    for epoch, score in enumerate([0.5, 0.8, 0.6, 0.8, 0.7, 0.7, 0.9, 0.1, 0.2], start=1):
+        save_checkpoint(tmp_path, scored(epoch, score))
+        kept.append([int(name[-4:]) for name in names(tmp_path)])
+    assert kept == [[1], [1, 2], [2, 3], [3, 4], [4, 5], [4, 5, 6], [6, 7], [7, 8], [7, 8, 9]]
+    best = best_checkpoint(tmp_path)
+    assert best is not None
+    assert best.name == "epoch-0007"
+
+
+def test_scores_before_the_final_phase_do_not_count(tmp_path: Path) -> None:
+    for epoch in range(1, 5):
+        save_checkpoint(tmp_path, scored(epoch, 1.0 - epoch / 10, final_phase=epoch > 3))
+    assert names(tmp_path) == ["epoch-0003", "epoch-0004"]
+    best = best_checkpoint(tmp_path)
+    assert best is not None
+    assert best.name == "epoch-0004"
+
+
+def test_without_scores_there_is_no_best(tmp_path: Path) -> None:
+    assert best_checkpoint(tmp_path / "nowhere") is None
+    save_checkpoint(tmp_path, make_checkpoint(1))
+    save_checkpoint(tmp_path, scored(2, None))
+    assert best_checkpoint(tmp_path) is None
+
+
+def test_weights_that_training_goes_on_with_come_back_too(tmp_path: Path) -> None:
+    raw = {"conv": torch.randn(4, 3, 5, 5)}
+    path = save_checkpoint(tmp_path, replace(make_checkpoint(), raw=raw))
+    assert torch.equal(load_checkpoint(path, expected={}).raw["conv"], raw["conv"])
+    assert not load_checkpoint(save_checkpoint(tmp_path, make_checkpoint(2)), expected={}).raw
+    (path / "raw.safetensors").write_bytes(b"half")
+    with pytest.raises(CheckpointError, match=r"raw\.safetensors is damaged"):
+        load_checkpoint(path, expected={})
+
+
+def test_a_checkpoint_that_is_written_again_is_not_finished_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_checkpoint(tmp_path, make_checkpoint(1))
+
+    def full_disk(path: Path, data: bytes) -> None:
+        raise StorageError(f"cannot write {path}", hint="free some space")
+
+    monkeypatch.setattr("nas.training.checkpoints.write_bytes", full_disk)
+    with pytest.raises(StorageError):
+        save_checkpoint(tmp_path, make_checkpoint(1))
+    assert finished_checkpoints(tmp_path) == []
 
 
 def test_epoch_ten_thousand_comes_after_the_one_before(tmp_path: Path) -> None:

@@ -1,13 +1,11 @@
-"""What workers derive alike from seed and step: rates, subnets, shards, augmentation."""
+"""What workers derive alike from seed and step: rates, subnets, shards, seeds of layers."""
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nas.data import DataSplits
 from nas.errors import TrainingError
-from nas.training.schedules import augment, cosine_rate, sandwich_subnets, shard_batches
+from nas.training.schedules import cosine_rate, layer_seed, open_subnets, sandwich_subnets, shard_batches
 from tests.nas.tiny_run import SPACE
 
 
@@ -53,7 +51,7 @@ def test_seed_and_step_alone_decide_the_subnets() -> None:
 
 def test_all_resolutions_are_trained() -> None:
     steps = [sandwich_subnets(SPACE, seed=0, step=step, num_random=2) for step in range(20)]
-    resolutions = {SPACE.resolution(arch) for subnets in steps for arch in subnets[1:-1]}
+    resolutions = {int(arch["resolution"]) for subnets in steps for arch in subnets[1:-1]}
     assert resolutions == {8, 12}
 
 
@@ -89,54 +87,44 @@ def test_a_batch_that_does_not_fit_is_refused(num: int, batch: int, world_size: 
     assert "train.batch_size" in caught.value.hint
 
 
-def test_no_augmentation_leaves_images_as_they_are(data: DataSplits) -> None:
-    images_NCHW = data.train.images_NCHW[:8]
-    assert torch.equal(augment(images_NCHW, name="none", seed=0, step=0, rank=0), images_NCHW)
+OPENED = {"kernel": 2, "depth": 2, "expand": 1}
 
 
-def marked_images(num: int) -> torch.Tensor:
-    """Black 8 x 8 images (value -1) with one bright pixel off the middle."""
-    images_NCHW = torch.full((num, 1, 8, 8), -1.0)
-    images_NCHW[:, :, 3, 5] = 9.0
-    return images_NCHW
+def test_open_subnets_use_open_values_alone_and_share_the_input() -> None:
+    resolutions, depths = set(), set()
+    for step in range(30):
+        subnets = open_subnets(SPACE, OPENED, seed=1, step=step, num=3)
+        assert len(subnets) == 3
+        assert len({SPACE.input_shape(arch) for arch in subnets}) == 1
+        resolutions.add(SPACE.input_shape(subnets[0]))
+        for arch in subnets:
+            SPACE.validate(arch)
+            genes = dict(arch.genes)
+            assert {genes[name] for name in genes if name.endswith("expand")} == {3}
+            depths |= {genes[name] for name in genes if name.endswith("depth")}
+    assert resolutions == {(1, 8, 8), (1, 12, 12)}
+    assert depths == {1, 2}
 
 
-def bright_places(images_NCHW: torch.Tensor) -> list[tuple[int, int]]:
-    places = []
-    for image_CHW in images_NCHW:
-        found = (image_CHW[0] == 9.0).nonzero().tolist()
-        assert len(found) == 1
-        places.append((found[0][0], found[0][1]))
-    return places
+def test_with_everything_closed_an_open_subnet_is_the_largest_at_the_input_of_the_step() -> None:
+    closed = dict.fromkeys(OPENED, 1)
+    for step in range(10):
+        (teacher,) = open_subnets(SPACE, closed, seed=1, step=step, num=1)
+        (student, *_) = open_subnets(SPACE, OPENED, seed=1, step=step, num=4)
+        assert SPACE.input_shape(teacher) == SPACE.input_shape(student)
+        different = {name for name, value in teacher.genes if value != SPACE.largest[name]}
+        assert different <= {"resolution"}
 
 
-def test_a_shift_moves_each_image_by_at_most_an_eighth_and_fills_with_the_minimum() -> None:
-    moved_NCHW = augment(marked_images(200), name="shift", seed=0, step=1, rank=0)
-    assert moved_NCHW.shape == (200, 1, 8, 8)
-    assert set(bright_places(moved_NCHW)) == {(3 + dy, 5 + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)}
-    assert set(moved_NCHW.unique().tolist()) == {-1.0, 9.0}
+def test_seed_step_and_number_alone_decide_the_open_subnets() -> None:
+    three = open_subnets(SPACE, OPENED, seed=1, step=5, num=3)
+    assert open_subnets(SPACE, OPENED, seed=1, step=5, num=3) == three
+    assert open_subnets(SPACE, OPENED, seed=1, step=5, num=2) == three[:2]
+    assert open_subnets(SPACE, OPENED, seed=1, step=6, num=3) != three
+    assert open_subnets(SPACE, OPENED, seed=2, step=5, num=3) != three
 
 
-def test_a_flip_mirrors_about_half_of_the_images() -> None:
-    places = bright_places(augment(marked_images(400), name="shift-flip", seed=0, step=1, rank=0))
-    # column 5 +- 1 stays right of the middle, or lands mirrored at 2 +- 1
-    mirrored = sum(column < 4 for _, column in places)
-    assert 150 < mirrored < 250
-
-
-def test_seed_step_and_rank_decide_the_augmentation(data: DataSplits) -> None:
-    images_NCHW = data.train.images_NCHW[:32]
-    original = images_NCHW.clone()
-    results = [
-        augment(images_NCHW, name="shift", seed=seed, step=step, rank=rank)
-        for seed, step, rank in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)]
-    ]
-    assert torch.equal(results[0], augment(images_NCHW, name="shift", seed=0, step=0, rank=0))
-    assert not any(torch.equal(results[0], other) for other in results[1:])
-    assert torch.equal(images_NCHW, original)
-
-
-def test_an_unknown_augmentation_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(TrainingError, match="unknown augmentation 'twist'") as caught:
-        augment(marked_images(1), name="twist", seed=0, step=0, rank=0)
-    assert "shift-flip" in caught.value.hint
+def test_random_layers_have_another_seed_at_each_step_and_on_each_worker() -> None:
+    seeds = {layer_seed(seed=s, step=n, rank=r) for s in range(3) for n in range(3) for r in range(3)}
+    assert len(seeds) == 27
+    assert layer_seed(seed=1, step=2, rank=0) == layer_seed(seed=1, step=2, rank=0)

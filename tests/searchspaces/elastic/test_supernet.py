@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from searchspaces.architecture import Architecture
-from searchspaces.elastic.blocks import Shortcut
+from searchspaces.elastic.blocks import Shortcut, SqueezeExcite
 from searchspaces.elastic.supernet import Supernet
 from searchspaces.errors import SpaceError
-from searchspaces.mbconv_small import MBConvConfig, MBConvSpace, Stage, mbconv_small
+from searchspaces.mbconv import FirstBlock, MBConvConfig, MBConvSpace, Stage
+from searchspaces.mbconv_small import mbconv_small
 from searchspaces.space import SearchSpace
 from searchspaces.testing import SupernetContract
 
@@ -26,10 +27,29 @@ WIDE = MBConvSpace(
         in_channels=3,
         resolutions=(9, 14),
         stem_channels=12,
-        stages=(Stage(channels=10, stride=2, depths=(1, 2)), Stage(channels=20, stride=1, depths=(1, 3))),
-        kernels=(1, 3, 7),
-        expands=(1, 3),
+        stages=(
+            Stage(channels=10, stride=2, depths=(1, 2), kernels=(1, 3, 7), expands=(1, 3)),
+            Stage(channels=20, stride=1, depths=(1, 3), kernels=(1, 3, 7), expands=(1, 3)),
+        ),
         head_channels=24,
+    )
+)
+# Everything that a family member can have, and no two stages alike.
+RICH = MBConvSpace(
+    MBConvConfig(
+        in_channels=2,
+        resolutions=(12, 16),
+        stem_channels=8,
+        first_block=FirstBlock(channels=8, activation="relu6"),
+        stages=(
+            Stage(channels=12, stride=2, depths=(1, 2), kernels=(3,), expands=(4, 6), activation="relu6"),
+            Stage(channels=16, stride=1, depths=(2, 3), expands=(2, 3, 6), activation="h-swish", se=True),
+        ),
+        head_channels=24,
+        mix_channels=40,
+        activation="h-swish",
+        norm_eps=1e-3,
+        dropout=0.5,
     )
 )
 SEEDS = st.integers(0, 2**32 - 1)
@@ -47,6 +67,14 @@ class TestMBConvSupernetOfOtherShape(SupernetContract):
     @pytest.fixture
     def space(self) -> SearchSpace:
         return WIDE
+
+
+class TestMBConvSupernetWithEverything(SupernetContract):
+    """First block, squeeze-excite, feature mix, dropout, all activations."""
+
+    @pytest.fixture
+    def space(self) -> SearchSpace:
+        return RICH
 
 
 def randomise(supernet: Supernet) -> Supernet:
@@ -70,9 +98,13 @@ def wide() -> Supernet:
     return randomise(WIDE.build_supernet(num_classes=3))
 
 
+@pytest.fixture(scope="module")
+def rich() -> Supernet:
+    return randomise(RICH.build_supernet(num_classes=4))
+
+
 def images(space: SearchSpace, arch: Architecture, *, num: int = 2, seed: int = 0) -> torch.Tensor:
-    size = space.resolution(arch)
-    return torch.randn(num, space.in_channels, size, size, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(num, *space.input_shape(arch), generator=torch.Generator().manual_seed(seed))
 
 
 def sampled(space: SearchSpace, num: int, *, seed: int = 0) -> list[Architecture]:
@@ -84,7 +116,10 @@ Count = tuple[str, int, int, int, int]  # kind, macs, params, input elements, ou
 
 @contextmanager
 def counting(network: nn.Module) -> Iterator[list[Count]]:
-    """Counts what every operator of a plain torch network does for one image, in the order in which it runs."""
+    """Counts what every operator of a plain torch network does for one image, in the order in which it runs.
+
+    A convolution counts with the normalisation after it, a squeeze-excite unit as a whole.
+    """
     counts: list[Count] = []
 
     def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
@@ -93,11 +128,19 @@ def counting(network: nn.Module) -> Iterator[list[Count]]:
         if isinstance(module, nn.Conv2d):
             per_output = module.weight[0].numel()
             kind = "depthwise" if module.groups > 1 else "conv"
-            counts.append((kind, made * per_output, params + 2 * module.out_channels, taken, made))
+            counts.append((kind, made * per_output, params, taken, made))
+        elif isinstance(module, nn.BatchNorm2d):
+            kind, macs, conv_params, conv_taken, conv_made = counts[-1]
+            counts[-1] = (kind, macs, conv_params + params, conv_taken, conv_made)
         elif isinstance(module, nn.Linear):
             counts.append(("linear", made * module.in_features, params, taken, made))
         elif isinstance(module, nn.AdaptiveAvgPool2d):
             counts.append(("pool", 0, 0, taken, made))
+        elif isinstance(module, SqueezeExcite):
+            pool, *convolutions = counts[-3:]
+            assert (pool[0], *(count[0] for count in convolutions)) == ("pool", "conv", "conv")
+            macs, inner_params = sum(count[1] for count in convolutions), sum(count[2] for count in convolutions)
+            counts[-3:] = [("se", macs, inner_params, taken, made)]
         elif isinstance(module, Shortcut):
             counts.append(("add", 0, 0, 2 * taken, made))
 
@@ -110,7 +153,7 @@ def counting(network: nn.Module) -> Iterator[list[Count]]:
 
 
 @pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("which", ["supernet", "wide"])
+@pytest.mark.parametrize("which", ["supernet", "wide", "rich"])
 def test_extracted_equals_forward_over_sampled_architectures(
     which: str, seed: int, request: pytest.FixtureRequest
 ) -> None:
@@ -123,7 +166,7 @@ def test_extracted_equals_forward_over_sampled_architectures(
         assert (inside - outside).abs().max() / inside.abs().max() <= 1e-5
 
 
-@pytest.mark.parametrize("which", ["supernet", "wide"])
+@pytest.mark.parametrize("which", ["supernet", "wide", "rich"])
 def test_the_operator_table_equals_what_hooks_count_on_the_extracted_network(
     which: str, request: pytest.FixtureRequest
 ) -> None:

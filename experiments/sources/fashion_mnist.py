@@ -3,14 +3,18 @@
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from experiments.downloads import Progress, RemoteFile, download
 from experiments.errors import DataError
 from experiments.idx_files import read_idx
+from experiments.sources.source import DataSource, Part, Source
 from hardware.files import sha256_file
+
+if TYPE_CHECKING:
+    from experiments.recipe_settings import DataSettings
 
 CLASS_NAMES = (
     "T-shirt/top",
@@ -79,20 +83,40 @@ class FashionPlaces:
     files: tuple[RemoteFile, ...] = FILES
 
 
-def find_files(data_dir: str | None, *, places: FashionPlaces) -> Path | None:
-    """The folder that has all four files: `data_dir` if given, else Debian's, else the cache.
+def fashion_mnist_source(places: FashionPlaces | None = None) -> DataSource:
+    """The source; `places` are the usual ones if None, tests have their own."""
+
+    def read(settings: "DataSettings", on_progress: Progress | None) -> Source:
+        known = places or FashionPlaces()
+        folder = find_files(settings.path, places=known) or fetch_files(places=known, on_progress=on_progress)
+        return Source(
+            class_names=CLASS_NAMES,
+            pool=read_part(folder, part="train"),
+            official=read_part(folder, part="t10k"),
+            augmentation="shift-flip",
+        )
+
+    def locate(settings: "DataSettings") -> str:
+        folder = find_files(settings.path, places=places or FashionPlaces())
+        return f"found in {folder}" if folder is not None else "not on this machine: would be downloaded (31 MB)"
+
+    return DataSource(name="fashion-mnist", read=read, locate=locate, has_official=True, takes=("path",))
+
+
+def find_files(path: str | None, *, places: FashionPlaces) -> Path | None:
+    """The folder that has all four files: `path` if given, else Debian's, else the cache.
 
     Returns:
         None if no place has them: they would have to be downloaded.
 
     Raises:
-        DataError: `data_dir` is given but lacks a file. Another place would silently be other data than asked for.
+        DataError: `path` is given but lacks a file. Another place would silently be other data than asked for.
     """
-    if data_dir is not None:
-        folder = Path(data_dir).expanduser()
+    if path is not None:
+        folder = Path(path).expanduser()
         missing = _missing(folder, places=places)
         if missing:
-            raise DataError(f"data.data_dir {data_dir!r} lacks {', '.join(missing)}", hint=_three_ways(places))
+            raise DataError(f"data.path {path!r} lacks {', '.join(missing)}", hint=_three_ways(places))
         return folder
     if not _missing(places.debian, places=places):
         return places.debian
@@ -118,11 +142,8 @@ def fetch_files(*, places: FashionPlaces, on_progress: Progress | None = None) -
     return places.cache
 
 
-def read_part(folder: Path, *, part: str) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def read_part(folder: Path, *, part: str) -> Part:
     """Read "train" (60,000 images) or "t10k" (the official test set, 10,000).
-
-    Returns:
-        images (N, 28, 28) and labels (N) in 0..9, uint8.
 
     Raises:
         DataError: a file is damaged, or images and labels do not belong together.
@@ -134,9 +155,7 @@ def read_part(folder: Path, *, part: str) -> tuple[NDArray[np.uint8], NDArray[np
         raise DataError(f"{image_path} has {len(images):,} images, {label_path} {len(labels):,} labels", hint=hint)
     if images.shape[1:] != (28, 28):
         raise DataError(f"{image_path} has images of {images.shape[1]}x{images.shape[2]}, expected 28x28", hint=hint)
-    if len(labels) and labels.max() >= len(CLASS_NAMES):
-        raise DataError(f"{label_path} has the label {labels.max()}, expected 0..{len(CLASS_NAMES) - 1}", hint=hint)
-    return images, labels
+    return Part(name=part, inputs=images[:, None], labels_N=labels.astype(np.int64))
 
 
 def _present(path: Path) -> Path:
@@ -154,7 +173,10 @@ def _is_intact(path: Path, *, file: RemoteFile) -> bool:
 
 def _three_ways(places: FashionPlaces) -> str:
     return (
-        "Any one of: (1) set data.data_dir in the recipe (or --set data.data_dir=DIR) to a folder with "
+        "Any one of: (1) set data.path in the recipe (or --set data.path=DIR) to a folder with "
         f"{', '.join(file.name for file in places.files)}; (2) apt-get install dataset-fashion-mnist; "
         "(3) run once with a network, the files (31 MB) are then kept in " + str(places.cache)
     )
+
+
+SOURCE = fashion_mnist_source()

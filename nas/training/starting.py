@@ -1,0 +1,107 @@
+"""Starting from somebody's trained supernet: the same space, perhaps other classes.
+
+A supernet directory is what `nas.supernet_files.save_supernet` writes, or any checkpoint of a run's training.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from hardware.errors import StorageError
+from hardware.files import Manifest, read_manifest
+from nas.errors import CheckpointError
+from nas.training.checkpoints import WEIGHTS_FILE, load_tensors
+from searchspaces import SearchSpace
+from searchspaces.elastic.supernet import Supernet
+
+_HINT = "name the directory of a supernet of this space: what `nas import-ofa` made, or a checkpoint of another run"
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def check_start(directory: Path, space: SearchSpace) -> None:
+    """Refuse a supernet that does not fit `space`; classes and input sizes may differ. Reads no weights.
+
+    Raises:
+        CheckpointError: missing or damaged files (named), a space with other weights (both are named), or tensors of
+            other names or shapes (the first one is named).
+    """
+    found = _manifest(directory, verify=True).details
+    if found.get("weights_id") != space.weights_id:
+        raise CheckpointError(
+            f"the supernet in {directory} is of space {found.get('space_id')!r}, this run has {space.space_id!r}",
+            hint=_HINT,
+        )
+    expected, classifier = _shapes_of(space)
+    shapes = _shapes_in(directory / WEIGHTS_FILE)
+    for name in (*expected, *(name for name in shapes if name not in expected)):
+        wanted, has = expected.get(name), shapes.get(name)
+        if name in classifier and wanted is not None and has is not None:
+            wanted, has = wanted[1:], has[1:]
+        if wanted != has:
+            raise CheckpointError(
+                f"the supernet in {directory} does not fit space {space.space_id!r}: tensor {name!r} is "
+                f"{_shown(shapes.get(name)) or 'missing'}, "
+                f"expected {_shown(expected.get(name), classes=name in classifier) or 'none'}",
+                hint=_HINT,
+            )
+
+
+def start_from(supernet: Supernet, directory: Path) -> None:
+    """Copy all weights of a supernet directory into `supernet`.
+
+    The classifier is copied too if it has as many classes, and stays as it is otherwise.
+
+    Raises:
+        CheckpointError: as `check_start`.
+    """
+    check_start(directory, supernet.space)
+    own = supernet.state_dict()
+    found = load_tensors(directory / WEIGHTS_FILE)
+    supernet.load_state_dict({name: found[name] if found[name].shape == own[name].shape else own[name] for name in own})
+
+
+def start_sha256(directory: Path) -> str:
+    """Checksum of the weights, as the manifest says: a run remembers it, so that it notices other weights.
+
+    Raises:
+        CheckpointError: no supernet directory.
+    """
+    return _manifest(directory, verify=False).files[WEIGHTS_FILE].sha256
+
+
+def _manifest(directory: Path, *, verify: bool) -> Manifest:
+    try:
+        manifest = read_manifest(directory, verify=verify)
+    except StorageError as e:
+        raise CheckpointError(f"cannot start from {directory}: {e}", hint=_HINT) from e
+    if WEIGHTS_FILE not in manifest.files:
+        raise CheckpointError(f"cannot start from {directory}: it has no {WEIGHTS_FILE}", hint=_HINT)
+    return manifest
+
+
+def _shapes_of(space: SearchSpace) -> tuple[Shapes, frozenset[str]]:
+    """Shapes of a supernet's tensors, and the names of those whose first axis is the classes."""
+    with torch.device("meta"):  # shapes without memory
+        few, more = (
+            {name: tuple(tensor.shape) for name, tensor in space.build_supernet(num_classes=n).state_dict().items()}
+            for n in (2, 3)
+        )
+    return few, frozenset(name for name, shape in few.items() if more[name] != shape)
+
+
+def _shapes_in(path: Path) -> Shapes:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as e:
+        raise CheckpointError(f"cannot read the weights {path}: {e}", hint=_HINT) from e
+
+
+def _shown(shape: tuple[int, ...] | None, *, classes: bool = False) -> str:
+    if shape is None:
+        return ""
+    sizes = ["classes" if classes and axis == 0 else str(size) for axis, size in enumerate(shape)]
+    return f"({', '.join(sizes)})"

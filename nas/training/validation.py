@@ -1,0 +1,69 @@
+"""A quick look at the supernet after each epoch: its largest and its smallest open subnet, on a few images."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from nas.accuracy import score
+from nas.data import DataSplits, fastest_layout
+from nas.recalibration import recalibrate
+from nas.training.phases import Phase, smallest_open
+from nas.training.settings import TrainSettings
+from searchspaces import Architecture
+from searchspaces.elastic.supernet import Supernet
+
+_CHOSEN_IMAGES, _RECALIBRATION = 14, 15
+_BATCH = 256
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validated:
+    """Accuracies of the two extremes that a phase trains, as fractions."""
+
+    largest: float
+    smallest: float
+
+    @property
+    def score(self) -> float:
+        """Their mean."""
+        return (self.largest + self.smallest) / 2
+
+
+class QuickValidation:
+    """Judges the two extremes on a fixed slice of the search split, after BN recalibration on as many training images.
+
+    Only to follow the training and to compare epochs: the search judges on the whole split.
+    """
+
+    def __init__(self, data: DataSplits, *, settings: TrainSettings, device: torch.device) -> None:
+        self._device, self._preprocessing = device, data.preprocessing
+        self._num_classes, self._metric = data.num_classes, data.metric
+        num, seed = settings.validation_images, settings.seed
+        chosen = _choose(len(data.search), num, rng=np.random.default_rng((seed, _CHOSEN_IMAGES)))
+        self._inputs, self._labels_N = data.search.inputs[chosen], data.search.labels_N[chosen]
+        recalibration = _choose(len(data.train), num, rng=np.random.default_rng((seed, _RECALIBRATION)))
+        self._recalibration = data.train.inputs[recalibration]
+
+    def __call__(self, supernet: Supernet, phase: Phase) -> Validated:
+        """Accuracies of the largest and of the smallest subnet that are open; the supernet is not changed."""
+        space = supernet.space
+        smallest = smallest_open(space, phase.opened)
+        return Validated(largest=self._judge(supernet, space.largest), smallest=self._judge(supernet, smallest))
+
+    def _judge(self, supernet: Supernet, arch: Architecture) -> float:
+        shape = supernet.space.input_shape(arch)
+        network: nn.Module = supernet.extract(arch).to(self._device)
+        recalibrate(network, [self._prepare(raw, shape=shape) for raw in self._recalibration.split(_BATCH)])
+        with torch.no_grad():
+            predicted = [network(self._prepare(raw, shape=shape)).argmax(dim=1) for raw in self._inputs.split(_BATCH)]
+        found = score(self._labels_N, torch.cat(predicted).cpu(), num_classes=self._num_classes, metric=self._metric)
+        return found.value
+
+    def _prepare(self, raw: torch.Tensor, *, shape: tuple[int, ...]) -> torch.Tensor:
+        return fastest_layout(self._preprocessing.prepare(raw.to(self._device), shape=shape))
+
+
+def _choose(available: int, wanted: int, *, rng: np.random.Generator) -> torch.Tensor:
+    return torch.from_numpy(rng.permutation(available)[:wanted])

@@ -1,0 +1,160 @@
+"""Elastic one-dimensional layers and the supernet of the `conv1d-sensor` space.
+
+Tensor letters: N series, C channels, T time steps, O output channels, K kernel.
+"""
+
+import itertools
+from typing import cast
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from searchspaces.architecture import Architecture
+from searchspaces.conv1d_sensor import Conv1dSpace, width_gene
+from searchspaces.elastic.blocks import Shortcut, Step, extract_steps, run_steps
+from searchspaces.elastic.layers import Cut, ElasticBatchNorm2d, ElasticModule, Fixed
+from searchspaces.elastic.resnet import ElasticLinear
+from searchspaces.elastic.supernet import Supernet
+from searchspaces.mbconv import block_gene, depth_gene
+
+
+class ElasticConv1d(ElasticModule):
+    """Convolution without bias, with "same" padding and elastic channels, kernel and dilation.
+
+    A smaller kernel is the centre of the next larger one times a learnt matrix that all channels of the layer share;
+    the matrices start as identity and are chained 9 -> 7 -> 5 -> 3 (Once-for-All, section 3.3, with one dimension).
+    All dilations share the weights.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, kernels: tuple[int, ...], stride: int = 1) -> None:
+        super().__init__()
+        kernels_down = sorted(kernels, reverse=True)
+        self._steps_down = list(itertools.pairwise(kernels_down))
+        self._stride = stride
+        self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernels_down[0]))
+        nn.init.kaiming_normal_(self.weight, mode="fan_out")
+        self.transforms = nn.ParameterDict(
+            {f"{large}to{small}": nn.Parameter(torch.eye(small)) for large, small in self._steps_down}
+        )
+
+    def forward(self, x_NCT: torch.Tensor, cut: Cut) -> torch.Tensor:
+        """Convolve the first `cut.in_channels` channels to `cut.out_channels`."""
+        padding = cut.dilation * (cut.kernel // 2)
+        return functional.conv1d(
+            x_NCT, self.kernel(cut), stride=self._stride, padding=padding, dilation=cut.dilation
+        )  # fmt: skip
+
+    def extract(self, cut: Cut) -> nn.Module:
+        """The same as `nn.Conv1d`."""
+        conv = nn.Conv1d(
+            cut.in_channels,
+            cut.out_channels,
+            cut.kernel,
+            stride=self._stride,
+            padding=cut.dilation * (cut.kernel // 2),
+            dilation=cut.dilation,
+            bias=False,
+        )
+        with torch.no_grad():
+            conv.weight.copy_(self.kernel(cut))
+        return conv
+
+    def kernel(self, cut: Cut) -> torch.Tensor:
+        """Weights (O, C, K) of the leading channels at kernel size `cut.kernel`."""
+        weight_OCK = self.weight[: cut.out_channels, : cut.in_channels]
+        for large, small in self._steps_down:
+            if cut.kernel == large:
+                break
+            border = (large - small) // 2
+            crop_OCK = weight_OCK[:, :, border : large - border]
+            weight_OCK = functional.linear(crop_OCK, self.transforms[f"{large}to{small}"])
+        return weight_OCK
+
+
+class ElasticBatchNorm1d(ElasticBatchNorm2d):
+    """`ElasticBatchNorm2d` for series."""
+
+    def extract(self, cut: Cut) -> nn.Module:
+        """The same as `nn.BatchNorm1d`."""
+        norm = nn.BatchNorm1d(cut.out_channels, eps=self._eps)
+        norm.load_state_dict(super().extract(cut).state_dict())
+        return norm
+
+
+class ElasticConvBlock1d(ElasticModule):
+    """Convolution, batch normalisation, ReLU, with a shortcut around the three where `shortcut` says so."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        kernels: tuple[int, ...],
+        stride: int = 1,
+        shortcut: bool = False,
+    ) -> None:
+        super().__init__()
+        self._shortcut = shortcut
+        self.conv = ElasticConv1d(in_channels, out_channels, kernels=kernels, stride=stride)
+        self.norm = ElasticBatchNorm1d(out_channels)
+        self.act = Fixed(nn.ReLU())
+
+    def _steps(self, cut: Cut) -> list[Step]:
+        return [(self.conv, cut), (self.norm, cut), (self.act, cut)]
+
+    def forward(self, x_NCT: torch.Tensor, cut: Cut) -> torch.Tensor:
+        """Run the block."""
+        y_NCT = run_steps(self._steps(cut), x_NCT)
+        return x_NCT + y_NCT if self._shortcut else y_NCT
+
+    def extract(self, cut: Cut) -> nn.Module:
+        """The same as an `nn.Sequential`, inside a `Shortcut` where the block has one."""
+        body = extract_steps(self._steps(cut))
+        return Shortcut(body) if self._shortcut else body
+
+
+class Conv1dSupernet(Supernet):
+    """Stem, elastic stages of `ElasticConvBlock1d`, pool and classifier; see `searchspaces.conv1d_sensor`."""
+
+    def __init__(self, space: Conv1dSpace, *, num_classes: int) -> None:
+        super().__init__(space, num_classes=num_classes)
+        config = self._config = space.config
+        channels = config.stem_channels
+        self.stem = ElasticConvBlock1d(
+            config.in_channels, channels, kernels=(config.stem_kernel,), stride=config.stem_stride
+        )
+        self.stages = nn.ModuleList()
+        for widths, stride in zip(config.widths, config.strides, strict=True):
+            widest = widths[-1]
+            first = ElasticConvBlock1d(channels, widest, kernels=config.kernels, stride=stride)
+            more = [
+                ElasticConvBlock1d(widest, widest, kernels=config.kernels, shortcut=True)
+                for _ in range(config.depths[-1] - 1)
+            ]
+            self.stages.append(nn.ModuleList([first, *more]))
+            channels = widest
+        self.pool = Fixed(nn.AdaptiveAvgPool1d(1))
+        self.flatten = Fixed(nn.Flatten())
+        self.dropout = Fixed(nn.Dropout(config.dropout))
+        self.classifier = ElasticLinear(channels, num_classes)
+
+    def plan(self, arch: Architecture) -> list[Step]:
+        """Stem, the first `depth` blocks of every stage, pool and classifier."""
+        config, genes = self._config, dict(arch.genes)
+        channels = config.stem_channels
+        stem = Cut(in_channels=config.in_channels, out_channels=channels, kernel=config.stem_kernel)
+        steps: list[Step] = [(self.stem, stem)]
+        for stage, blocks in enumerate(self.stages):
+            width = int(genes[width_gene(stage)])
+            for block in range(int(genes[depth_gene(stage)])):
+                cut = Cut(
+                    in_channels=channels,
+                    out_channels=width,
+                    kernel=int(genes[block_gene(stage, block, "kernel")]),
+                    dilation=int(genes[block_gene(stage, block, "dilation")]),
+                )
+                steps.append((cast(ElasticModule, cast(nn.ModuleList, blocks)[block]), cut))
+                channels = width
+        tail = Cut(in_channels=channels, out_channels=self.num_classes)
+        return [*steps, *((layer, tail) for layer in (self.pool, self.flatten, self.dropout, self.classifier))]
