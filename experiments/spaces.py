@@ -60,7 +60,7 @@ def find_space(where: str, *, settings: Sequence[str] = ()) -> SearchSpace:
         try:
             found = SpaceSettings.model_validate(section)
         except ValidationError as e:
-            problems = list_problems(e, model=SpaceSettings)
+            problems = [text.removeprefix("recipe.") for text in list_problems(e, model=SpaceSettings)]
             raise RecipeError(
                 f"{where}: " + "; ".join(problems),
                 hint="a space file has `name: mbconv-small` and `settings:`, as the section `space` of a recipe",

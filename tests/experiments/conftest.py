@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from experiments import cli
+
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "experiments" / "recipes" / "quickstart.yaml"
 
@@ -52,3 +54,27 @@ def quick_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     result = nas("run", QUICKSTART, "--quick", "--run-dir", run_dir)
     assert result.code == 0, result.err
     return run_dir, result
+
+
+@pytest.fixture(name="nas")
+def nas_in_process(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> "InProcess":
+    """`nas` in this process, in an empty directory."""
+    monkeypatch.chdir(tmp_path)
+    return InProcess(capfd, monkeypatch)
+
+
+class InProcess:
+    """Calls the command line without a new process."""
+
+    def __init__(self, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        self._capfd, self._monkeypatch = capfd, monkeypatch
+
+    def __call__(self, *args: str | Path) -> Result:
+        self._monkeypatch.setattr(sys, "argv", ["nas", *map(str, args)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = self._capfd.readouterr()
+        code = ended.value.code
+        assert isinstance(code, int)
+        assert "Traceback" not in captured.err
+        return Result(code=code, out=captured.out, err=" ".join(captured.err.split()))

@@ -1,39 +1,15 @@
 """What a user can get wrong: one clear message that names the value and the way out, the documented exit code."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-from experiments import cli
 from experiments.recipe import load_recipe
 from hardware.backends.onnxruntime_cpu import OnnxRuntimeCpu
 from nas.run import create_run
-from tests.experiments.conftest import QUICKSTART, Result
-
-
-@pytest.fixture
-def nas(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> "InProcess":
-    """`nas` in this process, in an empty directory."""
-    monkeypatch.chdir(tmp_path)
-    return InProcess(capfd, monkeypatch)
-
-
-class InProcess:
-    def __init__(self, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-        self._capfd, self._monkeypatch = capfd, monkeypatch
-
-    def __call__(self, *args: str | Path) -> Result:
-        self._monkeypatch.setattr(sys, "argv", ["nas", *map(str, args)])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = self._capfd.readouterr()
-        code = ended.value.code
-        assert isinstance(code, int)
-        assert "Traceback" not in captured.err
-        return Result(code=code, out=captured.out, err=" ".join(captured.err.split()))
+from tests.experiments.conftest import QUICKSTART, InProcess
 
 
 def write_recipe(path: Path, **changes: object) -> Path:
@@ -86,7 +62,7 @@ def test_a_wrong_key_type_or_value_is_named_and_ends_with_2(nas: InProcess, sett
 def test_a_resolution_that_the_space_cannot_have_ends_with_2(nas: InProcess) -> None:
     result = nas("run", QUICKSTART, "--set", "space.settings.resolutions=[4]")
     assert result.code == 2
-    assert "resolution 4 is too small" in result.err
+    assert "stages[2] leaves 1 x 1 pixels of resolution 4" in result.err
 
 
 def test_an_unknown_space_lists_the_known_ones(nas: InProcess) -> None:
