@@ -63,6 +63,9 @@ class Preprocessing:
 
 def fastest_layout(x: torch.Tensor) -> torch.Tensor:
     """Images in channels-last memory, which CPUs and GPUs convolve fastest; series as they are."""
+    if x.ndim == 4 and x.shape[1] == 1:
+        # `contiguous` changes nothing with one channel, and torch takes its strides for the slower layout.
+        return x.clone(memory_format=torch.channels_last)
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x.contiguous()
 
 

@@ -27,6 +27,8 @@ PIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[0-9][A-Za-z0-9.!]*")
 PACKAGES = ("searchspaces", "hardware", "predictors", "nas", "experiments")
 # Needed at run time without an import of ours: optuna's GP sampler imports it and does not ask for it.
 NEVER_IMPORTED = {"greenlet"}
+# Extras that are not for running: what checks the code, and everything together.
+TOOLS = {"dev", "all"}
 # The contract test classes are shipped with the code; who runs them has pytest.
 FOR_TESTS = {"pytest"}
 
@@ -97,7 +99,8 @@ def test_every_way_of_importing_is_seen() -> None:
 
 
 def test_everything_that_we_import_is_a_declared_dependency_and_nothing_else_is() -> None:
-    declared = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
+    optional = [line for name, extra in PROJECT["optional-dependencies"].items() if name not in TOOLS for line in extra]
+    declared = {canonicalize_name(Requirement(line).name) for line in [*PROJECT["dependencies"], *optional]}
     assert imported_distributions() - FOR_TESTS == declared - NEVER_IMPORTED
 
 

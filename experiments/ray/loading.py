@@ -9,6 +9,7 @@ from typing import Protocol, cast
 from experiments.errors import ClusterError
 from hardware.device import DeviceSpec
 from hardware.lease import UnitLock
+from nas.memory import keep_freed_memory
 from nas.search.pool import SubnetScore
 from nas.training.context import TrainContext
 from searchspaces import Architecture
@@ -30,7 +31,7 @@ class Workload(Protocol):
 
 
 def load(run_dir: str, *, loader: str) -> Workload:
-    """Load the workload of a run.
+    """Load the workload of a run, in a process that will train or evaluate networks.
 
     Args:
         run_dir: the run directory, absolute: workers have a working directory of their own.
@@ -39,6 +40,7 @@ def load(run_dir: str, *, loader: str) -> Workload:
     Raises:
         ClusterError: this machine has no such module or function.
     """
+    keep_freed_memory()
     module, _, function = loader.partition(":")
     try:
         make = cast(Callable[[Path], Workload], getattr(importlib.import_module(module), function))

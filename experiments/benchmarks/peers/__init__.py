@@ -1,1 +1,1 @@
-"""Scripts that benchmarks run with an interpreter of its own, where a peer is installed; never imported from here."""
+"""Scripts for another interpreter, where a peer is installed; they import nothing of ours."""
