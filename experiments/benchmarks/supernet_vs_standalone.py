@@ -52,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--longest", type=int, default=32, choices=LENGTHS, help="epochs of a stand-alone training [default: 32]"
     )
     options, report = start(parser, argv)
+    keep_freed_memory()
     return _Comparison(options, report).run()
 
 

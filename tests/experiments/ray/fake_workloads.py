@@ -117,6 +117,13 @@ class FakeWorkload:
     def judge(self) -> Callable[[Sequence[Architecture]], tuple[SubnetScore, ...]]:
         return self.judge_subnets
 
+    def _meet(self, num: int) -> None:
+        """Wait until `num` workers have been here: on a busy machine the first one could do everything alone."""
+        (self.run_dir / f"met-{os.getpid()}").touch()
+        deadline = time.monotonic() + 60
+        while len(list(self.run_dir.glob("met-*"))) < num and time.monotonic() < deadline:
+            time.sleep(0.05)
+
     def judge_subnets(self, architectures: Sequence[Architecture]) -> tuple[SubnetScore, ...]:
         self.num_judged += 1
         if self.behaviour.get("judge") == "for ever":
@@ -124,6 +131,7 @@ class FakeWorkload:
         busy = self.run_dir / f"busy-{os.getpid()}"
         busy.touch()
         time.sleep(self.behaviour.get("seconds", 0.0))
+        self._meet(self.behaviour.get("meet", 1))
         for arch in architectures:
             match self.behaviour.get(arch.arch_id):
                 case "dies":

@@ -64,7 +64,7 @@ def results(pool: EvaluationPool, num: int) -> dict[int, TaskResult]:
 def test_every_task_comes_back_with_a_score_for_each_of_its_subnets(
     make_run: MakeRun, pools: Pools, archs: list[Architecture]
 ) -> None:
-    pool = pools.make(make_run(seconds=0.2), num_workers=2, threads=2)
+    pool = pools.make(make_run(meet=2), num_workers=2, threads=2)
     assert pool.num_workers == 2
     for number in range(6):
         pool.submit(number, architectures=archs[2 * number : 2 * number + 2])
