@@ -24,6 +24,7 @@ from experiments.session import exclusive, open_session, recipe_space
 from experiments.workload import Workload
 from hardware.files import write_text
 from nas.data import DataSplits, Examples
+from nas.memory import keep_freed_memory
 from nas.training.checkpoints import finished_checkpoints, load_checkpoint
 from nas.training.context import LocalContext
 from nas.training.loop import CHECKPOINTS
