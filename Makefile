@@ -4,6 +4,8 @@ VENV        ?= .venv
 RECIPE      ?= experiments/recipes/quickstart.yaml
 RUN_ARGS    ?=
 PYTEST_ARGS ?=
+# Test processes; the tests of one file stay in one process.
+PROCESSES   ?= 2
 # An extra package index, for instance https://download.pytorch.org/whl/cpu for torch's CPU build.
 EXTRA_INDEX ?=
 # The first interpreter that runs, is new enough and can make environments; constraints.txt is tested with 3.11.
@@ -21,7 +23,7 @@ INSTALLED := $(VENV)/.installed
 help: ## say what can be made
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 	@echo
-	@echo "variables: PYTHON, EXTRA_INDEX, RECIPE, RUN_ARGS, PYTEST_ARGS, VENV"
+	@echo "variables: PYTHON, EXTRA_INDEX, RECIPE, RUN_ARGS, PYTEST_ARGS, PROCESSES, VENV"
 
 install: $(INSTALLED) ## create .venv and install into it, once
 
@@ -46,7 +48,7 @@ lint: $(INSTALLED) ## check style, types and the floors
 	$(BIN)/lint-imports
 
 test: lint ## check everything and run the tests
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 format: $(INSTALLED) ## bring the code into its format
 	$(BIN)/ruff check --fix .

@@ -69,8 +69,11 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe key; can be repeated.")
 ]
-RunDirOption = Annotated[Path | None, typer.Option("--run-dir", help="Run directory [default: runs/<recipe name>].")]
+RunDirOption = Annotated[Path | None, typer.Option("--run-dir", help="Run directory (default: runs/<recipe name>).")]
 AddressOption = Annotated[str | None, typer.Option("--address", help="Ray cluster; default: an embedded instance.")]
+FromOption = Annotated[
+    Path | None, typer.Option("--from", help="Start from this supernet: an imported one, or a run's checkpoint.")
+]
 QuickOption = Annotated[bool, typer.Option("--quick", help="Apply the recipe's `quick` block: small, for trying out.")]
 
 
@@ -89,6 +92,7 @@ def run(
     run_dir: RunDirOption = None,
     address: AddressOption = None,
     quick: QuickOption = False,
+    from_: FromOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the plan; write nothing.")] = False,
 ) -> None:
     """Run all six stages; a second call does only what is missing.
@@ -98,11 +102,11 @@ def run(
 
         nas run my.yaml --set search.evaluations=300 --set search.limits.latency_ms=0.2 --run-dir runs/fast
 
-        nas run my.yaml --dry-run
+        nas run experiments/recipes/finetune.yaml --from supernets/ofa-mobilenetv3-w1.0 --dry-run
     """
     from experiments.recipe import load_recipe
 
-    resolved = load_recipe(recipe, overrides=set_ or (), quick=quick)
+    resolved = load_recipe(recipe, overrides=_overrides(set_, from_=from_), quick=quick)
     directory = run_dir or _default_run_dir(resolved.name, quick=quick)
     if dry_run:
         from experiments.console import plan_table
@@ -127,9 +131,7 @@ def train(
     run_dir: RunDirOption = None,
     address: AddressOption = None,
     quick: QuickOption = False,
-    from_: Annotated[
-        Path | None, typer.Option("--from", help="Start from this supernet: an imported one, or a run's checkpoint.")
-    ] = None,
+    from_: FromOption = None,
 ) -> None:
     """Stage 1: train the supernet, from nothing or from another supernet with other classes.
 
@@ -142,8 +144,7 @@ def train(
         from experiments.recipe import load_recipe
         from experiments.session import exclusive, open_session
 
-        changes = [*(set_ or ()), *([] if from_ is None else [f"train.from_checkpoint={json.dumps(str(from_))}"])]
-        resolved = load_recipe(where, overrides=changes, quick=quick)
+        resolved = load_recipe(where, overrides=_overrides(set_, from_=from_), quick=quick)
         directory = run_dir or _default_run_dir(resolved.name, quick=quick)
         with exclusive(directory):
             _run_stages(open_session(resolved, directory), names=["train"], address=address)
@@ -266,7 +267,7 @@ def import_ofa_(
     ],
     space: Annotated[str, typer.Option("--space", help="Its search space, see `nas spaces list`.", show_default=False)],
     out: Annotated[
-        Path | None, typer.Option("--out", help="New directory for the supernet [default: supernets/<space>].")
+        Path | None, typer.Option("--out", help="New directory for the supernet (default: supernets/<space>).")
     ] = None,
 ) -> None:
     """Import a published once-for-all supernet; nothing in the file is executed.
@@ -298,6 +299,10 @@ def devices_list() -> None:
     for status in list_devices():
         text = "available" if status.available else f"not available: {status.reason} ({status.hint})"
         typer.echo(f"{status.device_id}  {text}")
+
+
+def _overrides(set_: list[str] | None, *, from_: Path | None) -> list[str]:
+    return [*(set_ or ()), *([] if from_ is None else [f"train.from_checkpoint={json.dumps(str(from_))}"])]
 
 
 def _default_run_dir(name: str, *, quick: bool) -> Path:

@@ -113,7 +113,8 @@ def plan_table(lines: Sequence[PlanLine]) -> Table:
     """A plan as a table."""
     table = Table(title="Plan (nothing is written)", title_justify="left", title_style="bold", show_header=False)
     for line in lines:
-        table.add_row(line.subject, line.text if line.ok else f"[red]{escape(line.text)}[/red]")
+        text = escape(line.text)
+        table.add_row(line.subject, text if line.ok else f"[red]{text}[/red]")
     return table
 
 

@@ -15,7 +15,7 @@ class ImportedSupernet:
     """What was imported, for the command line to tell.
 
     Attributes:
-        directory: where the supernet lies; read it with `nas.supernet_files.load_supernet`.
+        directory: where the supernet lies, as a training checkpoint after no epoch.
         space_id: its space.
         num_classes: classes of its classifier.
         num_tensors, num_elements: parameters and running statistics that were copied.

@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.datasets import locate_dataset
-from experiments.errors import DataError
-from experiments.recipe import Recipe, first_difference, load_recipe
-from experiments.session import recipe_space
+from experiments.errors import DataError, RecipeError
+from experiments.recipe import Recipe
+from experiments.session import is_trained, recipe_space, recipe_to_continue, require_trainable
 from hardware.device import list_devices
+from nas.errors import CheckpointError, RunError, TrainingError
 from nas.run import open_run
+from nas.training.augmentation import check_augmentation
+from searchspaces import SearchSpace, SpaceError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,24 +25,21 @@ class PlanLine:
 
 
 def make_plan(recipe: Recipe, run_dir: Path) -> list[PlanLine]:
-    """Space, data, device, stages, and what would be written.
+    """Space, data, device, stages, and what would be written; whatever can be refused without reading data is.
 
     Raises:
         SpaceError: the space's settings do not fit.
-        RunError: the run directory exists and cannot be read.
     """
     space = recipe_space(recipe)
+    recipe, directory = _continued(recipe, run_dir)
+    is_done = directory.ok and (run_dir / "run.json").exists() and is_trained(open_run(run_dir), recipe=recipe)
     profile, search, refine = recipe.profile, recipe.search, recipe.refine
     limit = search.limits.latency_ms
     return [
         PlanLine(subject="space", text=f"{space.space_id}: {space.size:,} architectures"),
-        _data_line(recipe),
+        _data_line(recipe, space=space),
         _device_line(recipe),
-        PlanLine(
-            subject="1 train",
-            text=f"{recipe.train.epochs} epochs, {recipe.train.workers} worker(s) of "
-            f"{recipe.train.threads_per_worker} thread(s)",
-        ),
+        _train_line(recipe, space=space, is_done=is_done),
         PlanLine(
             subject="2 profile",
             text=f"{profile.fit + profile.held_out} subnets measured, at most {profile.max_measured} "
@@ -53,18 +53,40 @@ def make_plan(recipe: Recipe, run_dir: Path) -> list[PlanLine]:
         PlanLine(subject="4 refine", text=f"{refine.candidates} candidates, {refine.epochs} epochs each"),
         PlanLine(subject="5 verify", text=f"at most {recipe.verify.candidates} candidates measured and evaluated"),
         PlanLine(subject="6 export", text=f"{', '.join(recipe.export.formats)}, registered as {recipe.model_name!r}"),
-        _directory_line(recipe, run_dir),
+        directory,
         PlanLine(
             subject="tracking", text=recipe.tracking.uri or f"MLflow in {run_dir / 'mlflow'} (SQLite), nas ui {run_dir}"
         ),
     ]
 
 
-def _data_line(recipe: Recipe) -> PlanLine:
+def _data_line(recipe: Recipe, *, space: SearchSpace) -> PlanLine:
+    augmentation = recipe.data.augmentation
     try:
-        return PlanLine(subject="data", text=f"{recipe.data.dataset}: {locate_dataset(recipe.data)}")
-    except DataError as e:
-        return PlanLine(subject="data", text=f"{recipe.data.dataset}: {e} {e.hint}", ok=False)
+        if augmentation is not None:
+            check_augmentation(augmentation, shape=space.input_shape(space.largest))
+        place = locate_dataset(recipe.data)
+        return PlanLine(
+            subject="data", text=f"{recipe.data.dataset}: {place}; the content is checked when the run starts"
+        )
+    except (DataError, TrainingError) as e:
+        return PlanLine(subject="data", text=f"{recipe.data.dataset}: {e}; {e.hint}", ok=False)
+
+
+def _train_line(recipe: Recipe, *, space: SearchSpace, is_done: bool) -> PlanLine:
+    train = recipe.train
+    text = f"{train.method}, {train.epochs} epochs, {train.workers} worker(s) of {train.threads_per_worker} thread(s)"
+    if is_done:
+        return PlanLine(subject="1 train", text=f"{text}; finished before")
+    try:
+        phases = require_trainable(recipe, space=space)
+    except (RecipeError, SpaceError) as e:
+        return PlanLine(subject="1 train", text=f"{e}; {e.hint}", ok=False)
+    if len(phases) > 1:
+        text += f"; {len(phases)} phases: {', '.join(f'{phase.name} ({phase.epochs})' for phase in phases)}"
+    if train.from_checkpoint is not None:
+        text += f"; from {train.from_checkpoint}"
+    return PlanLine(subject="1 train", text=text)
 
 
 def _device_line(recipe: Recipe) -> PlanLine:
@@ -82,12 +104,15 @@ def _device_line(recipe: Recipe) -> PlanLine:
     )
 
 
-def _directory_line(recipe: Recipe, run_dir: Path) -> PlanLine:
+def _continued(recipe: Recipe, run_dir: Path) -> tuple[Recipe, PlanLine]:
+    """The recipe as a run in this directory would have it, and what becomes of the directory."""
     if not (run_dir / "run.json").exists():
         place = next(path for path in (run_dir.absolute(), *run_dir.absolute().parents) if path.exists())
         writable = place.is_dir() and os.access(place, os.W_OK | os.X_OK)
         text = f"{run_dir} would be made" if writable else f"{run_dir} cannot be made: {place} is not writable"
-        return PlanLine(subject="run directory", text=text, ok=writable)
-    if first_difference(load_recipe(open_run(run_dir).recipe_path), recipe) is not None:
-        return PlanLine(subject="run directory", text=f"{run_dir} belongs to another recipe", ok=False)
-    return PlanLine(subject="run directory", text=f"{run_dir} exists: only what is missing would be done")
+        return recipe, PlanLine(subject="run directory", text=text, ok=writable)
+    try:
+        recipe = recipe_to_continue(recipe, run_dir)
+    except (RunError, CheckpointError) as e:
+        return recipe, PlanLine(subject="run directory", text=f"{e}; {e.hint}", ok=False)
+    return recipe, PlanLine(subject="run directory", text=f"{run_dir} exists: only what is missing would be done")

@@ -134,7 +134,8 @@ class PhaseSettings(Section):
 class TrainSettings(Section):
     """Training of the supernet: the sandwich rule or progressive shrinking.
 
-    `use_gpu` is operational: a GPU computes the same up to rounding.
+    `use_gpu` is operational: a GPU computes the same up to rounding. So is `from_checkpoint`: the checkpoints remember
+    the checksum of the weights that training began with, which may move, but not change.
     """
 
     method: Literal["sandwich", "progressive"] = Field(
@@ -170,8 +171,16 @@ class TrainSettings(Section):
     )
     recalibration_images: Count = Field(default=2000, description="images that reset a subnet's BN statistics")
     from_checkpoint: Annotated[str | None, AfterValidator(_absolute_place)] = Field(
-        default=None, description="directory of a supernet of the same space to start from; null: fresh weights"
+        default=None,
+        description="directory of a supernet of the same space to start from; null: fresh weights",
+        json_schema_extra=OPERATIONAL,
     )
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> Self:
+        if self.batch_size % self.workers:
+            raise ValueError(f"workers: got {self.workers}, expected a divisor of batch_size {self.batch_size}")
+        return self
 
     @model_validator(mode="after")
     def _phases_fit(self) -> Self:

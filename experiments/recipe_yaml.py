@@ -9,6 +9,7 @@ import yaml
 from experiments.errors import RecipeError
 
 _LARGEST_BYTES = 1_000_000
+_SHIPPED = "Give the path of a recipe, for example experiments/recipes/quickstart.yaml."
 
 
 class _RecipeLoader(yaml.SafeLoader):
@@ -49,14 +50,18 @@ def parse_yaml(text: str, *, place: str) -> object:
         raise RecipeError(f"{place} is not valid YAML: {_one_line(e)}", hint="Correct the line that is named.") from e
 
 
-def read_yaml(path: Path) -> dict[str, object]:
+def read_yaml(path: Path, *, what: str = "recipe") -> dict[str, object]:
     """Read a file that holds one YAML mapping with text keys; a UTF-8 byte order mark is accepted.
+
+    Args:
+        path: of the file.
+        what: how messages call it.
 
     Raises:
         RecipeError: missing, a directory, unreadable, too large, not UTF-8, not YAML, empty or not a mapping.
     """
-    place = f"recipe {str(path)!r}"
-    shipped = "Give the path of a recipe, for example experiments/recipes/quickstart.yaml."
+    place = f"{what} {str(path)!r}"
+    shipped = _SHIPPED if what == "recipe" else f"Give the path of a {what}."
     if path.is_dir():
         raise RecipeError(f"{place} is a directory, expected a YAML file", hint=shipped)
     try:
@@ -67,7 +72,7 @@ def read_yaml(path: Path) -> dict[str, object]:
     except (OSError, ValueError) as e:
         raise RecipeError(f"{place} cannot be read: {e}", hint=shipped) from e
     if len(data) > _LARGEST_BYTES:
-        raise RecipeError(f"{place} is larger than {_LARGEST_BYTES:,} bytes: not a recipe", hint=shipped)
+        raise RecipeError(f"{place} is larger than {_LARGEST_BYTES:,} bytes: not a {what}", hint=shipped)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as e:

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,15 +15,17 @@ from experiments.errors import DataError, RecipeError
 from experiments.recipe import Recipe, first_difference, load_recipe
 from experiments.workload import Workload, train_settings
 from hardware.device import Device, get_device
-from hardware.files import read_json, write_json, write_text
+from hardware.files import read_json, read_manifest, write_json, write_text
 from hardware.measuring import measure
 from nas.data import DataSplits, PreprocessedNetwork
 from nas.errors import CheckpointError, RunError, TrainingError
 from nas.materialise import Workbench
 from nas.pricing import Pricer, infeasible, latency_limit
 from nas.run import LOCK_FILE, Run, create_run, open_run, require_run_place, require_writable
-from nas.training.phases import phases_of
-from nas.training.starting import check_start
+from nas.training.checkpoints import finished_checkpoints
+from nas.training.loop import CHECKPOINTS
+from nas.training.phases import Phase, phases_of
+from nas.training.starting import check_start, start_sha256
 from searchspaces import SearchSpace, SpaceError, get_space
 
 _DATA_FILE = "data.json"
@@ -89,7 +92,7 @@ def open_session(recipe: Recipe, run_dir: Path) -> Session:
     space = recipe_space(recipe)
     exists = (run_dir / "run.json").exists()
     if exists:
-        _require_same_recipe(recipe, run_dir)
+        recipe = recipe_to_continue(recipe, run_dir)
     else:
         require_writable(run_dir)
     data = load_dataset(recipe.data, seed=recipe.seed)
@@ -100,7 +103,7 @@ def open_session(recipe: Recipe, run_dir: Path) -> Session:
             hint="lower train.batch_size or the splits",
         )
     if not exists:
-        _require_trainable(recipe, space=space)
+        require_trainable(recipe, space=space)
         _require_reachable(recipe, space=space, device=device, data=data)
         create_run(
             run_dir,
@@ -114,7 +117,7 @@ def open_session(recipe: Recipe, run_dir: Path) -> Session:
         )
     run = open_run(run_dir)
     if run.recipe_path.read_text(encoding="utf-8") != recipe.to_yaml():
-        # Only operational keys (workers, addresses) can differ here; workers read this file.
+        # Only operational keys (workers, places) can differ here; workers read this file.
         write_text(run.recipe_path, recipe.to_yaml())
     _require_same_data(run_dir / _DATA_FILE, data)
     return Session(recipe=recipe, workload=Workload(run=run, recipe=recipe, data=data), device=device)
@@ -137,11 +140,13 @@ def exclusive(run_dir: Path) -> Iterator[None]:
     Raises:
         RunError: another process works on it.
     """
+    is_new = not run_dir.exists()
     require_run_place(run_dir)
+    lock = run_dir / LOCK_FILE
     try:
-        file = (run_dir / LOCK_FILE).open("a")
+        file = lock.open("a")
     except OSError as e:
-        raise RunError(f"cannot open {run_dir / LOCK_FILE}: {e.strerror}", hint="check its owner and mode") from e
+        raise RunError(f"cannot open {lock}: {e.strerror}", hint="check its owner and mode") from e
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -149,7 +154,14 @@ def exclusive(run_dir: Path) -> Iterator[None]:
             raise RunError(
                 f"another process is working on run {run_dir}", hint="wait for it, or use another --run-dir"
             ) from e
-        yield
+        try:
+            yield
+        finally:
+            # Refused before it became a run; a directory that somebody else begins to use meanwhile stays.
+            with contextlib.suppress(OSError):
+                if is_new and [entry.name for entry in run_dir.iterdir()] == [LOCK_FILE]:
+                    lock.unlink()
+                    run_dir.rmdir()
 
 
 def _require_same_data(path: Path, data: DataSplits) -> None:
@@ -166,8 +178,19 @@ def _require_same_data(path: Path, data: DataSplits) -> None:
         )
 
 
-def _require_trainable(recipe: Recipe, *, space: SearchSpace) -> None:
-    """The space has a supernet, its phases fit the epochs, and the supernet to start from fits the space."""
+def is_trained(run: Run, *, recipe: Recipe) -> bool:
+    """Whether the supernet has all its epochs."""
+    finished = finished_checkpoints(run.train_dir / CHECKPOINTS)
+    return bool(finished) and finished[-1].name == f"epoch-{recipe.train.epochs:04d}"
+
+
+def require_trainable(recipe: Recipe, *, space: SearchSpace) -> tuple[Phase, ...]:
+    """The phases of the training that the recipe asks for; the supernet that it starts from is read and checked.
+
+    Raises:
+        SpaceError: the space has no supernet.
+        RecipeError: phases that do not fit space or epochs, or a start that is missing, damaged or of another space.
+    """
     if not space.trainable:
         raise SpaceError(
             f"space {space.space_id!r} has no supernet: it serves published tables only",
@@ -176,7 +199,7 @@ def _require_trainable(recipe: Recipe, *, space: SearchSpace) -> None:
     try:
         if recipe.train.from_checkpoint is not None:
             check_start(Path(recipe.train.from_checkpoint), space)
-        phases_of(space, train_settings(recipe))
+        return phases_of(space, train_settings(recipe))
     except (CheckpointError, TrainingError) as e:
         raise RecipeError(f"section train of the recipe does not fit: {e}", hint=e.hint) from e
 
@@ -197,18 +220,46 @@ def _require_fitting_shapes(data: DataSplits, *, space: SearchSpace) -> None:
     )
 
 
-def _require_same_recipe(recipe: Recipe, run_dir: Path) -> None:
+def recipe_to_continue(recipe: Recipe, run_dir: Path) -> Recipe:
+    """`recipe` as an existing run goes on with it.
+
+    A call need not say again which supernet the run started from. Where that supernet has moved, the new place counts
+    until the training is finished: afterwards nobody reads it any more, and the run keeps the place it knows.
+
+    Raises:
+        RunError: not a run directory, or one of a recipe with other results or of a start with other weights.
+        CheckpointError: there is no supernet at a new place.
+    """
     run = open_run(run_dir)
-    if run.info.recipe_sha256 == recipe.fingerprint():
-        return
-    # The fingerprint also changes when a new version adds keys; what counts is whether a value differs.
-    difference = first_difference(load_recipe(run.recipe_path), recipe)
-    if difference is None:
-        return
-    raise RunError(
-        f"run directory {run_dir} was made with another recipe ({difference}; the first is the directory's)",
-        hint="use another directory (--run-dir), or the recipe that the run was made with",
-    )
+    stored = load_recipe(run.recipe_path)
+    # Not by fingerprints: they also change when a new version adds keys. What counts is whether a value differs.
+    difference = first_difference(stored, recipe)
+    start, known_start = recipe.train.from_checkpoint, stored.train.from_checkpoint
+    if difference is None and start is not None and known_start is None:
+        difference = f"train.from_checkpoint: null against {json.dumps(start)}"
+    if difference is not None:
+        raise RunError(
+            f"run directory {run_dir} was made with another recipe ({difference}; the first is the directory's)",
+            hint="use another directory (--run-dir), or the recipe that the run was made with",
+        )
+    if start == known_start:
+        return recipe
+    if start is not None and not is_trained(run, recipe=recipe):
+        _require_same_start(run, Path(start))
+        return recipe
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"from_checkpoint": known_start})})
+
+
+def _require_same_start(run: Run, start: Path) -> None:
+    """Refuse other weights once a checkpoint grew from the first ones."""
+    for checkpoint in finished_checkpoints(run.train_dir / CHECKPOINTS)[-1:]:
+        settings = read_manifest(checkpoint, verify=False).details.get("settings")
+        if isinstance(settings, dict) and settings.get("start_sha256") != start_sha256(start):
+            raise RunError(
+                f"the training of run {run.path} began with other weights than those in {start}",
+                hint="leave --from (train.from_checkpoint) out to go on with the first ones, or use another run "
+                "directory (--run-dir)",
+            )
 
 
 def _require_reachable(recipe: Recipe, *, space: SearchSpace, device: Device, data: DataSplits) -> None:

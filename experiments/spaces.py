@@ -55,7 +55,7 @@ def find_space(where: str, *, settings: Sequence[str] = ()) -> SearchSpace:
     name = where
     values: dict[str, object] = {}
     if Path(where).suffix in (".yaml", ".yml"):
-        document = read_yaml(Path(where))
+        document = read_yaml(Path(where), what="space file")
         section = document.get("space", document)
         try:
             found = SpaceSettings.model_validate(section)

@@ -12,7 +12,7 @@ from experiments.ray.pool import RayEvaluationPool
 from experiments.ray.trainer import train_on_ray
 from experiments.ray.tune_refine import refine_on_ray
 from experiments.reporter import Reporter
-from experiments.session import Session
+from experiments.session import Session, is_trained, require_trainable
 from hardware.files import has_manifest
 from nas.accuracy import accuracy_row, metric_label
 from nas.candidate import Candidate
@@ -27,9 +27,9 @@ from nas.search.loop import Evaluated, run_search
 from nas.search.settings import SearchSettings
 from nas.search.study import Values, open_study
 from nas.training.checkpoints import finished_checkpoints, load_checkpoint
-from nas.training.history import HistoryRow, TrainHistory
+from nas.training.history import HistoryReader, HistoryRow, TrainHistory
 from nas.training.loop import CHECKPOINTS, HISTORY
-from nas.training.phases import Phase, phases_of
+from nas.training.phases import SANDWICH, Phase
 from nas.verify import VerifySettings, choose_for_verification, verify_candidates
 from searchspaces import Architecture
 
@@ -42,8 +42,7 @@ _NO_TRIAL = -1
 
 def train_is_done(session: Session) -> bool:
     """Whether the supernet has all its epochs."""
-    finished = finished_checkpoints(session.run.train_dir / CHECKPOINTS)
-    return bool(finished) and finished[-1].name == f"epoch-{session.recipe.train.epochs:04d}"
+    return is_trained(session.run, recipe=session.recipe)
 
 
 def train(session: Session, *, cluster: ClusterFactory, reporter: Reporter) -> None:
@@ -54,9 +53,9 @@ def train(session: Session, *, cluster: ClusterFactory, reporter: Reporter) -> N
         load_checkpoint(run.checkpoint_dir(), expected={"space_id": run.space.space_id})
         reporter.done("finished before")
         return
-    phases = phases_of(run.space, session.workload.train_settings)
-    history = TrainHistory(run.train_dir / HISTORY)
-    with cluster(), _following(history, phases=phases, reporter=reporter):
+    phases = require_trainable(session.recipe, space=run.space)
+    history_path = run.train_dir / HISTORY
+    with cluster(), _following(HistoryReader(history_path), phases=phases, reporter=reporter):
         train_on_ray(
             run.path,
             num_workers=recipe.workers,
@@ -64,7 +63,7 @@ def train(session: Session, *, cluster: ClusterFactory, reporter: Reporter) -> N
             use_gpu=recipe.use_gpu,
             storage=run.path / "ray",
         )
-    last = history.rows()[-1]
+    last = TrainHistory(history_path).rows()[-1]
     text = f"last loss {last['loss']:.3f}"
     if "score" in last:
         label = metric_label(session.recipe.data.metric)
@@ -76,16 +75,19 @@ def train(session: Session, *, cluster: ClusterFactory, reporter: Reporter) -> N
 
 
 @contextmanager
-def _following(history: TrainHistory, *, phases: Sequence[Phase], reporter: Reporter) -> Iterator[None]:
+def _following(history: HistoryReader, *, phases: Sequence[Phase], reporter: Reporter) -> Iterator[None]:
     """Show the training log while a worker writes it."""
     stop = threading.Event()
 
     def follow() -> None:
         told = False
+        extremes: HistoryRow | None = None
         while not stop.wait(_POLL_SECONDS):
-            if rows := history.rows():
+            if rows := history.new_rows():
                 row = rows[-1]
-                reporter.progress(row["step"], row["num_steps"], text=_progress_text(row, phases=phases))
+                extremes = next((one for one in reversed(rows) if "loss_largest" in one), extremes)
+                text = _progress_text(row, extremes=extremes, phases=phases)
+                reporter.progress(row["step"], row["num_steps"], text=text)
                 if row["rollbacks"] and not told:
                     reporter.message("numbers overflowed: training went back, and goes on at half the learning rate")
                     told = True
@@ -99,10 +101,24 @@ def _following(history: TrainHistory, *, phases: Sequence[Phase], reporter: Repo
         thread.join()
 
 
-def _progress_text(row: HistoryRow, *, phases: Sequence[Phase]) -> str:
+def _progress_text(row: HistoryRow, *, extremes: HistoryRow | None, phases: Sequence[Phase]) -> str:
+    """What the bar says.
+
+    Args:
+        row: the newest one.
+        extremes: the newest one that has losses of the largest and the smallest subnet.
+        phases: of the training.
+    """
     phase = f"{phases[int(row['phase']) - 1].name}, " if len(phases) > 1 else ""
+    losses = f"loss {row['loss']:.3f}"
+    if extremes is not None:
+        on_validation = phases[int(extremes["phase"]) - 1].rule != SANDWICH
+        losses += (
+            f" ({'validation: ' if on_validation else ''}largest {extremes['loss_largest']:.3f}, "
+            f"smallest {extremes['loss_smallest']:.3f})"
+        )
     return (
-        f"{phase}epoch {row['epoch']:.0f}, loss {row['loss']:.3f}, {row['images_per_second']:.0f} images/s, "
+        f"{phase}epoch {row['epoch']:.0f}, {losses}, {row['images_per_second']:.0f} images/s, "
         f"{_duration(row['eta_seconds'])} left"
     )
 

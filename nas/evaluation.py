@@ -4,7 +4,8 @@ import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -35,7 +36,6 @@ class SubnetJudge:
 
     Attributes:
         data: the splits; `train` feeds the recalibration, `search` is judged on.
-        recalibration_inputs: the training examples that recalibration uses, raw and augmented.
     """
 
     def __init__(self, supernet: Supernet, *, data: DataSplits, recalibration_images: int, seed: int) -> None:
@@ -51,12 +51,16 @@ class SubnetJudge:
         self.data = data
         self._supernet = supernet.eval()
         order = np.random.default_rng((seed, _RECALIBRATION)).permutation(len(data.train))[:recalibration_images]
-        batches = data.train.inputs[torch.from_numpy(order)].split(_RECALIBRATION_BATCH)
-        self.recalibration_inputs = torch.cat(
-            [augment(raw, name=data.augmentation, seed=seed, step=step, rank=0) for step, raw in enumerate(batches)]
+        self._augmented = partial(
+            _augmented_batches,
+            data.train.inputs,
+            torch.from_numpy(order),
+            name=data.augmentation,
+            seed=seed,
         )
-        self._recalibration = _PreparedInputs(self.recalibration_inputs, preprocessing=data.preprocessing)
-        self._searched = _PreparedInputs(data.search.inputs, preprocessing=data.preprocessing)
+        preprocessing = data.preprocessing
+        self._recalibration = _PreparedInputs(self._augmented, num=len(order), preprocessing=preprocessing)
+        self._searched = _PreparedInputs(data.search.inputs.split, num=len(data.search), preprocessing=preprocessing)
 
     def network(self, arch: Architecture) -> nn.Module:
         """The subnet as a plain network with recalibrated statistics, in eval mode, taking prepared images."""
@@ -69,6 +73,10 @@ class SubnetJudge:
     def recalibration_batches(self, shape: tuple[int, ...]) -> Iterator[torch.Tensor]:
         """The fixed, augmented training examples that recalibration uses, prepared at `shape`."""
         return self._recalibration.batches(shape, size=_RECALIBRATION_BATCH)
+
+    def augmented_batches(self) -> Iterator[torch.Tensor]:
+        """The same training examples, raw and augmented, before they are prepared."""
+        return self._augmented(_RECALIBRATION_BATCH)
 
     def score_network(self, network: nn.Module, *, shape: tuple[int, ...]) -> Accuracy:
         """Accuracy of a network that takes prepared inputs of `shape`, on the search split."""
@@ -99,11 +107,25 @@ def batch_size(shape: tuple[int, ...]) -> int:
     return max(_SMALLEST_BATCH, min(_LARGEST_BATCH, _PIXELS_A_BATCH // math.prod(shape[1:])))
 
 
-class _PreparedInputs:
-    """One split's prepared inputs at the shapes used last, at most 512 MiB; what is larger is prepared each time."""
+def _augmented_batches(
+    inputs: torch.Tensor, order: torch.Tensor, size: int, *, name: str, seed: int
+) -> Iterator[torch.Tensor]:
+    """Examples of `inputs` in `order`, in batches of `size`, augmented anew: float images would fill the memory."""
+    for step, part in enumerate(order.split(size)):
+        yield augment(inputs[part], name=name, seed=seed, step=step, rank=0)
 
-    def __init__(self, inputs: torch.Tensor, *, preprocessing: Preprocessing) -> None:
-        self._inputs, self._preprocessing = inputs, preprocessing
+
+class _PreparedInputs:
+    """One split's prepared inputs at the shapes used last, at most 512 MiB; what is larger is prepared each time.
+
+    Args:
+        raw: batch size -> all raw inputs in batches, the same each time.
+        num: how many inputs there are.
+        preprocessing: of the data set.
+    """
+
+    def __init__(self, raw: Callable[[int], Iterable[torch.Tensor]], *, num: int, preprocessing: Preprocessing) -> None:
+        self._raw, self._num, self._preprocessing = raw, num, preprocessing
         self._kept: OrderedDict[tuple[int, ...], torch.Tensor] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -111,20 +133,18 @@ class _PreparedInputs:
         """All inputs at `shape`, in order, in batches of `size`."""
         num_bytes = self._bytes(shape)
         if num_bytes > _MOST_BYTES:
-            for raw in self._inputs.split(size):
-                yield self._prepare(raw, shape=shape)
+            for raw in self._raw(size):
+                yield fastest_layout(self._preprocessing.prepare(raw, shape=shape))
             return
         with self._lock:
             if shape not in self._kept:
                 while sum(map(self._bytes, self._kept)) + num_bytes > _MOST_BYTES:
                     self._kept.popitem(last=False)
-                self._kept[shape] = self._prepare(self._inputs, shape=shape)
+                prepared = torch.cat([self._preprocessing.prepare(raw, shape=shape) for raw in self._raw(size)])
+                self._kept[shape] = fastest_layout(prepared)
             self._kept.move_to_end(shape)
             x = self._kept[shape]
         yield from x.split(size)
 
     def _bytes(self, shape: tuple[int, ...]) -> int:
-        return len(self._inputs) * math.prod(shape) * _FLOAT_BYTES
-
-    def _prepare(self, raw: torch.Tensor, *, shape: tuple[int, ...]) -> torch.Tensor:
-        return fastest_layout(self._preprocessing.prepare(raw, shape=shape))
+        return self._num * math.prod(shape) * _FLOAT_BYTES

@@ -1,9 +1,12 @@
 """BN recalibration: an extracted subnet gets the statistics of its own activations."""
 
+import itertools
 from collections.abc import Iterable
 
 import torch
 from torch import nn
+
+from nas.errors import TrainingError
 
 Norm = nn.BatchNorm1d | nn.BatchNorm2d
 Convolution = nn.Conv1d | nn.Conv2d
@@ -19,7 +22,16 @@ def recalibrate(network: nn.Module, batches: Iterable[torch.Tensor]) -> None:
     Args:
         network: a network with `nn.BatchNorm1d` or `nn.BatchNorm2d` layers, for inputs (N, C), (N, C, T), (N, C, H, W).
         batches: prepared training inputs, at least one batch.
+
+    Raises:
+        TrainingError: no batch; nothing is changed.
     """
+    batches = iter(batches)
+    first = next(batches, None)
+    if first is None:
+        raise TrainingError(
+            "recalibration got no batch of training inputs", hint="give it at least one, prepared at the network's size"
+        )
     network.eval()
     # A holder, so that every layer is a child of something, even where the network itself is one layer.
     holder = nn.Sequential(network)
@@ -38,7 +50,7 @@ def recalibrate(network: nn.Module, batches: Iterable[torch.Tensor]) -> None:
         for parent, name, norm in places:
             setattr(parent, name, collectors[norm])
         with torch.no_grad():
-            for x in batches:
+            for x in itertools.chain([first], batches):
                 holder(x)
     finally:
         for parent, name, norm in places:

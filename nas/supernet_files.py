@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hardware.files import JSON, write_manifest
-from nas.errors import CheckpointError, RunError
-from nas.training.checkpoints import OPTIMIZER_FILE, WEIGHTS_FILE, load_checkpoint, save_tensors
-from searchspaces import SpaceError, get_space
+from nas.errors import RunError
+from nas.training.checkpoints import OPTIMIZER_FILE, WEIGHTS_FILE, save_tensors
 from searchspaces.elastic.supernet import Supernet
 
 
@@ -63,31 +62,3 @@ def check_vacant(directory: Path) -> None:
             f"{directory} {'is not empty' if directory.is_dir() else 'is a file'}",
             hint="name a new directory, or delete this one if it is left over from an interrupted call",
         )
-
-
-def load_supernet(directory: Path) -> Supernet:
-    """The supernet that `save_supernet` wrote, in eval mode.
-
-    Raises:
-        CheckpointError: missing or damaged files, no supernet directory, or weights that do not fit their space.
-    """
-    hint = "name a directory that `nas import-ofa` made, or import into a new one"
-    try:
-        checkpoint = load_checkpoint(directory, expected={})
-    except CheckpointError as e:
-        raise CheckpointError(str(e), hint=hint) from e
-    details = checkpoint.details
-    name, settings, num_classes = (details.get(key) for key in ("space", "space_settings", "num_classes"))
-    if not isinstance(name, str) or not isinstance(settings, Mapping) or not isinstance(num_classes, int):
-        raise CheckpointError(f"{directory} does not say which space its weights belong to", hint=hint)
-    try:
-        supernet = get_space(name, **settings).build_supernet(num_classes=num_classes)
-        supernet.load_state_dict(dict(checkpoint.weights))
-    except (SpaceError, RuntimeError) as e:
-        raise CheckpointError(f"the weights in {directory} do not fit space {name!r}: {e}", hint=hint) from e
-    if supernet.space.space_id != details.get("space_id"):
-        raise CheckpointError(
-            f"{directory} is of space {details.get('space_id')!r}, {name!r} is {supernet.space.space_id!r} today",
-            hint=hint,
-        )
-    return supernet.eval()

@@ -19,7 +19,15 @@ from searchspaces.errors import SpaceError
 from searchspaces.genomes import Choice, Genomes
 from searchspaces.graph import Counts, OpTable, OpTableBuilder
 from searchspaces.mbconv import block_gene, depth_gene
-from searchspaces.settings import check_ascending, check_one_of, check_positive, identity
+from searchspaces.settings import (
+    check_ascending,
+    check_macs,
+    check_num_stages,
+    check_odd,
+    check_one_of,
+    check_positive,
+    identity,
+)
 from searchspaces.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -71,17 +79,18 @@ class Conv1dConfig:
                 f"widths has {len(self.widths)} stages and strides has {len(self.strides)}",
                 hint="give both one entry a stage, for example widths: [[16, 32], [32, 64]] and strides: [1, 2]",
             )
+        check_num_stages(len(self.widths))
         for number, (widths, stride) in enumerate(zip(self.widths, self.strides, strict=True)):
             check_ascending(f"widths[{number + 1}]", widths)
             check_one_of(f"strides[{number + 1}]", stride, _STRIDES)
         for name in ("depths", "kernels", "dilations"):
             check_ascending(name, getattr(self, name))
-        for name, kernels in (("stem_kernel", (self.stem_kernel,)), ("kernels", self.kernels)):
-            if any(kernel % 2 == 0 for kernel in kernels):
-                raise SpaceError(f"{name} must be odd, got {list(kernels)}", hint="for example 3, 5 or 7")
+        check_odd("stem_kernel", (self.stem_kernel,))
+        check_odd("kernels", self.kernels)
         if not (type(self.dropout) in (int, float) and 0 <= self.dropout < 1):
             raise SpaceError(f"dropout is {self.dropout!r}, expected 0 to below 1", hint="for example dropout: 0.2")
         self._check_lengths()
+        check_macs(self._most_macs())
 
     def lengths(self) -> tuple[int, ...]:
         """Time steps after the stem and after each stage."""
@@ -89,6 +98,14 @@ class Conv1dConfig:
         for stride in self.strides:
             steps.append(-(-steps[-1] // stride))
         return tuple(steps)
+
+    def _most_macs(self) -> int:
+        """No network needs more multiply-accumulate operations, parameters or activations than this."""
+        weights, before = self.in_channels * self.stem_channels * self.stem_kernel, self.stem_channels
+        for *_, width in self.widths:
+            weights += width * (before + (self.depths[-1] - 1) * width) * (self.kernels[-1] + 4)
+            before = width
+        return weights * self.length
 
     def _check_lengths(self) -> None:
         """Strides must leave some time steps, and the outermost taps of a kernel must not see the padding only."""

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from searchspaces.architecture import Value
 from searchspaces.errors import SpaceError
+from searchspaces.settings import shortened
 
 Genomes = npt.NDArray[np.int8]
 
@@ -41,9 +42,10 @@ class Choice:
 
     def __post_init__(self) -> None:
         if not self.values or len(set(self.values)) != len(self.values) or len(self.values) > _MOST_VALUES:
+            got = shortened(self.values) or "none"
             raise SpaceError(
-                f"choice {self.name!r} needs 1 ... {_MOST_VALUES} distinct values, got {self.values!r}",
-                hint="list each allowed value once, smallest network first",
+                f"choice {self.name!r} needs 1 to {_MOST_VALUES} distinct values, got {got}",
+                hint=f"list at most {_MOST_VALUES} values, each once, smallest network first",
             )
         if (self.parent is None) != (not self.parent_values):
             raise SpaceError(

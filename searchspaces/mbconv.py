@@ -7,6 +7,7 @@ have one. Kernel and expand ratio are chosen per block, depth per stage, resolut
 ICLR 2020, section 3).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,7 +21,15 @@ from searchspaces.counting import add_conv, add_pool, add_sum
 from searchspaces.errors import SpaceError
 from searchspaces.genomes import Choice, Genomes
 from searchspaces.graph import Counts, OpTable, OpTableBuilder
-from searchspaces.settings import check_ascending, check_one_of, check_positive, identity
+from searchspaces.settings import (
+    check_ascending,
+    check_macs,
+    check_num_stages,
+    check_odd,
+    check_one_of,
+    check_positive,
+    identity,
+)
 from searchspaces.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -112,11 +121,11 @@ class MBConvConfig:
             check_one_of("first_block.activation", self.first_block.activation, ACTIVATIONS)
         if self.mix_channels is not None:
             check_positive("mix_channels", self.mix_channels)
-        if not self.stages:
-            raise SpaceError("stages is empty", hint="give at least one stage")
+        check_num_stages(len(self.stages))
         for number, stage in enumerate(self.stages):
             _check_stage(stage_place(number), stage)
         self._check_sizes()
+        check_macs(self._most_macs())
 
     def _check_sizes(self) -> None:
         """Every stage must leave more than one pixel of the smallest images."""
@@ -126,12 +135,24 @@ class MBConvConfig:
         for place, stride in strides:
             size = -(-size // stride)
             if size < _SMALLEST_MAP:
-                total = int(np.prod([stride for _, stride in strides]))
+                total = math.prod(stride for _, stride in strides)
                 raise SpaceError(
                     f"{place} leaves {size} x {size} pixels of resolution {smallest}, at least "
                     f"{_SMALLEST_MAP} x {_SMALLEST_MAP} must be left (strides {[stride for _, stride in strides]})",
                     hint=f"use resolutions of at least {total + 1} pixels or fewer strides of 2",
                 )
+
+    def _most_macs(self) -> int:
+        """No network needs more multiply-accumulate operations, parameters or activations than this."""
+        before = self.stem_channels if self.first_block is None else self.first_block.channels
+        head, mix = self.head_channels, self.mix_channels or 1
+        weights = self.stem_channels * (9 * self.in_channels + 9 + before) + head * (self.stages[-1].channels + mix)
+        for number, stage in enumerate(self.stages):
+            for c_in in self.block_inputs(number):
+                hidden = round_channels(c_in * stage.expands[-1])
+                # squeeze-excite has a quarter of the channels inside
+                weights += hidden * (c_in + stage.kernels[-1] ** 2 + stage.channels + (hidden if stage.se else 0) + 4)
+        return weights * self.resolutions[-1] ** 2
 
     def block_inputs(self, stage: int) -> tuple[int, ...]:
         """Input channels of every possible block of a stage."""
@@ -161,10 +182,7 @@ def _check_stage(place: str, stage: Stage) -> None:
     check_one_of(f"{place}.stride", stage.stride, (1, 2))
     for name in ("depths", "kernels", "expands"):
         check_ascending(f"{place}.{name}", getattr(stage, name))
-    if any(kernel % 2 == 0 for kernel in stage.kernels):
-        raise SpaceError(
-            f"{place}.kernels must be odd, got {list(stage.kernels)}", hint=f"for example {place}.kernels: [3, 5, 7]"
-        )
+    check_odd(f"{place}.kernels", stage.kernels)
     check_one_of(f"{place}.activation", stage.activation, ACTIVATIONS)
     check_one_of(f"{place}.se", stage.se, (True, False))
 

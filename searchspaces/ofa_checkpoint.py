@@ -6,7 +6,6 @@ A file is either {"state_dict": {key: tensor}} or the inner mapping alone, in an
 knows. Counters of seen batches (`num_batches_tracked`) have no use here; they are ignored, there or not.
 """
 
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING
 from searchspaces.errors import SpaceError
 from searchspaces.ofa_keys import OFA_SPACES, ofa_keys, plain_key
 from searchspaces.registry import get_space
+from searchspaces.tensor_files import load_tensor_file
 
 if TYPE_CHECKING:
     import torch
@@ -69,14 +69,14 @@ def import_ofa_checkpoint(path: Path | str, *, space_id: str, num_classes: int |
 
     Raises:
         SpaceError: no such space; the file is missing, damaged, no checkpoint or contains code; or its keys and
-            shapes are not those of the space (the first difference is named).
+            shapes are not those of the space (the first difference is named), or a number is not finite.
     """
     path = Path(path)
     if space_id not in OFA_SPACES:
         raise SpaceError(
             f"once-for-all checkpoints fit no space {space_id!r}", hint=f"they fit: {', '.join(OFA_SPACES)}"
         )
-    found = _tensors(_read(path), path=path)
+    found = _tensors(load_tensor_file(path), path=path)
     (name, times), *_ = Counter(plain_key(key) for key in found).most_common(1)
     if times > 1:
         names = ", ".join(key for key in found if plain_key(key) == name)
@@ -93,6 +93,7 @@ def import_ofa_checkpoint(path: Path | str, *, space_id: str, num_classes: int |
             hint=_hint_of_space(by_name, found, num_classes=num_classes),
         )
     weights = {ours: found[by_name[plain_key(theirs)]] for ours, theirs in keys.items()}
+    _check_finite(weights, keys=keys, path=path)
     supernet.load_state_dict(weights, strict=True)
     return OfaImport(
         supernet=supernet.eval(),
@@ -100,33 +101,6 @@ def import_ofa_checkpoint(path: Path | str, *, space_id: str, num_classes: int |
         num_elements=sum(tensor.numel() for tensor in weights.values()),
         ignored_keys=ignored,
     )
-
-
-def _read(path: Path) -> object:
-    import torch
-
-    try:
-        stream = path.open("rb")
-    except OSError as e:
-        raise SpaceError(f"cannot read {path}: {e.strerror}", hint="pass the path of a checkpoint file") from e
-    try:
-        with stream:
-            return torch.load(stream, map_location="cpu", weights_only=True)
-    # Damaged files end in five kinds of errors, among them one of a module that we never import.
-    except Exception as e:
-        text = str(e)
-        code = re.search(r"GLOBAL (\S+)", text)
-        if code is not None:
-            raise SpaceError(
-                f"{path} contains code ({code[1]}), refused: a checkpoint holds tensors and nothing else",
-                hint="if you trust its origin, load it there and save its state_dict() alone",
-            ) from e
-        # The advice to load with weights_only=False is none that we pass on.
-        reason = "" if "weights_only" in text or not text else re.split(r"\. |\n", f": {text}")[0]
-        raise SpaceError(
-            f"{path} is cut short or no PyTorch checkpoint ({type(e).__name__}{reason})",
-            hint="download it again and compare its size with the published one",
-        ) from e
 
 
 def _tensors(content: object, *, path: Path) -> "dict[str, torch.Tensor]":
@@ -143,6 +117,17 @@ def _tensors(content: object, *, path: Path) -> "dict[str, torch.Tensor]":
         if not value.is_floating_point() and not key.endswith(_IGNORED):
             raise SpaceError(f"{path} holds {value.dtype} under {key!r}, expected floating-point numbers", hint=layout)
     return {key: value.detach() for key, value in content.items()}
+
+
+def _check_finite(weights: "Mapping[str, torch.Tensor]", *, keys: Mapping[str, str], path: Path) -> None:
+    import torch
+
+    wrong = [keys[ours] for ours, tensor in weights.items() if not torch.isfinite(tensor).all()]
+    if wrong:
+        raise SpaceError(
+            f"{path} holds numbers that are not finite in {len(wrong)} tensors{_some(wrong)}",
+            hint="its training went wrong or the file is damaged: use another checkpoint",
+        )
 
 
 def _num_classes(

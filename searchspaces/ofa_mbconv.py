@@ -21,7 +21,7 @@ from searchspaces.mbconv import (
     block_gene,
     depth_gene,
 )
-from searchspaces.settings import check_ascending
+from searchspaces.settings import check_ascending, position_of
 
 _RESOLUTIONS = tuple(range(128, 225, 4))
 _DEPTHS = (2, 3, 4)
@@ -51,6 +51,8 @@ class OfaMBConvSpace(MBConvSpace):
                 draws it from 2, 3 and 4 and builds the one block that there is.
             resolution: height and width of the images in pixels.
 
+        Numbers may be numpy's; errors count the entries from 0.
+
         Raises:
             SpaceError: a list of another length, or an active value that the space does not have.
         """
@@ -63,18 +65,20 @@ class OfaMBConvSpace(MBConvSpace):
                     f"{name} needs a list of {expected} entries for space {self.space_id!r}, got {got}",
                     hint="ks and e have an entry for every block of the deepest network, d has one for every stage",
                 )
-        _check_entry(RESOLUTION, resolution, self.config.resolutions)
-        genes: dict[str, Value] = {RESOLUTION: resolution}
+        sizes = self.config.resolutions
+        genes: dict[str, Value] = {RESOLUTION: sizes[position_of(RESOLUTION, resolution, sizes)]}
         entry = 0
         for number, stage in enumerate(stages):
-            depth = stage.depths[0] if len(stage.depths) == 1 else d[number]
-            _check_entry(f"d[{number}]", depth, stage.depths)
+            depth = stage.depths[0]
+            if len(stage.depths) > 1:
+                depth = stage.depths[position_of(f"d[{number}]", d[number], stage.depths)]
             genes[depth_gene(number)] = depth
             for block in range(depth):
-                _check_entry(f"ks[{entry + block}]", ks[entry + block], stage.kernels)
-                _check_entry(f"e[{entry + block}]", e[entry + block], stage.expands)
-                genes[block_gene(number, block, "kernel")] = ks[entry + block]
-                genes[block_gene(number, block, "expand")] = e[entry + block]
+                n = entry + block
+                genes[block_gene(number, block, "kernel")] = stage.kernels[
+                    position_of(f"ks[{n}]", ks[n], stage.kernels)
+                ]
+                genes[block_gene(number, block, "expand")] = stage.expands[position_of(f"e[{n}]", e[n], stage.expands)]
             entry += stage.depths[-1]
         return self.architecture(genes)
 
@@ -93,13 +97,6 @@ class OfaMBConvSpace(MBConvSpace):
             e=[int(genes[block_gene(n, block, "expand")]) for n, block in blocks],
             d=[int(genes[depth_gene(n)]) for n in range(len(self.config.stages))],
             resolution=int(genes[RESOLUTION]),
-        )
-
-
-def _check_entry(name: str, value: object, allowed: Sequence[int]) -> None:
-    if type(value) is not int or value not in allowed:
-        raise SpaceError(
-            f"{name} is {value!r}, allowed are {', '.join(map(str, allowed))}", hint="entries are counted from 0"
         )
 
 

@@ -25,7 +25,7 @@ from searchspaces.errors import SpaceError
 from searchspaces.genomes import Choice, Genomes
 from searchspaces.graph import Counts, OpTable, OpTableBuilder
 from searchspaces.mbconv import RESOLUTION, block_gene, depth_gene
-from searchspaces.settings import check_positive, checked_resolutions, checked_width, identity
+from searchspaces.settings import check_positive, checked_resolutions, checked_width, identity, position_of
 from searchspaces.space import SearchSpace
 
 if TYPE_CHECKING:
@@ -134,6 +134,8 @@ class ResNet50DSpace(SearchSpace):
             w: 6 positions in (.65, .8, 1): inside the stem, after the stem, the four stages.
             resolution: height and width of the images in pixels.
 
+        Numbers may be numpy's; errors count the entries from 0.
+
         Raises:
             SpaceError: wrong lengths, or values that are not allowed.
         """
@@ -145,18 +147,18 @@ class ResNet50DSpace(SearchSpace):
                 )
         sizes, stages = self.config.resolutions, range(len(BASE_DEPTHS))
         genes: dict[str, Value] = {
-            RESOLUTION: sizes[_position(RESOLUTION, resolution, sizes)],
-            STEM_DEPTH: STEM_DEPTHS[_position("d[0]", d[0], _OFA_STEM_DEPTHS)],
+            RESOLUTION: sizes[position_of(RESOLUTION, resolution, sizes)],
+            STEM_DEPTH: STEM_DEPTHS[position_of("d[0]", d[0], _OFA_STEM_DEPTHS)],
         }
         for n, gene in enumerate((STEM_MID_WIDTH, STEM_WIDTH, *map(width_gene, stages))):
-            genes[gene] = WIDTHS[_position(f"w[{n}]", w[n], range(len(WIDTHS)))]
+            genes[gene] = WIDTHS[position_of(f"w[{n}]", w[n], range(len(WIDTHS)))]
         first = 0
         for stage in stages:
-            depth = BASE_DEPTHS[stage] + EXTRA_DEPTHS[_position(f"d[{stage + 1}]", d[stage + 1], EXTRA_DEPTHS)]
+            depth = BASE_DEPTHS[stage] + EXTRA_DEPTHS[position_of(f"d[{stage + 1}]", d[stage + 1], EXTRA_DEPTHS)]
             genes[depth_gene(stage)] = depth
             for block in range(depth):
                 n = first + block
-                genes[block_gene(stage, block, "expand")] = EXPANDS[_position(f"e[{n}]", e[n], EXPANDS)]
+                genes[block_gene(stage, block, "expand")] = EXPANDS[position_of(f"e[{n}]", e[n], EXPANDS)]
             first += most_blocks(stage)
         return self.architecture(genes)
 
@@ -262,13 +264,6 @@ class ResNet50DSpace(SearchSpace):
 def _by_width(channels: Callable[[float], int]) -> Counts:
     """Channel numbers for every width multiplier."""
     return np.array([channels(multiplier) for multiplier in WIDTHS], dtype=np.int64)
-
-
-def _position(name: str, entry: object, allowed: Sequence[float]) -> int:
-    """Where `entry` is in `allowed`; True is not 1."""
-    if type(entry) not in (int, float) or entry not in allowed:
-        raise SpaceError(f"{name} is {entry!r}, allowed are {list(allowed)}", hint="choose an allowed value")
-    return allowed.index(entry)
 
 
 def _choices(resolutions: tuple[int, ...]) -> list[Choice]:

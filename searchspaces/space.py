@@ -120,8 +120,13 @@ class SearchSpace(ABC):
         """Check that `arch` is an architecture of this space, in its one spelling.
 
         Raises:
-            SpaceError: another space, a bad gene, or genes that are inactive.
+            SpaceError: no `Architecture`, another space, a bad gene, or genes that are inactive.
         """
+        if not isinstance(arch, Architecture):
+            raise SpaceError(
+                f"expected an Architecture of space {self.space_id!r}, got {type(arch).__name__}",
+                hint="build it with `space.architecture({...})` or `space.sample(rng)`",
+            )
         if arch.space_id != self.space_id:
             raise SpaceError(
                 f"architecture {arch.arch_id} belongs to space {arch.space_id!r}, not to {self.space_id!r}",

@@ -79,6 +79,11 @@ class SearchSpaceContract(ABC):
         with pytest.raises(SpaceError, match="elsewhere"):
             space.validate(foreign)
 
+    @pytest.mark.parametrize("other", [None, "smallest", {"resolution": 16}])
+    def test_what_is_no_architecture_is_refused(self, space: SearchSpace, other: object) -> None:
+        with pytest.raises(SpaceError, match=f"expected an Architecture .*, got {type(other).__name__}"):
+            space.validate(other)  # type: ignore[arg-type]
+
 
 class SupernetContract(ABC):
     """What training, evaluation and export rely on, whatever the supernet."""

@@ -89,7 +89,7 @@ def _compare(report: BenchmarkReport, *, workload: Workload, num_subnets: int, r
     space = supernet.space
     archs = space.architectures(space.sample_many(num_subnets, np.random.default_rng((seed, _SUBNETS))))
     judge = SubnetJudge(supernet, data=data, recalibration_images=RECALIBRATION_IMAGES, seed=seed)
-    reference = _Reference(supernet, data=data, recalibration_inputs=judge.recalibration_inputs)
+    reference = _Reference(supernet, data=data, recalibration_inputs=torch.cat(list(judge.augmented_batches())))
     correct: dict[str, list[int]] = {}
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     rng = np.random.default_rng(seed)

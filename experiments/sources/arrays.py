@@ -6,7 +6,7 @@ axes are NT, three of uint8 are NHW, and four are NHWC or NCHW, whichever has 1,
 numbers could be NHW as well as NCT: the layout must be said.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,27 @@ from experiments.sources.source import Part, Source, Values, require_memory
 NAMES = ("x", "y", "x_test", "y_test", "class_names")
 _CHANNELS = (1, 3, 4)
 _EIGHT_BITS = 255
+_SHOWN = 8
 _NAMING = f"Names are: {', '.join(NAMES)} (the last three may be absent)."
+
+
+def check_names(names: Collection[str], *, where: str) -> None:
+    """Refuse a file that lacks an array, before it is read.
+
+    Args:
+        names: of everything in the file.
+        where: names the file in messages.
+
+    Raises:
+        DataError: there are no examples or no labels, or only one of the two of the test set; what is there is listed.
+    """
+    missing = [name for name in ("x", "y") if name not in names]
+    if ("x_test" in names) != ("y_test" in names):
+        missing.append("y_test" if "x_test" in names else "x_test")
+    if missing:
+        found = sorted(str(name) for name in names)
+        others = ", ".join(found[:_SHOWN]) + (f", ... ({len(found)} names)" if len(found) > _SHOWN else "")
+        raise DataError(f"{where} has no {', '.join(missing)}; it has {others or 'nothing'}", hint=_NAMING)
 
 
 def source_of_arrays(arrays: Mapping[str, object], *, layout: str | None, where: str) -> Source:
@@ -31,13 +51,8 @@ def source_of_arrays(arrays: Mapping[str, object], *, layout: str | None, where:
     Raises:
         DataError: an array is missing, of a wrong type, or of a shape whose axes are not clear.
     """
+    check_names(arrays, where=where)
     found = {name: np.asarray(arrays[name]) for name in NAMES if name in arrays}
-    missing = [name for name in ("x", "y") if name not in found]
-    if ("x_test" in found) != ("y_test" in found):
-        missing.append("y_test" if "x_test" in found else "x_test")
-    if missing:
-        others = ", ".join(sorted(str(name) for name in arrays)) or "nothing"
-        raise DataError(f"{where} has no {', '.join(missing)}; it has {others}", hint=_NAMING)
     pool = _part(found["x"], found["y"], name="train", layout=layout, where=where)
     official = None
     if "x_test" in found:
@@ -81,7 +96,7 @@ def as_labels(labels: NDArray[np.generic], *, where: str) -> NDArray[np.int64]:
         DataError: no integers, or more than one axis.
     """
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        example = f", for example {labels.flat[0]!r}" if labels.size else ""
+        example = f", for example {labels.flat[0].item()!r}" if labels.size else ""
         raise DataError(
             f"{where}: the labels have the type {labels.dtype} and shape {labels.shape}{example}; expected integers of "
             "shape (N)",

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from experiments.downloads import Progress
 from experiments.errors import DataError
-from experiments.sources.arrays import NAMES, source_of_arrays
+from experiments.sources.arrays import NAMES, check_names, source_of_arrays
 from experiments.sources.source import DataSource, Source, require_memory
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ def _existing(settings: "DataSettings") -> Path:
 
 
 def _read_folder(folder: Path) -> dict[str, NDArray[np.generic]]:
+    check_names([path.stem for path in folder.glob("*.npy")], where=str(folder))
     paths = {name: folder / f"{name}.npy" for name in NAMES if (folder / f"{name}.npy").is_file()}
     size = sum(path.stat().st_size for path in paths.values())
     require_memory(size, what=f"The arrays in {folder}", hint=_SMALLER)
@@ -54,6 +55,7 @@ def _read_archive(path: Path) -> dict[str, NDArray[np.generic]]:
         raise DataError(
             f"{path} is damaged or no .npz file: {e}", hint="Write it again with numpy.savez_compressed."
         ) from e
+    check_names(sizes, where=str(path))
     # What the archive unpacks to, known before it is unpacked.
     size = sum(sizes[name] for name in NAMES if name in sizes)
     require_memory(size, what=f"The arrays in {path}", hint=_SMALLER)

@@ -76,8 +76,9 @@ def _shift(images_NCHW: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     reach = max(1, height // 8)
     padded = functional.pad(images_NCHW, (reach, reach, reach, reach), value=float(images_NCHW.min()))
     shifts_N2 = rng.integers(0, 2 * reach + 1, size=(num, 2))
-    windows = np.lib.stride_tricks.sliding_window_view(padded.numpy(), (height, width), axis=(2, 3))
-    return torch.from_numpy(windows[np.arange(num), :, shifts_N2[:, 0], shifts_N2[:, 1]])
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)
+    dy_N, dx_N = torch.from_numpy(shifts_N2).unbind(1)
+    return windows[torch.arange(num), :, dy_N, dx_N]
 
 
 def _shift_flip(images_NCHW: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:

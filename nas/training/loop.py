@@ -47,7 +47,8 @@ def train_supernet(
     from where training goes on at half the learning rate; this is written down in `directory`/rollback.json.
 
     Raises:
-        TrainingError: numbers overflowed again, or settings that fit neither space nor data.
+        TrainingError: numbers overflowed again, the very first loss is no number, or settings that fit neither space
+            nor data.
         CheckpointError: the newest checkpoint is damaged or of another space or other settings.
     """
     _SupernetTraining(supernet, data=data, settings=settings, directory=directory, context=context).run()
@@ -192,6 +193,16 @@ class _SupernetTraining:
             parameter.grad = None
         losses = {name: context.mean(loss) for name, loss in self._steps.backward(phase, batch).items()}
         if not math.isfinite(losses["loss"]):
+            if self._step == 0:
+                # No weight was changed yet: a second time at half the rate would be the same.
+                raise TrainingError(
+                    f"the training loss is {losses['loss']} at the very first step (phase {phase.name}): "
+                    "the learning rate has no part in it",
+                    hint="look at the data: values far from all others, or too large for train.precision"
+                    if self._settings.start_sha256 is None
+                    else "look at the weights that training starts from (train.from_checkpoint), and at the data: "
+                    "values far from all others, or too large for train.precision",
+                )
             return {}, f"loss is {losses['loss']}"
         parameters = list(self._state.parameters.values())
         context.average_gradients(parameters)
@@ -216,8 +227,10 @@ class _SupernetTraining:
             with self._state.averaged() as supernet:
                 found = self._validate(supernet, phase)
             score = found.score
-            values = values | {
-                "accuracy_largest": found.largest, "accuracy_smallest": found.smallest, "score": found.score
+            # Where the step itself has losses of the extremes (sandwich rule), these are the ones that stay.
+            values = {
+                "loss_largest": found.loss_largest, "loss_smallest": found.loss_smallest, **values,
+                "accuracy_largest": found.largest, "accuracy_smallest": found.smallest, "score": found.score,
             }  # fmt: skip
         self._log.write(step=self._step, index=index, values=values)
         details: dict[str, JSON] = {
@@ -248,7 +261,8 @@ class _SupernetTraining:
         if self._rollback is not None:
             kept = f"the last checkpoint is {finished[-1]}" if finished else "no epoch was finished"
             raise TrainingError(
-                f"the {problem}, at half the learning rate after the {self._rollback.problem}; {kept}",
+                f"numbers overflowed again, at half the learning rate: {problem}; "
+                f"the first time: {self._rollback.problem}; {kept}",
                 hint=f"lower train.learning_rate (now {self._settings.learning_rate}) and use a new run directory",
             )
         self._rollback = Rollback(problem=problem)

@@ -18,6 +18,9 @@ class ProgressLog:
     A row has step, num_steps, epoch and phase (both counted from 1), learning_rate, rollbacks, images_per_second,
     eta_seconds, the losses of the step, after an epoch the accuracies that were found, and how busy the machine of the
     writer is, under the names that MLflow has for that ("system/...").
+
+    loss_largest and loss_smallest are losses of the step where the sandwich rule trains both extremes; in other phases
+    they are found after an epoch, on validation images.
     """
 
     def __init__(self, history: TrainHistory, *, phases: Sequence[Phase], steps_an_epoch: int, batch_size: int) -> None:

@@ -10,8 +10,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from hardware.errors import StorageError
-from hardware.files import Manifest, read_manifest
-from nas.errors import CheckpointError
+from hardware.files import MANIFEST_NAME, Manifest, has_manifest, read_manifest
+from nas.errors import CheckpointError, RunError
+from nas.run import open_run
 from nas.training.checkpoints import WEIGHTS_FILE, load_tensors
 from searchspaces import SearchSpace
 from searchspaces.elastic.supernet import Supernet
@@ -22,11 +23,11 @@ Shapes = Mapping[str, tuple[int, ...]]
 
 
 def check_start(directory: Path, space: SearchSpace) -> None:
-    """Refuse a supernet that does not fit `space`; classes and input sizes may differ. Reads no weights.
+    """Refuse a supernet that does not fit `space`; classes and input sizes may differ.
 
     Raises:
         CheckpointError: missing or damaged files (named), a space with other weights (both are named), or tensors of
-            other names or shapes (the first one is named).
+            other names or shapes, or with values that are no numbers (the first one is named).
     """
     found = _manifest(directory, verify=True).details
     if found.get("weights_id") != space.weights_id:
@@ -47,6 +48,7 @@ def check_start(directory: Path, space: SearchSpace) -> None:
                 f"expected {_shown(expected.get(name), classes=name in classifier) or 'none'}",
                 hint=_HINT,
             )
+    _require_finite(directory / WEIGHTS_FILE)
 
 
 def start_from(supernet: Supernet, directory: Path) -> None:
@@ -73,6 +75,9 @@ def start_sha256(directory: Path) -> str:
 
 
 def _manifest(directory: Path, *, verify: bool) -> Manifest:
+    if not has_manifest(directory):
+        problem, hint = _what_else(directory)
+        raise CheckpointError(f"cannot start from {directory}: it {problem}", hint=hint)
     try:
         manifest = read_manifest(directory, verify=verify)
     except StorageError as e:
@@ -80,6 +85,22 @@ def _manifest(directory: Path, *, verify: bool) -> Manifest:
     if WEIGHTS_FILE not in manifest.files:
         raise CheckpointError(f"cannot start from {directory}: it has no {WEIGHTS_FILE}", hint=_HINT)
     return manifest
+
+
+def _what_else(path: Path) -> tuple[str, str]:
+    """What somebody named instead of a supernet directory, and what to do."""
+    if path.is_file():
+        return "is a file", f"import it first: nas import-ofa {path} --space SPACE; then name the directory it makes"
+    if not path.exists():
+        return "does not exist", _HINT
+    try:
+        run = open_run(path)
+    except RunError:
+        return f"has no {MANIFEST_NAME}: no supernet, or one that was never finished", _HINT
+    try:
+        return "is a run directory", f"name its newest checkpoint: {run.checkpoint_dir()}"
+    except RunError as e:
+        return "is a run directory without a checkpoint", e.hint
 
 
 def _shapes_of(space: SearchSpace) -> tuple[Shapes, frozenset[str]]:
@@ -98,6 +119,17 @@ def _shapes_in(path: Path) -> Shapes:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as e:
         raise CheckpointError(f"cannot read the weights {path}: {e}", hint=_HINT) from e
+
+
+def _require_finite(path: Path) -> None:
+    """Refuse NaN and infinity: training would fail at its first step, and blame something else."""
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118
+            if not bool(torch.isfinite(file.get_tensor(name)).all()):
+                raise CheckpointError(
+                    f"the weights {path} are damaged: tensor {name!r} has values that are no numbers (NaN or infinite)",
+                    hint=f"start from another supernet, or make {path.parent} again",
+                )
 
 
 def _shown(shape: tuple[int, ...] | None, *, classes: bool = False) -> str:

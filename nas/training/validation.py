@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import nn
+from torch.nn import functional
 
 from nas.accuracy import score
 from nas.data import DataSplits, fastest_layout
@@ -20,10 +21,16 @@ _BATCH = 256
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Validated:
-    """Accuracies of the two extremes that a phase trains, as fractions."""
+    """Accuracies (fractions) and losses of the two extremes that a phase trains, on the same validation images.
+
+    A loss is the mean cross-entropy to the labels, without smoothing and without a teacher: the training's own losses
+    are other numbers.
+    """
 
     largest: float
     smallest: float
+    loss_largest: float
+    loss_smallest: float
 
     @property
     def score(self) -> float:
@@ -47,19 +54,21 @@ class QuickValidation:
         self._recalibration = data.train.inputs[recalibration]
 
     def __call__(self, supernet: Supernet, phase: Phase) -> Validated:
-        """Accuracies of the largest and of the smallest subnet that are open; the supernet is not changed."""
-        space = supernet.space
-        smallest = smallest_open(space, phase.opened)
-        return Validated(largest=self._judge(supernet, space.largest), smallest=self._judge(supernet, smallest))
+        """Judge the largest and the smallest subnet that are open; the supernet is not changed."""
+        largest, loss_largest = self._judge(supernet, supernet.space.largest)
+        smallest, loss_smallest = self._judge(supernet, smallest_open(supernet.space, phase.opened))
+        return Validated(largest=largest, smallest=smallest, loss_largest=loss_largest, loss_smallest=loss_smallest)
 
-    def _judge(self, supernet: Supernet, arch: Architecture) -> float:
+    def _judge(self, supernet: Supernet, arch: Architecture) -> tuple[float, float]:
+        """Accuracy and loss of a subnet."""
         shape = supernet.space.input_shape(arch)
         network: nn.Module = supernet.extract(arch).to(self._device)
         recalibrate(network, [self._prepare(raw, shape=shape) for raw in self._recalibration.split(_BATCH)])
         with torch.no_grad():
-            predicted = [network(self._prepare(raw, shape=shape)).argmax(dim=1) for raw in self._inputs.split(_BATCH)]
-        found = score(self._labels_N, torch.cat(predicted).cpu(), num_classes=self._num_classes, metric=self._metric)
-        return found.value
+            logits = [network(self._prepare(raw, shape=shape)) for raw in self._inputs.split(_BATCH)]
+        logits_NC = torch.cat(logits).float().cpu()
+        found = score(self._labels_N, logits_NC.argmax(dim=1), num_classes=self._num_classes, metric=self._metric)
+        return found.value, functional.cross_entropy(logits_NC, self._labels_N).item()
 
     def _prepare(self, raw: torch.Tensor, *, shape: tuple[int, ...]) -> torch.Tensor:
         return fastest_layout(self._preprocessing.prepare(raw.to(self._device), shape=shape))

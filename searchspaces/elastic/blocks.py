@@ -194,7 +194,7 @@ class ElasticMBConv(ElasticModule):
         Args:
             sizes: hidden channels of the subnets that must not change, the largest included.
         """
-        order = importance_order(self.project.weight, sizes)
+        order = importance_order([self.project.weight], sizes)
         reorder(order, self.project.weight, dim=1)
         reorder(order, self.depthwise.weight, *self.depthwise_norm.tensors())
         if self.expand is not None and self.expand_norm is not None:
@@ -203,14 +203,19 @@ class ElasticMBConv(ElasticModule):
             return
         reorder(order, self.se.reduce.weight, dim=1)
         reorder(order, *self.se.expand.parameters())
-        order = importance_order(self.se.expand.weight, [squeeze_channels(size) for size in sizes])
+        order = importance_order([self.se.expand.weight], [squeeze_channels(size) for size in sizes])
         reorder(order, self.se.expand.weight, dim=1)
         reorder(order, *self.se.reduce.parameters())
 
 
-def importance_order(weight: torch.Tensor, sizes: Collection[int]) -> torch.Tensor:
-    """Input channels (I,) of `weight` (O, I, 1, 1) by falling L1 norm within the groups between `sizes`."""
-    norm_I = weight.abs().sum(dim=(0, 2, 3))
+def importance_order(readers: Sequence[torch.Tensor], sizes: Collection[int]) -> torch.Tensor:
+    """Channels (I,) by falling importance within the groups between `sizes`.
+
+    Args:
+        readers: weights (O, I, ...) of the layers that read the channels; importance is the sum of their L1 norms.
+        sizes: channels of the subnets that must not change, the largest included.
+    """
+    norm_I = torch.stack([weight.abs().transpose(0, 1).flatten(1).sum(dim=1) for weight in readers]).sum(dim=0)
     borders = [0, *sorted(set(sizes))]
     return torch.cat(
         [

@@ -4,6 +4,7 @@ Tensor letters: N series, C channels, T time steps, O output channels, K kernel.
 """
 
 import itertools
+from collections.abc import Mapping
 from typing import cast
 
 import torch
@@ -12,9 +13,8 @@ from torch.nn import functional
 
 from searchspaces.architecture import Architecture
 from searchspaces.conv1d_sensor import Conv1dSpace, width_gene
-from searchspaces.elastic.blocks import Shortcut, Step, extract_steps, run_steps
-from searchspaces.elastic.layers import Cut, ElasticBatchNorm2d, ElasticModule, Fixed
-from searchspaces.elastic.resnet import ElasticLinear
+from searchspaces.elastic.blocks import Shortcut, Step, extract_steps, importance_order, reorder, run_steps
+from searchspaces.elastic.layers import Cut, ElasticBatchNorm2d, ElasticLinear, ElasticModule, Fixed
 from searchspaces.elastic.supernet import Supernet
 from searchspaces.mbconv import block_gene, depth_gene
 
@@ -145,7 +145,7 @@ class Conv1dSupernet(Supernet):
         channels = config.stem_channels
         stem = Cut(in_channels=config.in_channels, out_channels=channels, kernel=config.stem_kernel)
         steps: list[Step] = [(self.stem, stem)]
-        for stage, blocks in enumerate(self.stages):
+        for stage in range(len(self.stages)):
             width = int(genes[width_gene(stage)])
             for block in range(int(genes[depth_gene(stage)])):
                 cut = Cut(
@@ -154,7 +154,33 @@ class Conv1dSupernet(Supernet):
                     kernel=int(genes[block_gene(stage, block, "kernel")]),
                     dilation=int(genes[block_gene(stage, block, "dilation")]),
                 )
-                steps.append((cast(ElasticModule, cast(nn.ModuleList, blocks)[block]), cut))
+                steps.append((self._blocks(stage)[block], cut))
                 channels = width
         tail = Cut(in_channels=channels, out_channels=self.num_classes)
         return [*steps, *((layer, tail) for layer in (self.pool, self.flatten, self.dropout, self.classifier))]
+
+    @torch.no_grad()
+    def sort_channels(self, *, opened: Mapping[str, int]) -> None:
+        """Order the channels of every stage by importance, the L1 norm of all weights that read them, largest first.
+
+        The shortcuts carry a stage's channels from its first block to the next stage (or the classifier), so all of
+        them move together. They stay within the groups that the open widths cut off: open subnets keep their function.
+
+        Args:
+            opened: `opened["width"]` is how many of the largest widths are in use already; all if it is not named.
+                Other kinds have no channels to sort.
+        """
+        num_open = opened.get("width")
+        for stage, widths in enumerate(self._config.widths):
+            first, *more = self._blocks(stage)
+            last = stage + 1 == len(self.stages)
+            after = self.classifier.weight if last else self._blocks(stage + 1)[0].conv.weight
+            readers = [*(block.conv.weight for block in more), after]
+            order = importance_order(readers, widths if num_open is None else widths[-max(1, num_open) :])
+            for weight in readers:
+                reorder(order, weight, dim=1)
+            for block in (first, *more):
+                reorder(order, block.conv.weight, *block.norm.tensors())
+
+    def _blocks(self, stage: int) -> list[ElasticConvBlock1d]:
+        return [cast(ElasticConvBlock1d, block) for block in cast(nn.ModuleList, self.stages[stage])]

@@ -164,6 +164,27 @@ class ElasticBatchNorm2d(ElasticModule):
         return [*self.parameters(), *self.buffers()]
 
 
+class ElasticLinear(ElasticModule):
+    """Linear layer with bias that reads the leading `cut.in_channels` features."""
+
+    def __init__(self, features: int, num_classes: int) -> None:
+        super().__init__()
+        layer = nn.Linear(features, num_classes)
+        self.weight, self.bias = layer.weight, layer.bias
+
+    def forward(self, x_NCHW: torch.Tensor, cut: Cut) -> torch.Tensor:
+        """Logits (N, num_classes) of features (N, C)."""
+        return functional.linear(x_NCHW, self.weight[:, : cut.in_channels], self.bias)
+
+    def extract(self, cut: Cut) -> nn.Module:
+        """The same as `nn.Linear`."""
+        layer = nn.Linear(cut.in_channels, len(self.bias))
+        with torch.no_grad():
+            layer.weight.copy_(self.weight[:, : cut.in_channels])
+            layer.bias.copy_(self.bias)
+        return layer
+
+
 _ACTIVATIONS: Mapping[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "relu6": nn.ReLU6,

@@ -5,7 +5,6 @@ from typing import cast
 
 import torch
 from torch import nn
-from torch.nn import functional
 
 from searchspaces.architecture import Architecture
 from searchspaces.elastic.blocks import (
@@ -17,7 +16,7 @@ from searchspaces.elastic.blocks import (
     reorder,
     run_steps,
 )
-from searchspaces.elastic.layers import Cut, ElasticBatchNorm2d, ElasticConv2d, ElasticModule, Fixed
+from searchspaces.elastic.layers import Cut, ElasticBatchNorm2d, ElasticConv2d, ElasticLinear, ElasticModule, Fixed
 from searchspaces.elastic.supernet import Supernet
 from searchspaces.mbconv import block_gene, depth_gene
 from searchspaces.ofa_resnet50d import (
@@ -125,33 +124,12 @@ class ElasticBottleneck(ElasticModule):
         Args:
             sizes: hidden channels of the subnets that must not change, the largest included.
         """
-        order = importance_order(self.conv3.weight, sizes)
+        order = importance_order([self.conv3.weight], sizes)
         reorder(order, self.conv3.weight, dim=1)
         reorder(order, self.conv2.weight, *self.norm2.tensors())
-        order = importance_order(self.conv2.weight, sizes)
+        order = importance_order([self.conv2.weight], sizes)
         reorder(order, self.conv2.weight, dim=1)
         reorder(order, self.conv1.weight, *self.norm1.tensors())
-
-
-class ElasticLinear(ElasticModule):
-    """Linear layer with bias that reads the leading `cut.in_channels` features."""
-
-    def __init__(self, features: int, num_classes: int) -> None:
-        super().__init__()
-        layer = nn.Linear(features, num_classes)
-        self.weight, self.bias = layer.weight, layer.bias
-
-    def forward(self, x_NCHW: torch.Tensor, cut: Cut) -> torch.Tensor:
-        """Logits (N, num_classes) of features (N, C)."""
-        return functional.linear(x_NCHW, self.weight[:, : cut.in_channels], self.bias)
-
-    def extract(self, cut: Cut) -> nn.Module:
-        """The same as `nn.Linear`."""
-        layer = nn.Linear(cut.in_channels, len(self.bias))
-        with torch.no_grad():
-            layer.weight.copy_(self.weight[:, : cut.in_channels])
-            layer.bias.copy_(self.bias)
-        return layer
 
 
 class ResNet50DSupernet(Supernet):

@@ -54,10 +54,12 @@ class Supernet(nn.Module, ABC):
         return run_steps(self.plan(arch), x_NCHW)
 
     def sort_channels(self, *, opened: Mapping[str, int]) -> None:
-        """Order the channels inside elastic blocks by importance, before smaller expand ratios are opened.
+        """Order channels by importance, before smaller expand ratios or widths are opened.
 
         Subnets that are open already keep their function: channels move only within the groups that the opened
-        sizes cut off. A supernet without sliced channels has nothing to do.
+        sizes cut off. Each supernet says which channels it sorts: those inside the blocks (`mbconv-small`, `ofa-...`;
+        the stage widths of `ofa-resnet50d` keep their order) or those of whole stages (`conv1d-sensor`). A supernet
+        without sliced channels has nothing to do.
 
         Args:
             opened: kind of choice -> how many of its largest values are in use already (1: only the largest).

@@ -7,8 +7,10 @@ import pytest
 import yaml
 
 from experiments.recipe import load_recipe
+from experiments.session import recipe_space
 from hardware.backends.onnxruntime_cpu import OnnxRuntimeCpu
 from nas.run import create_run
+from nas.supernet_files import save_supernet
 from tests.experiments.conftest import QUICKSTART, InProcess
 
 
@@ -22,6 +24,15 @@ def write_recipe(path: Path, **changes: object) -> Path:
             target = target[section]
         target[last] = value
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+def imported(path: Path) -> Path:
+    """A supernet directory of the quickstart's space."""
+    recipe = load_recipe(QUICKSTART)
+    supernet = recipe_space(recipe).build_supernet(num_classes=3)
+    settings = recipe.space.settings
+    save_supernet(path, supernet, space=recipe.space.name, space_settings=settings, provenance={})
     return path
 
 
@@ -49,6 +60,7 @@ def new_run(path: Path) -> None:
         ("search.sampler=nsga9", "nsga9"),
         ("space.settings.resolutions=[24, 16]", "[24, 16]"),
         ("nonsense", "nonsense"),
+        ("train.workers=5", "train.workers: got 5, expected a divisor of batch_size 32"),
     ],
 )
 def test_a_wrong_key_type_or_value_is_named_and_ends_with_2(nas: InProcess, setting: str, named: str) -> None:
@@ -165,10 +177,61 @@ def test_dry_run_writes_nothing_and_shows_the_plan(nas: InProcess) -> None:
     assert list(Path.cwd().iterdir()) == []
 
 
+def test_dry_run_on_a_run_directory_says_whether_it_can_go_on(nas: InProcess, tmp_path: Path) -> None:
+    new_run(tmp_path / "run")
+    same = nas("run", QUICKSTART, "--dry-run", "--run-dir", tmp_path / "run")
+    assert same.code == 0
+    assert squeezed("only what is missing would be done") in squeezed(same.out)
+    other = nas("run", QUICKSTART, "--dry-run", "--run-dir", tmp_path / "run", "--set", "train.epochs=7")
+    assert other.code == 2
+    assert squeezed("train.epochs: 30 against 7") in squeezed(other.out)
+
+
 def test_dry_run_without_the_device_ends_with_4(nas: InProcess) -> None:
     result = nas("run", QUICKSTART, "--dry-run", "--set", "device.id=phone")
     assert result.code == 4
     assert "phone: unknown" in result.out
+
+
+def squeezed(text: str) -> str:
+    """A table's text without its frame and line breaks."""
+    return "".join(text.replace("\u2502", "").split())
+
+
+def test_dry_run_names_method_phases_and_start(nas: InProcess, tmp_path: Path) -> None:
+    start = imported(tmp_path / "start")
+    recipe = ("--set", "train.method=progressive", "--from", start)
+    result = nas("run", QUICKSTART, "--dry-run", *recipe)
+    assert result.code == 0
+    for text in ("progressive, 30 epochs", "phases: teacher (", "expand 2 (", f"from {start}", "content is checked"):
+        assert squeezed(text) in squeezed(result.out), text
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [
+        (("--set", "space.name=nasbench201", "--set", "space.settings={}"), "has no supernet"),
+        (("--from", "nowhere"), "nowhere: it does not exist"),
+        (("--set", "train.method=progressive", "--set", "train.epochs=2"), "set train.epochs to"),
+        (("--set", "data.augmentation=jitter-scale"), "'jitter-scale' is not for images; for images: none, shift,"),
+    ],
+)
+def test_dry_run_refuses_what_the_run_would_refuse(nas: InProcess, setting: tuple[str, ...], named: str) -> None:
+    result = nas("run", QUICKSTART, "--dry-run", *setting)
+    assert result.code == 2
+    assert squeezed(named) in squeezed(result.out + result.err)
+    assert list(Path.cwd().iterdir()) == []
+
+
+def test_a_refused_run_leaves_no_directory(nas: InProcess, tmp_path: Path) -> None:
+    for command in ("run", "train"):
+        result = nas(command, QUICKSTART, "--from", "nowhere", "--run-dir", tmp_path / "new")
+        assert result.code == 2
+        assert "nowhere: it does not exist" in result.err
+        assert not (tmp_path / "new").exists()
+    (tmp_path / "mine").mkdir()
+    nas("run", QUICKSTART, "--from", "nowhere", "--run-dir", tmp_path / "mine")
+    assert (tmp_path / "mine").is_dir()
 
 
 def test_doctor_names_devices_and_data(nas: InProcess) -> None:

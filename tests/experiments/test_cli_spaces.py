@@ -81,6 +81,13 @@ def test_a_space_file_that_does_not_fit_is_refused_with_its_place(
     assert message in result.err
 
 
+def test_a_missing_space_file_is_called_a_space_file(nas: InProcess, tmp_path: Path) -> None:
+    result = nas("spaces", "show", tmp_path / "gone.yaml")
+    assert result.code == 2
+    assert "space file" in result.err
+    assert "recipe" not in result.err
+
+
 def test_a_published_supernet_is_imported_and_says_what_was_not_needed(nas: InProcess, tmp_path: Path) -> None:
     state = get_space(OFA).build_supernet(num_classes=7).state_dict()
     content = {theirs: state[ours] for ours, theirs in ofa_keys(state, space_id=OFA).items()}

@@ -8,7 +8,6 @@ import torch
 
 from experiments.import_ofa import import_ofa
 from nas.errors import RunError
-from nas.supernet_files import load_supernet
 from nas.training.checkpoints import load_checkpoint
 from searchspaces import SpaceError, get_space
 from searchspaces.ofa_keys import ofa_keys
@@ -32,16 +31,16 @@ def test_an_imported_checkpoint_becomes_a_supernet_directory_that_tells_its_sour
     checkpoint: Path, tmp_path: Path
 ) -> None:
     imported = import_ofa(checkpoint, space=SPACE, out=tmp_path / "out")
-    supernet = load_supernet(imported.directory)
-    state = supernet.state_dict()
-    assert imported.space_id == supernet.space.space_id == SPACE
-    assert imported.num_classes == supernet.num_classes == 10
+    written = load_checkpoint(imported.directory, expected={"space": SPACE, "space_settings": {}})
+    state, details = written.weights, written.details
+    get_space(SPACE).build_supernet(num_classes=10).load_state_dict(dict(state))
+    assert imported.space_id == details["space_id"] == SPACE
+    assert imported.num_classes == details["num_classes"] == 10
     assert imported.num_tensors == len(state)
     assert imported.num_elements == sum(tensor.numel() for tensor in state.values())
     assert imported.ignored_keys == ("first_conv.bn.num_batches_tracked",)
     published = torch.load(checkpoint, weights_only=True)["state_dict"]
     assert all(torch.equal(state[ours], published[theirs]) for ours, theirs in ofa_keys(state, space_id=SPACE).items())
-    details = load_checkpoint(imported.directory, expected={"space": SPACE, "space_settings": {}}).details
     assert details["provenance"] == {
         "origin": "imported from a once-for-all checkpoint",
         "file": "ofa_net",
@@ -53,6 +52,15 @@ def test_a_file_that_does_not_fit_leaves_no_directory(checkpoint: Path, tmp_path
     with pytest.raises(SpaceError, match="first_conv") as error:
         import_ofa(checkpoint, space="ofa-mobilenetv3-w1.2", out=tmp_path / "out")
     assert SPACE in error.value.hint
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_whose_training_went_wrong_leaves_no_directory(checkpoint: Path, tmp_path: Path) -> None:
+    found = torch.load(checkpoint, weights_only=True)["state_dict"]
+    found["classifier.linear.bias"][3] = torch.nan
+    torch.save(found, tmp_path / "broken")
+    with pytest.raises(SpaceError, match=r"not finite .*classifier\.linear\.bias"):
+        import_ofa(tmp_path / "broken", space=SPACE, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

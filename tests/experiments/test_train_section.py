@@ -1,5 +1,6 @@
 """The recipe's section `train`: what it accepts, and what training makes of it."""
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,11 @@ import pytest
 
 from experiments.errors import RecipeError
 from experiments.recipe import Recipe, load_recipe
-from experiments.stages import _progress_text
+from experiments.stages import _following, _progress_text
 from experiments.workload import train_settings
 from nas.errors import CheckpointError
 from nas.supernet_files import save_supernet
+from nas.training.history import HistoryReader, TrainHistory
 from nas.training.phases import phases_of
 from nas.training.settings import PhaseSettings
 from nas.training.starting import start_sha256
@@ -72,6 +74,7 @@ def test_phases_by_hand_reach_the_training_and_survive_the_recipes_own_yaml(tmp_
         ("train.ema_decay=1", "train.ema_decay: got 1, expected a number > 0 and < 1 or null"),
         ("train.validation_images=1001", "train.validation_images: got 1001, expected an integer >= 0 and <= 1,000"),
         ("train.use_gpu=yes please", "train.use_gpu: got 'yes please'"),
+        ("train.workers=5", "train.workers: got 5, expected a divisor of batch_size 64"),
     ],
 )
 def test_what_does_not_fit_is_refused_with_the_key(tmp_path: Path, override: str, message: str) -> None:
@@ -83,6 +86,7 @@ def test_what_does_not_fit_is_refused_with_the_key(tmp_path: Path, override: str
 def test_a_gpu_may_come_and_go_but_the_method_stays(tmp_path: Path) -> None:
     recipe = loaded(tmp_path)
     assert loaded(tmp_path, "", "train.use_gpu=true").fingerprint() == recipe.fingerprint()
+    assert loaded(tmp_path, "", "train.from_checkpoint=start").fingerprint() == recipe.fingerprint()
     for other in ("train.method=progressive", "train.precision=bf16", "train.ema_decay=0.99"):
         assert loaded(tmp_path, "", other).fingerprint() != recipe.fingerprint()
 
@@ -104,8 +108,58 @@ def test_a_start_is_an_absolute_place_and_its_checksum_reaches_the_training(
 @pytest.mark.parametrize(("seconds", "shown"), [(44.6, "45 s left"), (720.0, "12 min left"), (12_600.0, "3.5 h left")])
 def test_the_bar_says_phase_and_time_left(tmp_path: Path, seconds: float, shown: str) -> None:
     row = {"phase": 2, "epoch": 4, "loss": 1.23456, "images_per_second": 321.7, "eta_seconds": seconds}
+    phases = phases_of(get_space("mbconv-small", **SPACE), train_settings(loaded(tmp_path, BY_HAND)))
+    text = _progress_text(row, extremes=None, phases=phases)
+    assert text == f"kernel, epoch 4, loss 1.235, 322 images/s, {shown}"
+
+
+def test_the_bar_says_the_losses_of_both_extremes_and_where_they_are_from(tmp_path: Path) -> None:
+    row = {"phase": 1, "epoch": 4, "loss": 1.23456, "images_per_second": 321.7, "eta_seconds": 1.0}
+    both = {**row, "loss_largest": 0.98765, "loss_smallest": 2.0}
     space = get_space("mbconv-small", **SPACE)
-    phases = phases_of(space, train_settings(loaded(tmp_path, BY_HAND)))
-    assert _progress_text(row, phases=phases) == f"kernel, epoch 4, loss 1.235, 322 images/s, {shown}"
-    (only,) = phases_of(space, train_settings(loaded(tmp_path)))
-    assert _progress_text({**row, "phase": 1}, phases=[only]).startswith("epoch 4, loss")
+    sandwich = phases_of(space, train_settings(loaded(tmp_path)))
+    text = _progress_text(both, extremes=both, phases=sandwich)
+    assert text == "epoch 4, loss 1.235 (largest 0.988, smallest 2.000), 322 images/s, 1 s left"
+    progressive = phases_of(space, train_settings(loaded(tmp_path, BY_HAND)))
+    text = _progress_text(row, extremes=both, phases=progressive)
+    assert "loss 1.235 (validation: largest 0.988, smallest 2.000), 322" in text
+
+
+class Heard:
+    """A reporter that keeps what it hears."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+        self.messages: list[str] = []
+        self.changed = threading.Event()
+
+    def stage(self, name: str, *, text: str) -> None: ...
+
+    def done(self, text: str) -> None: ...
+
+    def progress(self, done: float, total: float, *, text: str = "") -> None:
+        self.texts.append(text)
+        self.changed.set()
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+    def next_text(self) -> str:
+        assert self.changed.wait(20)
+        self.changed.clear()
+        return self.texts[-1]
+
+
+def test_the_bar_keeps_the_extremes_of_the_last_epoch(tmp_path: Path) -> None:
+    phases = phases_of(get_space("mbconv-small", **SPACE), train_settings(loaded(tmp_path, BY_HAND)))
+    row = {"step": 1, "num_steps": 9, "phase": 1, "epoch": 1, "loss": 3.0, "images_per_second": 1.0, "eta_seconds": 1.0}
+    path = tmp_path / "history.jsonl"
+    history, heard = TrainHistory(path), Heard()
+    with _following(HistoryReader(path), phases=phases, reporter=heard):
+        history.append({**row, "rollbacks": 0})
+        assert "loss 3.000, " in heard.next_text()
+        history.append({**row, "rollbacks": 0, "loss_largest": 1.5, "loss_smallest": 2.5})
+        assert "largest 1.500, smallest 2.500" in heard.next_text()
+        history.append({**row, "rollbacks": 1, "loss": 2.0})
+        assert "loss 2.000 (validation: largest 1.500, smallest 2.500)" in heard.next_text()
+    assert len(heard.messages) == 1

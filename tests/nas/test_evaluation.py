@@ -3,14 +3,16 @@
 import threading
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from nas import evaluation
 from nas.accuracy import Accuracy
-from nas.data import DataSplits
+from nas.data import DataSplits, fastest_layout
 from nas.evaluation import SubnetJudge, batch_size
 from nas.recalibration import recalibrate
+from nas.training.augmentation import augment
 from searchspaces import Architecture
 from tests.nas.test_recalibration import batch_norms, statistics
 from tests.nas.tiny_run import SEED, SPACE, TinyRun, make_judge
@@ -121,6 +123,26 @@ def test_recalibration_images_come_in_batches_of_200(trained: TinyRun, data: Dat
     for resolution in (8, 12):
         batches = list(judge.recalibration_batches((1, resolution, resolution)))
         assert [tuple(x_NCHW.shape) for x_NCHW in batches] == [(n, 1, resolution, resolution) for n in (200, 200, 50)]
+
+
+def test_recalibration_images_are_augmented_when_used_and_the_same_whether_kept_or_not(
+    trained: TinyRun, data: DataSplits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge = SubnetJudge(trained.supernet(), data=data, recalibration_images=450, seed=SEED)
+    order = np.random.default_rng((SEED, 4)).permutation(len(data.train))[:450]
+    chosen = data.train.inputs[torch.from_numpy(order)].split(200)
+    expected = [augment(x, name=data.augmentation, seed=SEED, step=n, rank=0) for n, x in enumerate(chosen)]
+    for _ in range(2):
+        assert all(map(torch.equal, expected, judge.augmented_batches()))
+    shape = (1, 12, 12)
+    prepared = [fastest_layout(data.preprocessing.prepare(x, shape=shape)) for x in expected]
+    kept = list(judge.recalibration_batches(shape))
+    monkeypatch.setattr(evaluation, "_MOST_BYTES", 0)
+    anew = list(judge.recalibration_batches(shape))
+    for batches in (kept, anew):
+        assert len(batches) == 3
+        assert all(map(torch.equal, prepared, batches))
+        assert all(a.stride() == b.stride() for a, b in zip(prepared, batches, strict=True))
 
 
 def test_two_threads_judge_as_one_does(judge: SubnetJudge, trained: TinyRun, data: DataSplits) -> None:

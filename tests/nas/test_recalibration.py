@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from nas.data import fastest_layout
+from nas.errors import TrainingError
 from nas.folding import fold_norms
 from nas.recalibration import recalibrate
 
@@ -161,3 +162,14 @@ def test_a_normalisation_without_weights_is_recalibrated() -> None:
         recalibrate(each, [x_NCHW])
     for found, expected in zip(statistics(network), statistics(plain), strict=True):
         torch.testing.assert_close(found, expected)
+
+
+def test_recalibration_without_a_batch_is_refused_and_changes_nothing() -> None:
+    network = nn.Sequential(nn.Conv2d(1, 3, 1), nn.BatchNorm2d(3)).train()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    with pytest.raises(TrainingError, match="no batch") as refusal:
+        recalibrate(network, [])
+    assert refusal.value.hint
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert network.training
+    assert isinstance(network[1], nn.BatchNorm2d)

@@ -205,7 +205,7 @@ def test_parents_of_different_number_are_refused() -> None:
     [
         ((), None, (), "distinct values"),
         ((1, 1), None, (), "distinct values"),
-        (tuple(range(128)), None, (), "1 ... 127"),
+        (tuple(range(128)), None, (), "1 to 127"),
         ((1, 2), "depth", (), "go together"),
         ((1, 2), None, (1,), "go together"),
     ],

@@ -14,6 +14,7 @@ from searchspaces import SpaceError, get_space, load_ofa_checkpoint
 from searchspaces.elastic.supernet import Supernet
 from searchspaces.ofa_checkpoint import OfaImport, import_ofa_checkpoint
 from searchspaces.ofa_keys import OFA_SPACES, ofa_keys, plain_key
+from tests.searchspaces.hostile import Hostile
 
 # Kept beside a checkout for development; what follows checks the same rules everywhere.
 SHAPES = Path(__file__).parents[3] / "shared" / "data" / "ofa" / "state_dict_shapes.json"
@@ -258,16 +259,6 @@ def test_a_file_without_the_tensors_of_a_network_is_refused(content: object, exp
     assert expected in refusal(write(tmp_path / "file.pth", content))[0]
 
 
-class Hostile:
-    """Creates a file when somebody unpickles it."""
-
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return Path.touch, (self.target,)
-
-
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before-torch-1.6"])
 def test_code_in_a_file_is_refused_and_does_not_run(zipped: bool, tmp_path: Path) -> None:
     target = tmp_path / "created"
@@ -293,7 +284,7 @@ def test_a_file_cut_short_is_refused(zipped: bool, part: float, tmp_path: Path) 
     path = tmp_path / "file.pth"
     path.write_bytes(whole[: int(part * len(whole))])
     message, hint = refusal(path)
-    assert "cut short or no PyTorch checkpoint" in message
+    assert "is cut short" in message or (part == 0 and "is empty" in message)
     assert "weights_only" not in message
     assert "download it again" in hint
 
@@ -304,7 +295,19 @@ def test_a_file_cut_short_is_refused(zipped: bool, part: float, tmp_path: Path) 
 def test_a_file_that_is_something_else_is_refused(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "file.pth"
     path.write_bytes(content)
-    assert "no PyTorch checkpoint" in refusal(path)[0]
+    assert "no PyTorch file" in refusal(path)[0]
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_numbers_that_are_not_finite_are_refused_with_their_key(
+    number: float, published: State, tmp_path: Path
+) -> None:
+    key = "blocks.3.mobile_inverted_conv.depth_conv.bn.bn.running_var"
+    broken = published[key].clone()
+    broken[2] = number
+    message, hint = refusal(write(tmp_path / "file.pth", {**published, key: broken}))
+    assert f"not finite in 1 tensors ({key})" in message
+    assert hint
 
 
 def test_a_missing_file_and_a_directory_are_told(tmp_path: Path) -> None:

@@ -133,10 +133,12 @@ def test_the_depth_of_the_last_proxyless_stage_is_one_whatever_is_given() -> Non
         ({"ks": "3" * 20}, "ks needs a list of 20 entries"),
         ({"ks": [3] * 4 + [9] + [3] * 15}, r"ks\[4\] is 9, allowed are 3, 5, 7"),
         ({"ks": [True] + [3] * 19}, r"ks\[0\] is True"),
-        ({"e": [3.0] + [3] * 19}, r"e\[0\] is 3\.0, allowed are 3, 4, 6"),
+        ({"e": [3.5] + [3] * 19}, r"e\[0\] is 3\.5, allowed are 3, 4, 6"),
+        ({"e": [np.float64(2)] + [3] * 19}, r"e\[0\] is 2\.0, allowed"),
         ({"d": [2, 2, 5, 2, 2]}, r"d\[2\] is 5, allowed are 2, 3, 4"),
         ({"d": [2, 2, 2, 2, None]}, r"d\[4\] is None"),
-        ({"resolution": 130}, "resolution is 130, allowed are 128, 132"),
+        ({"resolution": 130}, "resolution is 130, allowed are 128, 132.* 220, 224"),
+        ({"resolution": np.True_}, "resolution is True"),
         ({"resolution": "224"}, "resolution is '224'"),
     ],
 )
@@ -145,6 +147,21 @@ def test_lists_that_do_not_fit_are_refused_with_the_entry(change: dict[str, Any]
     with pytest.raises(SpaceError, match=message) as refusal:
         ofa_space("ofa-mobilenetv3-w1.0").from_ofa(**{**lists, **change})
     assert refusal.value.hint
+    assert "counted" not in refusal.value.hint
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    space, rng = ofa_space("ofa-mobilenetv3-w1.0"), np.random.default_rng(0)
+    lists = space.to_ofa(space.sample(rng))
+    as_numpy: dict[str, Any] = {
+        "ks": [np.int64(k) for k in lists["ks"]],
+        "e": [np.float32(e) for e in lists["e"]],
+        "d": [float(d) for d in lists["d"]],
+        "resolution": np.int32(lists["resolution"]),
+    }
+    arch = space.from_ofa(**as_numpy)
+    assert arch == space.from_ofa(**lists)
+    assert {type(value) for _, value in arch.genes} == {int}
 
 
 def test_an_architecture_of_another_space_has_no_lists() -> None:

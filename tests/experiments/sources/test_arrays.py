@@ -1,5 +1,6 @@
 """Own arrays and tensors: names, axes and labels in .npz, .npy, .pt and .safetensors files, and functions."""
 
+import pickle  # noqa: TID251 - makes a file that must be refused
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -148,7 +149,7 @@ def change(kind: str, digits: Digits) -> dict[str, object]:
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("float labels", "the labels have the type float32"),
+        ("float labels", r"the labels have the type float32 and shape \(240,\), for example 0\.0;"),
         ("label axes", r"shape \(240, 1\)"),
         ("negative label", r"has the label -1 \(at position 0\)"),
         ("gap", "has no image of 0: an empty class"),
@@ -198,13 +199,22 @@ def bad_file(folder: Path, kind: str, arrays: Arrays) -> tuple[str, Path]:
             torch.save([torch.zeros(3)], pt)
         case "code pt":
             torch.save({"x": Evil()}, pt)
+        case "pickle pt":
+            pt.write_bytes(pickle.dumps(Evil()))
         case "other names pt":
-            torch.save({"data": torch.zeros(3)}, pt)
+            torch.save({"data": torch.zeros(3), "labels": torch.zeros(3)}, pt)
+        case "other names npz":
+            np.savez(npz, images=np.zeros(3), y=np.zeros(3))
+        case "many names pt":
+            torch.save({f"w{n}": torch.zeros(1) for n in range(30)}, pt)
         case "truncated safetensors":
             safe.write_bytes(safe.read_bytes()[:-100])
         case "empty folder":
             (folder / "empty").mkdir()
             return "numpy", folder / "empty"
+        case "other names folder":
+            (folder / "other").mkdir()
+            return save_folder(folder / "other", {"images": np.zeros(3), "y": np.zeros(3)})
         case "missing npz":
             return "numpy", folder / "nowhere.npz"
         case "missing pt":
@@ -218,10 +228,14 @@ def bad_file(folder: Path, kind: str, arrays: Arrays) -> tuple[str, Path]:
         ("truncated npz", r"own\.npz is damaged or no \.npz file"),
         ("flipped npz", r"own\.npz is damaged"),
         ("no npz", r"own\.npz is damaged or no \.npz file"),
-        ("truncated pt", r"own\.pt is damaged or no PyTorch file"),
+        ("truncated pt", r"own\.pt is cut short"),
+        ("pickle pt", r"own\.pt is a pickle, which may contain code: refused"),
+        ("other names npz", r"own\.npz has no x; it has images, y$"),
+        ("many names pt", r"own\.pt has no x, y; it has w0, w1, .*\.\.\. \(30 names\)$"),
         ("list pt", r"own\.pt holds a list, not a mapping of tensors"),
         ("code pt", r"own\.pt contains code \(\S*exec\), refused"),
-        ("other names pt", r"own\.pt has no x, y"),
+        ("other names pt", r"own\.pt has no x, y; it has data, labels$"),
+        ("other names folder", r"has no x; it has images, y$"),
         ("truncated safetensors", r"own\.safetensors is damaged"),
         ("empty folder", "has no x, y; it has nothing"),
         ("missing npz", "does not exist"),
@@ -273,6 +287,36 @@ class Pictures(Digits):
         image, label = super().__getitem__(index)
         return Image.fromarray(image[0].numpy().astype(np.uint8)), torch.tensor(label)
 
+class Odd(Digits):
+    def __init__(self, item, at=5):
+        super().__init__(0, 600)
+        self.item, self.at = item, at
+
+    def __getitem__(self, index):
+        return self.item(*super().__getitem__(index)) if index == self.at else super().__getitem__(index)
+
+class Endless(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        yield torch.zeros(1, 8, 8), 0
+
+class Classless(Digits):
+    classes = 10
+
+def fail(x, y): raise FileNotFoundError("7.png")
+def raises(): return Odd(fail)
+def raises_at_once(): return Odd(fail, at=0)
+def single(): return Odd(lambda x, y: x)
+def triple(): return Odd(lambda x, y: (x, y, y))
+def mapping(): return Odd(lambda x, y: {"image": x, "label": y})
+def text_label(): return Odd(lambda x, y: (x, "seven"))
+def float_label(): return Odd(lambda x, y: (x, 7.0))
+def vector_label(): return Odd(lambda x, y: (x, torch.tensor([y])))
+def text_example(): return Odd(lambda x, y: ("7.png", y))
+def no_example(): return Odd(lambda x, y: (None, y))
+def ragged(): return Odd(lambda x, y: ([[1, 2], [3]], y))
+def whole_numbers(): return Odd(lambda x, y: (x.long(), y))
+def endless(): return Endless()
+def classless(): return Classless(0, 600)
 def one(): return Digits(0, 600)
 def two(): return Digits(0, 600), Digits(600, 700)
 def pictures(): return Pictures(0, 600)
@@ -316,6 +360,20 @@ def test_a_function_gives_torch_data_sets(own_module: str) -> None:
         ("nothing", "returned NoneType, expected a map-style data set"),
         ("broken", r"own_digits:broken failed: FileNotFoundError: images\.tar"),
         ("number", "is a int, expected a function"),
+        ("raises", r"own_digits:raises: reading item 5 failed: FileNotFoundError: 7\.png"),
+        ("raises_at_once", r"reading item 0 failed: FileNotFoundError"),
+        ("single", r"item 5 is a Tensor, expected a pair \(example, label\)"),
+        ("triple", "item 5 is a tuple of 3, expected a pair"),
+        ("mapping", "item 5 is a dict, expected a pair"),
+        ("text_label", "the label of item 5 is a str .*, expected an integer"),
+        ("float_label", "the label of item 5 is a float of type float64, .* expected an integer"),
+        ("vector_label", r"the label of item 5 is a Tensor of type int64, shape \(1,\), expected an integer"),
+        ("text_example", "the example of item 5 is a str .*, expected a tensor, an array or a Pillow image"),
+        ("no_example", "the example of item 5 is a NoneType, expected a tensor"),
+        ("ragged", "the example of item 5 is a list, expected a tensor"),
+        ("whole_numbers", "example 5 has the type int64, the first one float32"),
+        ("endless", "the data set does not tell its length: TypeError"),
+        ("classless", "the data set's `classes` is a int, expected a list of texts"),
         ("absent", "cannot be imported"),
     ],
 )

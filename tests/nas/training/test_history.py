@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from nas.training.history import TrainHistory
+import pytest
+
+from nas.training.history import HistoryReader, TrainHistory
 
 
 def history_of(path: Path, *steps: int) -> TrainHistory:
@@ -67,3 +69,41 @@ def test_forgetting_mends_a_torn_line(tmp_path: Path) -> None:
     history.forget_after(2)
     history.append({"step": 2})
     assert [row["step"] for row in history.rows()] == [1, 2]
+
+
+def test_a_reader_gets_every_row_once(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    reader = HistoryReader(path)
+    assert reader.new_rows() == []
+    history = history_of(path, 1, 2)
+    assert [row["step"] for row in reader.new_rows()] == [1, 2]
+    assert reader.new_rows() == []
+    history.append({"step": 3})
+    assert [row["step"] for row in reader.new_rows()] == [3]
+
+
+def test_a_reader_waits_for_the_end_of_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "history.jsonl"
+    history_of(path, 1, 2)
+    whole = path.read_bytes()
+    second = whole.index(b"\n") + 1
+    for cut in range(second, len(whole)):
+        path.write_bytes(whole[:cut])
+        reader = HistoryReader(path)
+        assert [row["step"] for row in reader.new_rows()] == [1]
+        with path.open("ab") as file:
+            file.write(whole[cut:])
+        assert [row["step"] for row in reader.new_rows()] == [2]
+
+
+@pytest.mark.parametrize("longer", [False, True])
+def test_a_reader_begins_again_when_rows_were_forgotten(tmp_path: Path, longer: bool) -> None:
+    path = tmp_path / "history.jsonl"
+    history, reader = history_of(path, 1, 2, 3), HistoryReader(path)
+    reader.new_rows()
+    history.forget_after(1)
+    steps = [1, 2, 3, 4, 5] if longer else [1]
+    for step in steps[1:]:
+        history.append({"step": step})
+    assert [row["step"] for row in reader.new_rows()] == steps
+    assert reader.new_rows() == []

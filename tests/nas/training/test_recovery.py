@@ -81,15 +81,23 @@ def test_a_second_overflow_ends_with_both_reasons(tmp_path: Path, digits: DataSp
     poison_gradients(supernet, when=lambda number: number >= 3)
     with pytest.raises(TrainingError) as caught:
         train(tmp_path, data=digits, settings=settings, supernet=supernet)
-    problem = r"the training gradient norm is nan at step \d of \d+ \(phase \w+\)"
-    assert re.match(f"{problem}, at half the learning rate after {problem}; ", str(caught.value))
+    problem = r"training gradient norm is nan at step \d of \d+ \(phase \w+\)"
+    said = f"numbers overflowed again, at half the learning rate: {problem}; the first time: {problem}; "
+    assert re.match(said, str(caught.value))
     assert "train.learning_rate (now 0.05)" in caught.value.hint
     assert all(bool(torch.isfinite(tensor).all()) for tensor in supernet.state_dict().values())
 
 
-def test_images_that_are_no_numbers_end_in_an_error_that_names_the_step(tmp_path: Path, digits: DataSplits) -> None:
-    with pytest.raises(TrainingError, match=r"loss is nan at step 0 of 2 \(phase sandwich\).*no epoch was finished"):
-        train(tmp_path, data=spoil(digits))
+@pytest.mark.parametrize(("start", "named"), [(None, "the data"), ("a" * 64, "train.from_checkpoint")])
+def test_a_first_loss_that_is_no_number_blames_what_training_began_with(
+    tmp_path: Path, digits: DataSplits, start: str | None, named: str
+) -> None:
+    settings = replace(TWO_EPOCHS, start_sha256=start)
+    with pytest.raises(TrainingError, match=r"loss is nan at the very first step \(phase \w+\)") as caught:
+        train(tmp_path, data=spoil(digits), settings=settings)
+    assert named in caught.value.hint
+    assert "learning_rate" not in caught.value.hint
+    assert read_rollback(tmp_path) is None
     assert checkpoint_names(tmp_path) == []
 
 
@@ -131,7 +139,7 @@ def test_a_restart_remembers_the_way_back(tmp_path: Path, digits: DataSplits) ->
     other = fresh_supernet(space=SMALL)
     (tmp_path / "checkpoints" / "epoch-0002" / "manifest.json").unlink()
     poison_gradients(other, when=lambda number: number == 1)
-    with pytest.raises(TrainingError, match="after the training gradient norm is nan at step 2 of 4"):
+    with pytest.raises(TrainingError, match="the first time: training gradient norm is nan at step 2 of 4"):
         train(tmp_path, data=digits, settings=TWO_EPOCHS, supernet=other)
 
 

@@ -11,6 +11,7 @@ import torch
 from hardware.files import read_manifest
 from nas.data import DataSplits
 from nas.errors import CheckpointError
+from nas.run import create_run
 from nas.supernet_files import save_supernet
 from nas.training.checkpoints import Checkpoint, save_checkpoint
 from nas.training.history import TrainHistory
@@ -106,12 +107,58 @@ def test_a_space_of_other_input_sizes_has_the_same_weights(imported: Path) -> No
 
 def test_a_directory_that_is_no_supernet_is_refused(tmp_path: Path, imported: Path) -> None:
     for call in (lambda: check_start(tmp_path / "nowhere", SPACE), lambda: start_sha256(tmp_path / "nowhere")):
-        with pytest.raises(CheckpointError, match=r"cannot start from .*manifest\.json is missing"):
+        with pytest.raises(CheckpointError, match=r"cannot start from .*nowhere: it does not exist"):
             call()
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match=r"it has no manifest\.json"):
+        check_start(tmp_path / "empty", SPACE)
     weights = imported / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-4] + b"oops")
     with pytest.raises(CheckpointError, match=r"weights\.safetensors is damaged"):
         check_start(imported, SPACE)
+
+
+def test_a_file_leads_to_the_import(tmp_path: Path) -> None:
+    (tmp_path / "ofa").write_bytes(b"weights")
+    with pytest.raises(CheckpointError, match="ofa: it is a file") as caught:
+        check_start(tmp_path / "ofa", SPACE)
+    assert f"nas import-ofa {tmp_path / 'ofa'} --space" in caught.value.hint
+
+
+def test_a_run_directory_leads_to_its_newest_checkpoint(tmp_path: Path) -> None:
+    run = create_run(
+        tmp_path / "run",
+        name="other",
+        recipe_text="",
+        recipe_sha256="",
+        space="mbconv-small",
+        space_settings=SETTINGS,
+        num_classes=10,
+        device_id="onnxruntime-cpu",
+    )
+    with pytest.raises(CheckpointError, match="is a run directory without a checkpoint") as caught:
+        start_sha256(run.path)
+    assert caught.value.hint == f"nas train {run.path}"
+    train(run.train_dir, data=few_digits(), supernet=supernet())
+    with pytest.raises(CheckpointError, match="it is a run directory") as caught:
+        start_sha256(run.path)
+    named = Path(caught.value.hint.removeprefix("name its newest checkpoint: "))
+    check_start(named, SPACE)
+    assert named.name == "epoch-0001"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_no_numbers_are_refused_with_their_name(tmp_path: Path, value: float) -> None:
+    directory = tampered(
+        tmp_path, lambda weights: weights["stem.conv.weight"].view(-1)[5:6].fill_(value), weights_id=SPACE.weights_id
+    )
+    mine, fresh = supernet(), supernet().state_dict()
+    named = r"tensor 'stem\.conv\.weight' has values that are no numbers"
+    with pytest.raises(CheckpointError, match=named):
+        check_start(directory, SPACE)
+    with pytest.raises(CheckpointError, match=named):
+        start_from(mine, directory)
+    assert all(torch.equal(tensor, fresh[name]) for name, tensor in mine.state_dict().items())
 
 
 def test_the_checksum_is_that_of_the_weights(imported: Path) -> None:

@@ -1,5 +1,6 @@
 """The quick look after every epoch."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,6 +68,37 @@ def test_an_answer_that_is_always_right_has_accuracy_one(digits: DataSplits) -> 
         supernet, phases_of(SMALL, SETTINGS)[-1]
     )
     assert (found.largest, found.smallest, found.score) == (1.0, 1.0, 1.0)
+    assert (found.loss_largest, found.loss_smallest) == (0.0, 0.0)
+
+
+def test_an_answer_that_says_nothing_has_the_loss_of_guessing(digits: DataSplits) -> None:
+    supernet = fresh_supernet(space=SMALL)
+    with torch.no_grad():
+        for name, tensor in supernet.state_dict().items():
+            if name.startswith("classifier"):
+                tensor.zero_()
+    found = QuickValidation(digits, settings=SETTINGS, device=CPU)(supernet, phases_of(SMALL, SETTINGS)[-1])
+    assert found.loss_largest == pytest.approx(math.log(10), rel=1e-5)
+    assert found.loss_smallest == pytest.approx(math.log(10), rel=1e-5)
+
+
+def test_losses_of_the_extremes_are_logged_where_the_steps_have_none(tmp_path: Path, digits: DataSplits) -> None:
+    trained = train(tmp_path, data=digits, settings=SETTINGS)
+    rows = [row for row in TrainHistory(tmp_path / "history.jsonl").rows() if "score" in row]
+    assert len(rows) == SETTINGS.epochs
+    assert all("loss_largest" in row and "loss_smallest" in row for row in rows)
+    found = QuickValidation(digits, settings=SETTINGS, device=CPU)(trained, phases_of(SMALL, SETTINGS)[-1])
+    assert (rows[-1]["loss_largest"], rows[-1]["loss_smallest"]) == (found.loss_largest, found.loss_smallest)
+
+
+def test_the_sandwich_rule_keeps_its_own_losses_of_the_extremes(tmp_path: Path, digits: DataSplits) -> None:
+    for images in (0, 60):
+        train(tmp_path / str(images), data=digits, settings=replace(ONE_EPOCH, validation_images=images))
+    without, looked = (TrainHistory(tmp_path / name / "history.jsonl").rows()[-1] for name in ("0", "60"))
+    assert "score" in looked
+    assert [looked[f"loss_{extreme}"] for extreme in ("largest", "smallest")] == [
+        without[f"loss_{extreme}"] for extreme in ("largest", "smallest")
+    ]
 
 
 def test_every_epoch_has_its_accuracies_in_the_log(tmp_path: Path, digits: DataSplits) -> None:

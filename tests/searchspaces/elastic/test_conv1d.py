@@ -1,14 +1,16 @@
 """The supernet of time series: slicing, kernels, dilations, extraction."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from nas.recalibration import recalibrate
-from searchspaces.architecture import Value
+from searchspaces.architecture import Architecture, Value
 from searchspaces.conv1d_sensor import conv1d_sensor
 from searchspaces.elastic.conv1d import ElasticBatchNorm1d, ElasticConv1d
 from searchspaces.elastic.layers import Cut
+from searchspaces.elastic.supernet import Supernet
 from searchspaces.space import SearchSpace
 from searchspaces.testing import SupernetContract
 
@@ -126,3 +128,59 @@ def test_dropout_is_active_in_training_only() -> None:
         evaluated = [supernet.eval()(x_NCT, SPACE.largest) for _ in range(2)]
     assert not torch.equal(*trained)
     assert torch.equal(*evaluated)
+
+
+THREE_WIDTHS = conv1d_sensor(in_channels=2, length=24, stem_channels=6, widths=[[4, 7, 10], [5, 9, 12]])
+
+
+def randomised(seed: int = 0) -> Supernet:
+    """A supernet in eval mode in which no two channels are equal."""
+    torch.manual_seed(seed)
+    supernet = THREE_WIDTHS.build_supernet(num_classes=3)
+    with torch.no_grad():
+        for name, tensor in supernet.state_dict().items():
+            tensor.add_(torch.rand_like(tensor) if name.endswith("var") else 0.3 * torch.randn_like(tensor))
+    return supernet.eval()
+
+
+def logits(supernet: Supernet, arch: Architecture) -> torch.Tensor:
+    with torch.no_grad():
+        return supernet(series(5, 2, 24), arch)
+
+
+@pytest.mark.parametrize("num_open", [1, 2, 3])
+def test_sorting_channels_leaves_open_subnets_alone(num_open: int) -> None:
+    supernet, opened = randomised(), {"width": num_open}
+    lowest_G = THREE_WIDTHS.lowest_positions(opened)
+    genomes_NG = THREE_WIDTHS.sample_many(12, np.random.default_rng(1), lowest_G=lowest_G)
+    archs = [THREE_WIDTHS.largest, *THREE_WIDTHS.architectures(genomes_NG)]
+    before = [logits(supernet, arch) for arch in archs]
+    weights = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
+    supernet.sort_channels(opened=opened)
+    for arch, was in zip(archs, before, strict=True):
+        torch.testing.assert_close(logits(supernet, arch), was, rtol=1e-4, atol=1e-5)
+    moved = {name for name, tensor in supernet.state_dict().items() if not torch.equal(tensor, weights[name])}
+    assert "classifier.weight" in moved
+    assert {name for name in moved if name.startswith("stem")} == set()
+
+
+def test_sorting_channels_puts_those_that_count_first_and_changes_narrow_subnets() -> None:
+    supernet = randomised()
+    narrow = logits(supernet, THREE_WIDTHS.smallest)
+    supernet.sort_channels(opened={"width": 1})
+    assert not torch.allclose(logits(supernet, THREE_WIDTHS.smallest), narrow, rtol=1e-2, atol=1e-2)
+    state = supernet.state_dict()
+    for stage, after in ((0, "stages.1.0.conv.weight"), (1, "classifier.weight")):
+        readers = [state[f"stages.{stage}.{block}.conv.weight"] for block in (1, 2)] + [state[after]]
+        importance_I = torch.stack([r.abs().transpose(0, 1).flatten(1).sum(dim=1) for r in readers]).sum(dim=0)
+        assert (importance_I.diff() <= 0).all()
+    again = {name: tensor.clone() for name, tensor in state.items()}
+    supernet.sort_channels(opened={"width": 1})
+    assert all(torch.equal(tensor, again[name]) for name, tensor in supernet.state_dict().items())
+
+
+def test_without_widths_to_open_all_are_open() -> None:
+    supernet = randomised()
+    narrow = logits(supernet, THREE_WIDTHS.smallest)
+    supernet.sort_channels(opened={"kernel": 1})
+    torch.testing.assert_close(logits(supernet, THREE_WIDTHS.smallest), narrow, rtol=1e-4, atol=1e-5)
