@@ -27,6 +27,8 @@ PIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[0-9][A-Za-z0-9.!]*")
 PACKAGES = ("searchspaces", "hardware", "predictors", "nas", "experiments")
 # Needed at run time without an import of ours: optuna's GP sampler imports it and does not ask for it.
 NEVER_IMPORTED = {"greenlet"}
+# Scripts that another interpreter runs, where a peer's package is installed.
+FOR_OTHERS = ROOT / "experiments" / "benchmarks" / "peers"
 # Extras that are not for running: what checks the code, and everything together.
 TOOLS = {"dev", "all"}
 # The contract test classes are shipped with the code; who runs them has pytest.
@@ -85,6 +87,8 @@ def imported_distributions() -> set[str]:
     found: set[str] = set()
     for package in PACKAGES:
         for path in (ROOT / package).rglob("*.py"):
+            if FOR_OTHERS in path.parents:
+                continue
             for top in set(imported(path.read_text(encoding="utf-8"))):
                 if top not in sys.stdlib_module_names and top not in PACKAGES:
                     names = {canonicalize_name(name) for name in distributions.get(top, [top])}
