@@ -288,7 +288,7 @@ def import_ofa_(
         else "none is left over"
     ))  # fmt: skip
     typer.echo(f"supernet  {imported.directory}")
-    typer.echo(f"use it    nas train RECIPE --from {imported.directory}")
+    typer.echo(f"use it    nas run RECIPE --from {imported.directory}")
 
 
 @devices_app.command("list")
