@@ -184,7 +184,7 @@ def test_dry_run_on_a_run_directory_says_whether_it_can_go_on(nas: InProcess, tm
     assert squeezed("only what is missing would be done") in squeezed(same.out)
     other = nas("run", QUICKSTART, "--dry-run", "--run-dir", tmp_path / "run", "--set", "train.epochs=7")
     assert other.code == 2
-    assert squeezed("train.epochs: 30 against 7") in squeezed(other.out)
+    assert squeezed("train.epochs: 40 against 7") in squeezed(other.out)
 
 
 def test_dry_run_without_the_device_ends_with_4(nas: InProcess) -> None:

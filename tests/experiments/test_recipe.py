@@ -227,10 +227,10 @@ def test_operational_fields_do_not_make_another_run() -> None:
 @pytest.mark.parametrize(
     ("override", "difference"),
     [
-        ("train.epochs=2", "train.epochs: 30 against 2"),
+        ("train.epochs=2", "train.epochs: 40 against 2"),
         (
             "space.settings.resolutions=[16]",
-            'space.settings: {"resolutions": [16, 20, 24], "width": 0.5} against {"resolutions": [16], "width": 0.5}',
+            'space.settings: {"resolutions": [16, 20, 24], "width": 0.25} against {"resolutions": [16], "width": 0.25}',
         ),
         ("search.limits.latency_ms=0.5", "search.limits.latency_ms: null against 0.5"),
         ("name=other", 'name: "quickstart" against "other"'),

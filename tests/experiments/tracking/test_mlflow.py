@@ -172,7 +172,7 @@ def test_a_run_is_shown_with_one_child_for_each_candidate(tracker: MlflowTracker
     (parent,), children = all_runs(client)
     assert parent.info.run_name == "quickstart"
     assert parent.info.status == "FINISHED"
-    assert parent.data.params["train.epochs"] == "30"
+    assert parent.data.params["train.epochs"] == "40"
     assert parent.data.params["space.settings.resolutions"] == "[16, 20, 24]"
     assert parent.data.metrics["predictor_mape_percent"] == 3.2
     assert "predictor_kendall" not in parent.data.metrics
