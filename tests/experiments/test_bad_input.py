@@ -203,7 +203,7 @@ def test_dry_run_names_method_phases_and_start(nas: InProcess, tmp_path: Path) -
     recipe = ("--set", "train.method=progressive", "--from", start)
     result = nas("run", QUICKSTART, "--dry-run", *recipe)
     assert result.code == 0
-    for text in ("progressive, 30 epochs", "phases: teacher (", "expand 2 (", f"from {start}", "content is checked"):
+    for text in ("progressive, 40 epochs", "phases: teacher (", "expand 2 (", f"from {start}", "content is checked"):
         assert squeezed(text) in squeezed(result.out), text
 
 
