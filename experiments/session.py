@@ -77,6 +77,24 @@ def recipe_space(recipe: Recipe) -> SearchSpace:
     return get_space(recipe.space.name, **recipe.space.settings)
 
 
+def new_run(recipe: Recipe, run_dir: Path, *, num_classes: int) -> Run:
+    """Make the run directory of a recipe.
+
+    Raises:
+        RunError: the place is not writable, or holds other files.
+    """
+    return create_run(
+        run_dir,
+        name=recipe.name,
+        recipe_text=recipe.to_yaml(),
+        recipe_sha256=recipe.fingerprint(),
+        space=recipe.space.name,
+        space_settings=recipe.space.settings,
+        num_classes=num_classes,
+        device_id=recipe.device.id,
+    )
+
+
 def open_session(recipe: Recipe, run_dir: Path) -> Session:
     """Check everything that can be checked now, then open or create the run directory.
 
@@ -105,16 +123,7 @@ def open_session(recipe: Recipe, run_dir: Path) -> Session:
     if not exists:
         require_trainable(recipe, space=space)
         _require_reachable(recipe, space=space, device=device, data=data)
-        create_run(
-            run_dir,
-            name=recipe.name,
-            recipe_text=recipe.to_yaml(),
-            recipe_sha256=recipe.fingerprint(),
-            space=recipe.space.name,
-            space_settings=recipe.space.settings,
-            num_classes=data.num_classes,
-            device_id=device.spec.device_id,
-        )
+        new_run(recipe, run_dir, num_classes=data.num_classes)
     run = open_run(run_dir)
     if run.recipe_path.read_text(encoding="utf-8") != recipe.to_yaml():
         # Only operational keys (workers, places) can differ here; workers read this file.

@@ -21,15 +21,11 @@ class AnalyticCosts:
     Attributes:
         macs_N: multiply-accumulate operations of convolutions and linear layers.
         params_N: learnable parameters.
-        peak_activation_bytes_N: the most activation memory that is alive at once when the operators run one after the
-            other: an operator's input and output, and inside a residual block the block's input, which the sum needs
-            later. Runtimes that fuse or reuse buffers in place need less.
         bytes_moved_N: every operator's input and output activations and its weights, each once, without any cache.
     """
 
     macs_N: npt.NDArray[np.int64]
     params_N: npt.NDArray[np.int64]
-    peak_activation_bytes_N: npt.NDArray[np.int64]
     bytes_moved_N: npt.NDArray[np.int64]
 
 
@@ -41,14 +37,26 @@ def analytic_costs(table: OpTable, *, precision: str = "fp32") -> AnalyticCosts:
         precision: number format of weights and activations; "fp32" (4 bytes an element).
     """
     elements = table.params + table.input_elements + table.output_elements
-    held_NS = _held_for_sums(table)
-    alive_NS = np.where(table.present(), table.input_elements + table.output_elements + held_NS, 0)
     return AnalyticCosts(
         macs_N=table.macs.sum(axis=1),
         params_N=table.params.sum(axis=1),
-        peak_activation_bytes_N=alive_NS.max(axis=1) * _BYTES_PER_ELEMENT[precision],
         bytes_moved_N=elements.sum(axis=1) * _BYTES_PER_ELEMENT[precision],
     )
+
+
+def peak_activation_bytes(table: OpTable, *, precision: str = "fp32") -> npt.NDArray[np.int64]:
+    """The most activation memory (N,) that is alive at once when the operators run one after the other.
+
+    Counted are an operator's input and output, and inside a residual block the block's input, which the sum needs
+    later. Runtimes that fuse or reuse buffers in place need less.
+
+    Args:
+        table: operators of N architectures, for one image.
+        precision: number format of the activations; "fp32" (4 bytes an element).
+    """
+    alive_NS = np.where(table.present(), table.input_elements + table.output_elements + _held_for_sums(table), 0)
+    peaks_N: npt.NDArray[np.int64] = alive_NS.max(axis=1) * _BYTES_PER_ELEMENT[precision]
+    return peaks_N
 
 
 def _held_for_sums(table: OpTable) -> Counts:

@@ -3,7 +3,7 @@
 Tensor letters: N examples, C channels, then H height and W width of an image, or T time steps of a series.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -30,6 +30,10 @@ class Examples:
 
     def __len__(self) -> int:
         return int(self.labels_N.shape[0])
+
+    def first(self, num: int) -> "Examples":
+        """The first `num` examples, all if there are fewer."""
+        return replace(self, inputs=self.inputs[:num], labels_N=self.labels_N[:num], indices_N=self.indices_N[:num])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +63,10 @@ class Preprocessing:
             return x
         mode = "bilinear" if len(shape) == 3 else "linear"
         return functional.interpolate(x, size=shape[1:], mode=mode, align_corners=False)
+
+    def batch(self, inputs: torch.Tensor, *, shape: tuple[int, ...]) -> torch.Tensor:
+        """`prepare` in the layout that computes fastest, for training and evaluation."""
+        return fastest_layout(self.prepare(inputs, shape=shape))
 
 
 def fastest_layout(x: torch.Tensor) -> torch.Tensor:

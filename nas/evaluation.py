@@ -134,7 +134,7 @@ class _PreparedInputs:
         num_bytes = self._bytes(shape)
         if num_bytes > _MOST_BYTES:
             for raw in self._raw(size):
-                yield fastest_layout(self._preprocessing.prepare(raw, shape=shape))
+                yield self._preprocessing.batch(raw, shape=shape)
             return
         with self._lock:
             if shape not in self._kept:

@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 from searchspaces.architecture import Architecture
 from searchspaces.errors import SpaceError
+from searchspaces.gene_names import block_gene, depth_gene, width_gene
 from searchspaces.genomes import Choice, Genomes
 from searchspaces.graph import Counts, OpTable, OpTableBuilder
-from searchspaces.mbconv import block_gene, depth_gene
 from searchspaces.settings import (
     check_ascending,
     check_macs,
@@ -134,11 +134,6 @@ def fitting_kernels(length: int) -> tuple[int, ...]:
 def fitting_dilations(length: int, *, kernel: int) -> tuple[int, ...]:
     """1, 2 and 4 as far as a kernel with that dilation fits series of `length` time steps; 1 always."""
     return tuple(dilation for dilation in _DILATIONS if dilation == 1 or dilation * (kernel // 2) < length)
-
-
-def width_gene(stage: int) -> str:
-    """Name of the width gene of stage 0, 1, ..."""
-    return f"stage{stage + 1}.width"
 
 
 class Conv1dSpace(SearchSpace):

@@ -19,6 +19,7 @@ from searchspaces.architecture import Architecture
 from searchspaces.channels import round_channels, squeeze_channels
 from searchspaces.counting import add_conv, add_pool, add_sum
 from searchspaces.errors import SpaceError
+from searchspaces.gene_names import RESOLUTION, block_gene, depth_gene
 from searchspaces.genomes import Choice, Genomes
 from searchspaces.graph import Counts, OpTable, OpTableBuilder
 from searchspaces.settings import (
@@ -35,7 +36,6 @@ from searchspaces.space import SearchSpace
 if TYPE_CHECKING:
     from searchspaces.elastic.mbconv import MBConvSupernet
 
-RESOLUTION = "resolution"
 ACTIVATIONS = ("relu", "relu6", "h-swish")
 _SMALLEST_MAP = 2  # pixels: batch normalisation of one image needs more than one value a channel
 
@@ -165,16 +165,6 @@ class MBConvConfig:
 def stage_place(number: int) -> str:
     """How errors call stage 0, 1, ...: counted from 1, as the genes are."""
     return f"stages[{number + 1}]"
-
-
-def depth_gene(stage: int) -> str:
-    """Name of the depth gene of stage 0, 1, ..."""
-    return f"stage{stage + 1}.depth"
-
-
-def block_gene(stage: int, block: int, part: str) -> str:
-    """Name of the "kernel" or "expand" gene of a block, both counted from 0."""
-    return f"stage{stage + 1}.block{block + 1}.{part}"
 
 
 def _check_stage(place: str, stage: Stage) -> None:

@@ -19,9 +19,9 @@ from searchspaces.architecture import Architecture, Value
 from searchspaces.channels import round_channels
 from searchspaces.counting import add_conv, add_sum, add_tail, halved
 from searchspaces.errors import SpaceError
+from searchspaces.gene_names import RESOLUTION
 from searchspaces.genomes import Choice, Genomes
 from searchspaces.graph import Counts, OpTable, OpTableBuilder
-from searchspaces.mbconv import RESOLUTION
 from searchspaces.settings import check_positive, checked_resolutions, checked_width, identity
 from searchspaces.space import SearchSpace
 

@@ -12,14 +12,12 @@ from typing import TypedDict
 from searchspaces.architecture import Architecture, Value
 from searchspaces.channels import round_channels
 from searchspaces.errors import SpaceError
+from searchspaces.gene_names import RESOLUTION, block_gene, depth_gene
 from searchspaces.mbconv import (
-    RESOLUTION,
     FirstBlock,
     MBConvConfig,
     MBConvSpace,
     Stage,
-    block_gene,
-    depth_gene,
 )
 from searchspaces.settings import check_ascending, position_of
 

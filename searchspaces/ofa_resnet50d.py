@@ -22,9 +22,9 @@ from searchspaces.architecture import Architecture, Value
 from searchspaces.channels import round_channels
 from searchspaces.counting import add_conv, add_pool, add_sum, add_tail, halved
 from searchspaces.errors import SpaceError
+from searchspaces.gene_names import RESOLUTION, block_gene, depth_gene, width_gene
 from searchspaces.genomes import Choice, Genomes
 from searchspaces.graph import Counts, OpTable, OpTableBuilder
-from searchspaces.mbconv import RESOLUTION, block_gene, depth_gene
 from searchspaces.settings import check_positive, checked_resolutions, checked_width, identity, position_of
 from searchspaces.space import SearchSpace
 
@@ -91,11 +91,6 @@ class ResNet50DConfig:
 def hidden_channels(out_channels: int, expand: float) -> int:
     """Channels inside a bottleneck block."""
     return round_channels(out_channels * expand)
-
-
-def width_gene(stage: int) -> str:
-    """Name of the width gene of stage 0, 1, ..."""
-    return f"stage{stage + 1}.width"
 
 
 def most_blocks(stage: int) -> int:

@@ -230,9 +230,22 @@ class SearchSpace(ABC):
         Args:
             opened: kind of choice ("kernel", "depth", "expand", ...) -> how many of its largest values may be used,
                 at least 1; kinds that are not named are fully open.
+
+        Raises:
+            SpaceError: a kind without any open value.
         """
-        lowest = [max(0, len(c.values) - max(1, opened.get(c.kind, len(c.values)))) for c in self.choices]
+        for kind, num in opened.items():
+            if num < 1:
+                raise SpaceError(
+                    f"opened[{kind!r}] is {num}, at least the largest value is in use",
+                    hint=f"give 1 before the first smaller {kind} is opened",
+                )
+        lowest = [max(0, len(c.values) - opened.get(c.kind, len(c.values))) for c in self.choices]
         return np.array(lowest, dtype=np.int8)
+
+    def open_values(self, opened: Mapping[str, int]) -> dict[str, tuple[Value, ...]]:
+        """Name of each choice -> its open values; see `lowest_positions`."""
+        return {c.name: c.values[low:] for c, low in zip(self.choices, self.lowest_positions(opened), strict=True)}
 
     def mutate_many(self, genomes_NG: Genomes, rng: np.random.Generator, *, probability: float = 0.1) -> Genomes:
         """`mutate` for every row; returns canonical genomes of the same shape."""

@@ -20,7 +20,8 @@ import torch
 from torch import nn
 
 from hardware.files import JSON, read_json, write_json
-from nas.data import DataSplits, Examples, Preprocessing, fastest_layout
+from nas.accuracy import predict_classes
+from nas.data import DataSplits, Examples, Preprocessing
 from nas.training.augmentation import augment
 from nas.training.checkpoints import Checkpoint, finished_checkpoints, load_checkpoint, save_checkpoint
 from nas.training.distillation import label_loss
@@ -30,7 +31,6 @@ from searchspaces import Architecture, SearchSpace
 
 SPLITS = ("search", "verify", "report")
 _KINDS = ("resolution", "depth", "kernel", "expand")
-_BATCH = 128
 _POLL_SECONDS = 10.0
 _SELECTION = 7  # keeps the choice of subnets independent of other uses of the seed
 
@@ -130,12 +130,9 @@ def count_correct(
     network: nn.Module, examples: Examples, *, preprocessing: Preprocessing, shape: tuple[int, ...]
 ) -> int:
     """Correct top-1 answers of a network that takes inputs of `shape`."""
-    correct = 0
     with torch.inference_mode():
-        for raw, labels_N in zip(examples.inputs.split(_BATCH), examples.labels_N.split(_BATCH), strict=True):
-            x = fastest_layout(preprocessing.prepare(raw, shape=shape))
-            correct += int((network(x).argmax(dim=1) == labels_N).sum())
-    return correct
+        classes_N = predict_classes(lambda raw: network(preprocessing.batch(raw, shape=shape)), examples)
+    return int((classes_N == examples.labels_N.numpy()).sum())
 
 
 class AloneTrainings:
@@ -310,7 +307,7 @@ class _Training:
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         raw = augment(data.train.inputs[positions], name=data.augmentation, seed=self._seed, step=step, rank=0)
-        x = fastest_layout(data.preprocessing.prepare(raw, shape=self._shape))
+        x = data.preprocessing.batch(raw, shape=self._shape)
         self._optimizer.zero_grad(set_to_none=True)
         loss = label_loss(self._network(x), data.train.labels_N[positions], smoothing=settings.label_smoothing)
         loss.backward()

@@ -26,10 +26,10 @@ from experiments.benchmarks.harness import BenchmarkReport, benchmark_parser, st
 from experiments.benchmarks.standalone_training import count_correct
 from experiments.datasets import load_dataset
 from experiments.recipe import load_recipe
+from experiments.session import new_run
 from experiments.workload import Workload, load_workload
-from nas.data import DataSplits, fastest_layout
+from nas.data import DataSplits
 from nas.evaluation import SubnetJudge, batch_size
-from nas.run import create_run
 from nas.training.context import LocalContext
 from searchspaces import Architecture
 from searchspaces.elastic.supernet import Supernet
@@ -65,21 +65,8 @@ def _trained_a_little(directory: Path, *, quick: bool) -> Workload:
     recipe = load_recipe(RECIPE, overrides=["train.epochs=1"])
     data = load_dataset(recipe.data, seed=recipe.seed)
     num = 1280 if quick else 12_800
-    examples = data.train
-    train = replace(
-        examples, inputs=examples.inputs[:num], labels_N=examples.labels_N[:num], indices_N=examples.indices_N[:num]
-    )
-    run = create_run(
-        directory / "run",
-        name=recipe.name,
-        recipe_text=recipe.to_yaml(),
-        recipe_sha256=recipe.fingerprint(),
-        space=recipe.space.name,
-        space_settings=recipe.space.settings,
-        num_classes=data.num_classes,
-        device_id=recipe.device.id,
-    )
-    workload = Workload(run=run, recipe=recipe, data=replace(data, train=train))
+    run = new_run(recipe, directory / "run", num_classes=data.num_classes)
+    workload = Workload(run=run, recipe=recipe, data=replace(data, train=data.train.first(num)))
     workload.train(LocalContext())
     return workload
 
@@ -148,7 +135,7 @@ def _report(
 def _prepare_forward(arch: Architecture, *, judge: SubnetJudge, shape: tuple[int, ...]) -> Callable[[], int]:
     """The pure forward passes of one judgement: a finished network, and inputs that are there already."""
     network = judge.network(arch)
-    x = fastest_layout(judge.data.preprocessing.prepare(judge.data.search.inputs, shape=shape))
+    x = judge.data.preprocessing.batch(judge.data.search.inputs, shape=shape)
     batches = [*judge.recalibration_batches(shape), *x.split(batch_size(shape))]
 
     def run() -> int:
@@ -200,7 +187,7 @@ class _Reference:
             norm.running_var.copy_(torch.stack([n * var_C for n, _, var_C in noted[norm]]).sum(dim=0) / total)
 
     def _prepare(self, raw: torch.Tensor, *, shape: tuple[int, ...]) -> torch.Tensor:
-        return fastest_layout(self._data.preprocessing.prepare(raw, shape=shape))
+        return self._data.preprocessing.batch(raw, shape=shape)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from experiments.recipe import load_recipe
 from experiments.session import exclusive, open_session, recipe_space
 from experiments.workload import Workload
 from hardware.files import write_text
-from nas.data import DataSplits, Examples
+from nas.data import DataSplits
 from nas.memory import keep_freed_memory
 from nas.training.checkpoints import finished_checkpoints, load_checkpoint
 from nas.training.context import LocalContext
@@ -263,22 +263,8 @@ def draw_scatter(alone_SN: Floats, *, inherited_N: Floats, inside: int) -> str:
 
 def _small(data: DataSplits) -> DataSplits:
     """The first images of every split."""
-
-    def first(examples: Examples, num: int) -> Examples:
-        return replace(
-            examples,
-            inputs=examples.inputs[:num],
-            labels_N=examples.labels_N[:num],
-            indices_N=examples.indices_N[:num],
-        )
-
-    return replace(
-        data,
-        train=first(data.train, 2560),
-        search=first(data.search, 500),
-        verify=first(data.verify, 500),
-        report=first(data.report, 500),
-    )
+    few = {split: getattr(data, split).first(500) for split in ("search", "verify", "report")}
+    return replace(data, train=data.train.first(2560), **few)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ class SearchStudy:
     def tell_infeasible(self, trial: Trial, *, latency_ms: float) -> None:
         """Close a trial that exceeds the limit without evaluating it.
 
-        Optuna wants a value for every objective. The accuracy 0 given here is a placeholder that no sampler ranks by:
+        Optuna wants a value for every objective. No sampler ranks by the accuracy 0 given here:
         among infeasible trials only the violation counts. The trial is marked, and the tables have no row for it.
         """
         trial.set_user_attr(_NOT_EVALUATED, "the predicted latency exceeds the limit")

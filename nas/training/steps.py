@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from nas.data import Preprocessing, fastest_layout
+from nas.data import Preprocessing
 from nas.training.distillation import label_loss, progressive_loss, student_loss
 from nas.training.phases import PROGRESSIVE, SANDWICH, Phase
 from nas.training.precision import forward_context, resolve_precision
@@ -118,7 +118,7 @@ class SubnetSteps:
 
     def _prepare(self, arch: Architecture, batch: StepBatch) -> torch.Tensor:
         shape = self._supernet.space.input_shape(arch)
-        return fastest_layout(self._preprocessing.prepare(batch.inputs, shape=shape))
+        return self._preprocessing.batch(batch.inputs, shape=shape)
 
     def _logits(self, supernet: Supernet, x: torch.Tensor, arch: Architecture) -> torch.Tensor:
         with forward_context(self._precision, device=self._device):

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional
 
 from nas.accuracy import score
-from nas.data import DataSplits, fastest_layout
+from nas.data import DataSplits
 from nas.recalibration import recalibrate
 from nas.training.phases import Phase, smallest_open
 from nas.training.settings import TrainSettings
@@ -71,7 +71,7 @@ class QuickValidation:
         return found.value, functional.cross_entropy(logits_NC, self._labels_N).item()
 
     def _prepare(self, raw: torch.Tensor, *, shape: tuple[int, ...]) -> torch.Tensor:
-        return fastest_layout(self._preprocessing.prepare(raw.to(self._device), shape=shape))
+        return self._preprocessing.batch(raw.to(self._device), shape=shape)
 
 
 def _choose(available: int, wanted: int, *, rng: np.random.Generator) -> torch.Tensor:

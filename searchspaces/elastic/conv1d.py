@@ -12,11 +12,11 @@ from torch import nn
 from torch.nn import functional
 
 from searchspaces.architecture import Architecture
-from searchspaces.conv1d_sensor import Conv1dSpace, width_gene
+from searchspaces.conv1d_sensor import Conv1dSpace
 from searchspaces.elastic.blocks import Shortcut, Step, extract_steps, importance_order, reorder, run_steps
 from searchspaces.elastic.layers import Cut, ElasticBatchNorm2d, ElasticLinear, ElasticModule, Fixed
 from searchspaces.elastic.supernet import Supernet
-from searchspaces.mbconv import block_gene, depth_gene
+from searchspaces.gene_names import block_gene, depth_gene, width_gene
 
 
 class ElasticConv1d(ElasticModule):
@@ -165,18 +165,14 @@ class Conv1dSupernet(Supernet):
 
         The shortcuts carry a stage's channels from its first block to the next stage (or the classifier), so all of
         them move together. They stay within the groups that the open widths cut off: open subnets keep their function.
-
-        Args:
-            opened: `opened["width"]` is how many of the largest widths are in use already; all if it is not named.
-                Other kinds have no channels to sort.
         """
-        num_open = opened.get("width")
-        for stage, widths in enumerate(self._config.widths):
+        open_values = self.space.open_values(opened)
+        for stage in range(len(self.stages)):
             first, *more = self._blocks(stage)
             last = stage + 1 == len(self.stages)
             after = self.classifier.weight if last else self._blocks(stage + 1)[0].conv.weight
             readers = [*(block.conv.weight for block in more), after]
-            order = importance_order(readers, widths if num_open is None else widths[-max(1, num_open) :])
+            order = importance_order(readers, [int(width) for width in open_values[width_gene(stage)]])
             for weight in readers:
                 reorder(order, weight, dim=1)
             for block in (first, *more):

@@ -10,8 +10,8 @@ from searchspaces.channels import round_channels
 from searchspaces.elastic.blocks import ElasticConvBlock, ElasticMBConv, Step
 from searchspaces.elastic.layers import Cut, ElasticConv2d, Fixed, activation
 from searchspaces.elastic.supernet import Supernet
-from searchspaces.errors import SpaceError
-from searchspaces.mbconv import MBConvSpace, block_gene, depth_gene
+from searchspaces.gene_names import block_gene, depth_gene
+from searchspaces.mbconv import MBConvSpace
 
 
 class MBConvSupernet(Supernet):
@@ -97,24 +97,13 @@ class MBConvSupernet(Supernet):
         return [*steps, (self.classifier, head)]
 
     def sort_channels(self, *, opened: Mapping[str, int]) -> None:
-        """Order the channels inside every block by importance; see `ElasticMBConv.sort_channels`.
-
-        Args:
-            opened: `opened["expand"]` is how many of the largest expand ratios are in use already (1, only the
-                largest, if it is not named); their subnets keep their function. Other kinds have no channels to sort.
-
-        Raises:
-            SpaceError: fewer than one expand ratio in use.
-        """
-        num_open = opened.get("expand", 1)
-        if num_open < 1:
-            raise SpaceError(
-                f"opened['expand'] is {num_open}, at least the largest expand ratio is in use",
-                hint="give 1 before the first smaller expand ratio is opened",
-            )
-        for number, stage in enumerate(self._config.stages):
-            for block, c_in in zip(self._blocks(number), self._config.block_inputs(number), strict=True):
-                block.sort_channels([round_channels(c_in * expand) for expand in stage.expands[-num_open:]])
+        """Order the channels inside every block by importance; see `ElasticMBConv.sort_channels`."""
+        open_values = self.space.open_values(opened)
+        for stage in range(len(self.stages)):
+            inputs = self._config.block_inputs(stage)
+            for number, (block, c_in) in enumerate(zip(self._blocks(stage), inputs, strict=True)):
+                expands = open_values[block_gene(stage, number, "expand")]
+                block.sort_channels([round_channels(c_in * int(expand)) for expand in expands])
 
     def _blocks(self, stage: int) -> list[ElasticMBConv]:
         return [cast(ElasticMBConv, block) for block in cast(nn.ModuleList, self.stages[stage])]

@@ -18,7 +18,7 @@ from searchspaces.elastic.blocks import (
 )
 from searchspaces.elastic.layers import Cut, ElasticBatchNorm2d, ElasticConv2d, ElasticLinear, ElasticModule, Fixed
 from searchspaces.elastic.supernet import Supernet
-from searchspaces.mbconv import block_gene, depth_gene
+from searchspaces.gene_names import block_gene, depth_gene, width_gene
 from searchspaces.ofa_resnet50d import (
     BASE_DEPTHS,
     EXPANDS,
@@ -31,7 +31,6 @@ from searchspaces.ofa_resnet50d import (
     ResNet50DSpace,
     hidden_channels,
     most_blocks,
-    width_gene,
 )
 
 
@@ -193,15 +192,8 @@ class ResNet50DSupernet(Supernet):
 
         Groups are cut off by the inner channels of every open pair of stage width and expand ratio. The widths of the
         stages are not sorted: the published recipe does not say how.
-
-        Args:
-            opened: kind of choice -> how many of its largest values are in use already; all of a kind not named.
         """
-        space = self.space
-        open_values = {
-            choice.name: choice.values[lowest:]
-            for choice, lowest in zip(space.choices, space.lowest_positions(opened), strict=True)
-        }
+        open_values = self.space.open_values(opened)
         for stage in range(len(BASE_DEPTHS)):
             widths = [self._config.stage_channels(stage, float(w)) for w in open_values[width_gene(stage)]]
             for block in range(most_blocks(stage)):

@@ -62,7 +62,11 @@ class Supernet(nn.Module, ABC):
         without sliced channels has nothing to do.
 
         Args:
-            opened: kind of choice -> how many of its largest values are in use already (1: only the largest).
+            opened: kind of choice -> how many of its largest values are in use already (1: only the largest); all of
+                a kind that is not named.
+
+        Raises:
+            SpaceError: a kind without any value in use.
         """
 
     def extract(self, arch: Architecture) -> nn.Module:

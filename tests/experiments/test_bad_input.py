@@ -7,9 +7,8 @@ import pytest
 import yaml
 
 from experiments.recipe import load_recipe
-from experiments.session import recipe_space
+from experiments.session import new_run, recipe_space
 from hardware.backends.onnxruntime_cpu import OnnxRuntimeCpu
-from nas.run import create_run
 from nas.supernet_files import save_supernet
 from tests.experiments.conftest import QUICKSTART, InProcess
 
@@ -34,21 +33,6 @@ def imported(path: Path) -> Path:
     settings = recipe.space.settings
     save_supernet(path, supernet, space=recipe.space.name, space_settings=settings, provenance={})
     return path
-
-
-def new_run(path: Path) -> None:
-    """An empty run directory of the quickstart."""
-    recipe = load_recipe(QUICKSTART)
-    create_run(
-        path,
-        name=recipe.name,
-        recipe_text=recipe.to_yaml(),
-        recipe_sha256=recipe.fingerprint(),
-        space=recipe.space.name,
-        space_settings=recipe.space.settings,
-        num_classes=10,
-        device_id=recipe.device.id,
-    )
 
 
 @pytest.mark.parametrize(
@@ -132,7 +116,7 @@ def test_a_directory_of_something_else_is_left_alone(nas: InProcess, tmp_path: P
 
 
 def test_a_run_directory_of_another_recipe_names_the_first_difference(nas: InProcess, tmp_path: Path) -> None:
-    new_run(tmp_path / "run")
+    new_run(load_recipe(QUICKSTART), tmp_path / "run", num_classes=10)
     result = nas("run", QUICKSTART, "--set", "train.epochs=7", "--run-dir", tmp_path / "run")
     assert result.code == 2
     assert f"train.epochs: {load_recipe(QUICKSTART).train.epochs} against 7" in result.err
@@ -160,7 +144,7 @@ def test_a_stage_on_a_directory_that_is_no_run_ends_with_2(nas: InProcess, comma
 
 
 def test_a_stage_before_its_turn_names_the_command_to_type(nas: InProcess, tmp_path: Path) -> None:
-    new_run(tmp_path / "run")
+    new_run(load_recipe(QUICKSTART), tmp_path / "run", num_classes=10)
     assert f"nas train {tmp_path / 'run'}" in nas("profile", tmp_path / "run").err
     assert "has 0 of " in nas("search", tmp_path / "run").err
     assert f"nas train {tmp_path / 'run'}" in nas("verify", tmp_path / "run").err
@@ -178,7 +162,7 @@ def test_dry_run_writes_nothing_and_shows_the_plan(nas: InProcess) -> None:
 
 
 def test_dry_run_on_a_run_directory_says_whether_it_can_go_on(nas: InProcess, tmp_path: Path) -> None:
-    new_run(tmp_path / "run")
+    new_run(load_recipe(QUICKSTART), tmp_path / "run", num_classes=10)
     same = nas("run", QUICKSTART, "--dry-run", "--run-dir", tmp_path / "run")
     assert same.code == 0
     assert squeezed("only what is missing would be done") in squeezed(same.out)
@@ -249,13 +233,13 @@ def test_quick_block_that_rots_is_found_by_every_run(nas: InProcess, tmp_path: P
 
 
 def test_a_copy_of_a_run_elsewhere_still_opens(nas: InProcess, tmp_path: Path) -> None:
-    new_run(tmp_path / "run")
+    new_run(load_recipe(QUICKSTART), tmp_path / "run", num_classes=10)
     shutil.move(tmp_path / "run", tmp_path / "moved")
     assert nas("pareto", tmp_path / "moved", "--format", "json").code == 0
 
 
 def test_a_device_that_the_run_does_not_know_is_refused_with_those_it_knows(nas: InProcess, tmp_path: Path) -> None:
-    new_run(tmp_path / "run")
+    new_run(load_recipe(QUICKSTART), tmp_path / "run", num_classes=10)
     result = nas("pareto", tmp_path / "run", "--device", "phone")
     assert result.code == 2
     assert "onnxruntime-cpu" in result.err

@@ -8,9 +8,9 @@ import torch
 
 from experiments.errors import RecipeError
 from experiments.recipe import Recipe, load_recipe
-from experiments.session import exclusive, is_trained, open_session, recipe_to_continue, require_trainable
+from experiments.session import exclusive, is_trained, new_run, open_session, recipe_to_continue, require_trainable
 from nas.errors import CheckpointError, RunError
-from nas.run import Run, create_run, open_run
+from nas.run import Run, open_run
 from nas.supernet_files import save_supernet
 from nas.training.checkpoints import Checkpoint, save_checkpoint
 from nas.training.starting import start_sha256
@@ -42,16 +42,7 @@ def supernet_at(path: Path, *, seed: int) -> Path:
 
 def run_of(path: Path, made_with: Recipe, *, epochs: int, start: str | None = None) -> Run:
     """A run with a checkpoint after so many epochs."""
-    run = create_run(
-        path,
-        name="small",
-        recipe_text=made_with.to_yaml(),
-        recipe_sha256=made_with.fingerprint(),
-        space="mbconv-small",
-        space_settings=SPACE,
-        num_classes=10,
-        device_id="onnxruntime-cpu",
-    )
+    run = new_run(made_with, path, num_classes=10)
     if epochs:
         details = {"settings": {"start_sha256": start}}
         checkpoint = Checkpoint(epoch=epochs, step=epochs, weights={}, optimizer={}, details=details)

@@ -9,7 +9,7 @@ import torch
 
 from nas import evaluation
 from nas.accuracy import Accuracy
-from nas.data import DataSplits, fastest_layout
+from nas.data import DataSplits
 from nas.evaluation import SubnetJudge, batch_size
 from nas.recalibration import recalibrate
 from nas.training.augmentation import augment
@@ -135,7 +135,7 @@ def test_recalibration_images_are_augmented_when_used_and_the_same_whether_kept_
     for _ in range(2):
         assert all(map(torch.equal, expected, judge.augmented_batches()))
     shape = (1, 12, 12)
-    prepared = [fastest_layout(data.preprocessing.prepare(x, shape=shape)) for x in expected]
+    prepared = [data.preprocessing.batch(x, shape=shape) for x in expected]
     kept = list(judge.recalibration_batches(shape))
     monkeypatch.setattr(evaluation, "_MOST_BYTES", 0)
     anew = list(judge.recalibration_batches(shape))

@@ -30,14 +30,7 @@ def judge(trained: TinyRun, data: DataSplits) -> SubnetJudge:
 @pytest.fixture
 def small_data(data: DataSplits) -> DataSplits:
     """The first 96 training images."""
-    train = data.train
-    few = replace(
-        train,
-        inputs=train.inputs[:96],
-        labels_N=train.labels_N[:96],
-        indices_N=train.indices_N[:96],
-    )
-    return replace(data, train=few)
+    return replace(data, train=data.train.first(96))
 
 
 @pytest.fixture

@@ -59,9 +59,7 @@ class WatchedContext(LocalContext):
 def few_digits(num: int = 32) -> DataSplits:
     """The first training images with the real augmentation."""
     data = load_dataset(DataSettings(dataset="digits", search=400, verify=400, report=300), seed=SEED)
-    train = data.train
-    few = replace(train, inputs=train.inputs[:num], labels_N=train.labels_N[:num], indices_N=train.indices_N[:num])
-    return replace(data, train=few, augmentation="shift")
+    return replace(data, train=data.train.first(num), augmentation="shift")
 
 
 def train(
