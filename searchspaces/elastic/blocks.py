@@ -1,4 +1,4 @@
-"""Blocks of elastic layers: a block lists its steps once; running them and extracting them both follow the list."""
+"""Blocks of elastic layers: a block lists its steps once; binding them and extracting them both follow the list."""
 
 import itertools
 from collections.abc import Collection, Sequence
@@ -14,17 +14,28 @@ from searchspaces.elastic.layers import (
     ElasticDepthwiseConv2d,
     ElasticModule,
     Fixed,
+    Function,
     activation,
 )
 
 Step = tuple[ElasticModule, Cut]
 
 
-def run_steps(steps: Sequence[Step], x_NCHW: torch.Tensor) -> torch.Tensor:
-    """Apply the steps one after the other."""
-    for module, cut in steps:
-        x_NCHW = module(x_NCHW, cut)
-    return x_NCHW
+def bind_steps(steps: Sequence[Step]) -> Function:
+    """The function that applies the steps one after the other; all their weights are sliced now."""
+    functions = [module.bind(cut) for module, cut in steps]
+
+    def run(x_NCHW: torch.Tensor) -> torch.Tensor:
+        for function in functions:
+            x_NCHW = function(x_NCHW)
+        return x_NCHW
+
+    return run
+
+
+def around(body: Function) -> Function:
+    """The body with an identity shortcut: x + body(x)."""
+    return lambda x_NCHW: x_NCHW + body(x_NCHW)
 
 
 def extract_steps(steps: Sequence[Step]) -> nn.Sequential:
@@ -79,9 +90,9 @@ class ElasticConvBlock(ElasticModule):
     def _steps(self, cut: Cut) -> list[Step]:
         return [(self.conv, cut), (self.norm, cut), (self.act, cut)]
 
-    def forward(self, x_NCHW: torch.Tensor, cut: Cut) -> torch.Tensor:
+    def bind(self, cut: Cut) -> Function:
         """Run the block."""
-        return run_steps(self._steps(cut), x_NCHW)
+        return bind_steps(self._steps(cut))
 
     def extract(self, cut: Cut) -> nn.Module:
         """The same as an `nn.Sequential`."""
@@ -109,9 +120,10 @@ class ElasticSqueezeExcite(ElasticModule):
         up = Cut(in_channels=squeezed, out_channels=cut.out_channels)
         return [(self.pool, cut), (self.reduce, down), (self.act, down), (self.expand, up), (self.gate, up)]
 
-    def forward(self, x_NCHW: torch.Tensor, cut: Cut) -> torch.Tensor:
+    def bind(self, cut: Cut) -> Function:
         """Scale `cut.out_channels` channels."""
-        return x_NCHW * run_steps(self._steps(cut), x_NCHW)
+        gate = bind_steps(self._steps(cut))
+        return lambda x_NCHW: x_NCHW * gate(x_NCHW)
 
     def extract(self, cut: Cut) -> nn.Module:
         """The same as a `SqueezeExcite`."""
@@ -173,10 +185,10 @@ class ElasticMBConv(ElasticModule):
             steps.append((self.se, inside))
         return [*steps, (self.project, shrink), (self.project_norm, shrink)]
 
-    def forward(self, x_NCHW: torch.Tensor, cut: Cut) -> torch.Tensor:
+    def bind(self, cut: Cut) -> Function:
         """Run the block."""
-        y_NCHW = run_steps(self._steps(cut), x_NCHW)
-        return x_NCHW + y_NCHW if self._shortcut else y_NCHW
+        body = bind_steps(self._steps(cut))
+        return around(body) if self._shortcut else body
 
     def extract(self, cut: Cut) -> nn.Module:
         """The same as an `nn.Sequential`, inside a `Shortcut` where the block has one."""

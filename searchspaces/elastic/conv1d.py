@@ -3,6 +3,7 @@
 Tensor letters: N series, C channels, T time steps, O output channels, K kernel.
 """
 
+import functools
 import itertools
 from collections.abc import Mapping
 from typing import cast
@@ -13,8 +14,8 @@ from torch.nn import functional
 
 from searchspaces.architecture import Architecture
 from searchspaces.conv1d_sensor import Conv1dSpace
-from searchspaces.elastic.blocks import Shortcut, Step, extract_steps, importance_order, reorder, run_steps
-from searchspaces.elastic.layers import Cut, ElasticBatchNorm2d, ElasticLinear, ElasticModule, Fixed
+from searchspaces.elastic.blocks import Shortcut, Step, around, bind_steps, extract_steps, importance_order, reorder
+from searchspaces.elastic.layers import Cut, ElasticBatchNorm2d, ElasticLinear, ElasticModule, Fixed, Function
 from searchspaces.elastic.supernet import Supernet
 from searchspaces.gene_names import block_gene, depth_gene, width_gene
 
@@ -38,12 +39,15 @@ class ElasticConv1d(ElasticModule):
             {f"{large}to{small}": nn.Parameter(torch.eye(small)) for large, small in self._steps_down}
         )
 
-    def forward(self, x_NCT: torch.Tensor, cut: Cut) -> torch.Tensor:
+    def bind(self, cut: Cut) -> Function:
         """Convolve the first `cut.in_channels` channels to `cut.out_channels`."""
-        padding = cut.dilation * (cut.kernel // 2)
-        return functional.conv1d(
-            x_NCT, self.kernel(cut), stride=self._stride, padding=padding, dilation=cut.dilation
-        )  # fmt: skip
+        return functools.partial(
+            functional.conv1d,
+            weight=self.kernel(cut),
+            stride=self._stride,
+            padding=cut.dilation * (cut.kernel // 2),
+            dilation=cut.dilation,
+        )
 
     def extract(self, cut: Cut) -> nn.Module:
         """The same as `nn.Conv1d`."""
@@ -103,10 +107,10 @@ class ElasticConvBlock1d(ElasticModule):
     def _steps(self, cut: Cut) -> list[Step]:
         return [(self.conv, cut), (self.norm, cut), (self.act, cut)]
 
-    def forward(self, x_NCT: torch.Tensor, cut: Cut) -> torch.Tensor:
+    def bind(self, cut: Cut) -> Function:
         """Run the block."""
-        y_NCT = run_steps(self._steps(cut), x_NCT)
-        return x_NCT + y_NCT if self._shortcut else y_NCT
+        body = bind_steps(self._steps(cut))
+        return around(body) if self._shortcut else body
 
     def extract(self, cut: Cut) -> nn.Module:
         """The same as an `nn.Sequential`, inside a `Shortcut` where the block has one."""

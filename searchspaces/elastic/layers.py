@@ -1,15 +1,19 @@
 """Layers whose weights serve every width and kernel size up to a largest one.
 
-Every elastic module has the same two functions of a `Cut`: `forward(x, cut)` computes with the sliced weights, and
-`extract(cut)` returns a plain torch layer that holds a copy of them. Nothing is remembered between calls.
+Every elastic module has the same two functions of a `Cut`: `bind(cut)` slices the weights and returns the function that
+computes with them, and `extract(cut)` returns a plain torch layer that holds a copy of them. Nothing is remembered
+between calls. A network slices all its weights before it computes: between convolutions, whose data push everything
+else out of the caches, the same small operations took three times as long.
 
 Tensor letters: N images, C channels, H height, W width, O output channels, K kernel.
 """
 
 import copy
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -37,12 +41,19 @@ class Cut:
     dilation: int = 1
 
 
+Function = Callable[[torch.Tensor], torch.Tensor]
+
+
 class ElasticModule(nn.Module, ABC):
     """A module that is described once and serves both the supernet and the extracted network."""
 
     @abstractmethod
+    def bind(self, cut: Cut) -> Function:
+        """The function that computes with the part of the weights that `cut` names."""
+
     def forward(self, x_NCHW: torch.Tensor, cut: Cut) -> torch.Tensor:
         """Compute with the part of the weights that `cut` names."""
+        return self.bind(cut)(x_NCHW)
 
     @abstractmethod
     def extract(self, cut: Cut) -> nn.Module:
@@ -66,10 +77,11 @@ class ElasticConv2d(ElasticModule):
         self._kernel, self._stride = kernel, stride
         nn.init.kaiming_normal_(self.weight, mode="fan_out")
 
-    def forward(self, x_NCHW: torch.Tensor, cut: Cut) -> torch.Tensor:
+    def bind(self, cut: Cut) -> Function:
         """Convolve the first `cut.in_channels` channels to `cut.out_channels`."""
         weight, bias = self._cut(cut)
-        return functional.conv2d(x_NCHW, weight, bias, stride=self._stride, padding=self._kernel // 2)
+        stride, padding = self._stride, self._kernel // 2
+        return lambda x_NCHW: functional.conv2d(x_NCHW, weight, bias, stride=stride, padding=padding)
 
     def extract(self, cut: Cut) -> nn.Module:
         """The same as `nn.Conv2d`."""
@@ -102,9 +114,9 @@ class ElasticDepthwiseConv2d(ElasticModule):
             }
         )
 
-    def forward(self, x_NCHW: torch.Tensor, cut: Cut) -> torch.Tensor:
+    def bind(self, cut: Cut) -> Function:
         """Convolve each of the first `cut.out_channels` channels with its own kernel of size `cut.kernel`."""
-        return depthwise_conv2d(x_NCHW, self.kernel(cut), stride=self._stride)
+        return functools.partial(depthwise_conv2d, weight_C1KK=self.kernel(cut), stride=self._stride)
 
     def extract(self, cut: Cut) -> nn.Module:
         """The same as `nn.Conv2d` with `groups`."""
@@ -113,13 +125,16 @@ class ElasticDepthwiseConv2d(ElasticModule):
     def kernel(self, cut: Cut) -> torch.Tensor:
         """Weights (C, 1, K, K) of the first `cut.out_channels` channels at kernel size `cut.kernel`."""
         weight = self.weight[: cut.out_channels]
-        for large, small in zip(self._kernels_down, self._kernels_down[1:], strict=False):
-            if cut.kernel == large:
+        if cut.kernel == self._kernels_down[0]:
+            return weight
+        # Few operators on flat kernels: their bookkeeping is what a small subnet notices.
+        flat_CJ = weight.flatten(1)
+        for large, small in pairwise(self._kernels_down):
+            centre = _centre(large, small, device=weight.device)
+            flat_CJ = functional.linear(flat_CJ.index_select(1, centre), self.transforms[f"{large}to{small}"])
+            if cut.kernel == small:
                 break
-            border = (large - small) // 2
-            crop = weight[:, :, border : large - border, border : large - border].reshape(-1, small**2)
-            weight = functional.linear(crop, self.transforms[f"{large}to{small}"]).view(-1, 1, small, small)
-        return weight
+        return flat_CJ.view(-1, 1, cut.kernel, cut.kernel)
 
 
 class ElasticBatchNorm2d(ElasticModule):
@@ -140,15 +155,14 @@ class ElasticBatchNorm2d(ElasticModule):
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
-    def forward(self, x_NCHW: torch.Tensor, cut: Cut) -> torch.Tensor:
+    def bind(self, cut: Cut) -> Function:
         """Normalise `cut.out_channels` channels: batch statistics in training, running ones in eval mode."""
-        tensors: tuple[torch.Tensor, ...] = (self.running_mean, self.running_var, self.weight, self.bias)
-        if cut.out_channels < len(tensors[0]):
-            tensors = tuple(tensor[: cut.out_channels] for tensor in tensors)
-        mean, var, weight, bias = tensors
+        c = cut.out_channels
+        weight, bias, eps = self.weight[:c], self.bias[:c], self._eps
         if self.training:
-            return functional.batch_norm(x_NCHW, None, None, weight, bias, True, 0.0, self._eps)
-        return functional.batch_norm(x_NCHW, mean, var, weight, bias, False, 0.0, self._eps)
+            return lambda x_NCHW: functional.batch_norm(x_NCHW, None, None, weight, bias, True, 0.0, eps)
+        mean, var = self.running_mean[:c], self.running_var[:c]
+        return lambda x_NCHW: functional.batch_norm(x_NCHW, mean, var, weight, bias, False, 0.0, eps)
 
     def extract(self, cut: Cut) -> nn.Module:
         """The same as `nn.BatchNorm2d`."""
@@ -172,9 +186,9 @@ class ElasticLinear(ElasticModule):
         layer = nn.Linear(features, num_classes)
         self.weight, self.bias = layer.weight, layer.bias
 
-    def forward(self, x_NCHW: torch.Tensor, cut: Cut) -> torch.Tensor:
+    def bind(self, cut: Cut) -> Function:
         """Logits (N, num_classes) of features (N, C)."""
-        return functional.linear(x_NCHW, self.weight[:, : cut.in_channels], self.bias)
+        return functools.partial(functional.linear, weight=self.weight[:, : cut.in_channels], bias=self.bias)
 
     def extract(self, cut: Cut) -> nn.Module:
         """The same as `nn.Linear`."""
@@ -204,14 +218,21 @@ class Fixed(ElasticModule):
         super().__init__()
         self.layer = layer
 
-    def forward(self, x_NCHW: torch.Tensor, cut: Cut) -> torch.Tensor:
-        """Apply the layer."""
-        y: torch.Tensor = self.layer(x_NCHW)
-        return y
+    def bind(self, cut: Cut) -> Function:
+        """The layer itself."""
+        return self.layer
 
     def extract(self, cut: Cut) -> nn.Module:
         """A copy of the layer."""
         return copy.deepcopy(self.layer)
+
+
+@functools.cache
+def _centre(large: int, small: int, *, device: torch.device) -> torch.Tensor:
+    """Positions of the central `small` x `small` entries among the `large` x `large` ones of a flat kernel."""
+    border = (large - small) // 2
+    positions = torch.arange(large**2, device=device).view(large, large)
+    return positions[border : large - border, border : large - border].flatten()
 
 
 def _conv(weight: torch.Tensor, *, stride: int, groups: int = 1, bias: torch.Tensor | None = None) -> nn.Conv2d:

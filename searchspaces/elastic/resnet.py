@@ -11,12 +11,21 @@ from searchspaces.elastic.blocks import (
     ElasticConvBlock,
     Shortcut,
     Step,
+    around,
+    bind_steps,
     extract_steps,
     importance_order,
     reorder,
-    run_steps,
 )
-from searchspaces.elastic.layers import Cut, ElasticBatchNorm2d, ElasticConv2d, ElasticLinear, ElasticModule, Fixed
+from searchspaces.elastic.layers import (
+    Cut,
+    ElasticBatchNorm2d,
+    ElasticConv2d,
+    ElasticLinear,
+    ElasticModule,
+    Fixed,
+    Function,
+)
 from searchspaces.elastic.supernet import Supernet
 from searchspaces.gene_names import block_gene, depth_gene, width_gene
 from searchspaces.ofa_resnet50d import (
@@ -51,9 +60,9 @@ class ProjectionShortcut(nn.Module):
 class ElasticResidualConv(ElasticConvBlock):
     """Convolution, batch normalisation and ReLU, with an identity shortcut around them."""
 
-    def forward(self, x_NCHW: torch.Tensor, cut: Cut) -> torch.Tensor:
+    def bind(self, cut: Cut) -> Function:
         """Add the input to the block's output."""
-        return x_NCHW + super().forward(x_NCHW, cut)
+        return around(super().bind(cut))
 
     def extract(self, cut: Cut) -> nn.Module:
         """The same as a `Shortcut`."""
@@ -103,9 +112,10 @@ class ElasticBottleneck(ElasticModule):
         pool: list[Step] = [(self.shortcut_pool, cut)] if self._stride > 1 else []
         return [*pool, (self.shortcut_conv, cut), (self.shortcut_norm, cut)]
 
-    def forward(self, x_NCHW: torch.Tensor, cut: Cut) -> torch.Tensor:
+    def bind(self, cut: Cut) -> Function:
         """Run the block."""
-        return self.act(run_steps(self._shortcut(cut), x_NCHW) + run_steps(self._body(cut), x_NCHW), cut)
+        shortcut, body, act = bind_steps(self._shortcut(cut)), bind_steps(self._body(cut)), self.act.bind(cut)
+        return lambda x_NCHW: act(shortcut(x_NCHW) + body(x_NCHW))
 
     def extract(self, cut: Cut) -> nn.Module:
         """The same of plain torch layers."""

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from searchspaces.architecture import Architecture
-from searchspaces.elastic.blocks import Step, extract_steps, run_steps
+from searchspaces.elastic.blocks import Step, bind_steps, extract_steps
 from searchspaces.errors import SpaceError
 from searchspaces.space import SearchSpace
 
@@ -51,7 +51,7 @@ class Supernet(nn.Module, ABC):
                 f"got {tuple(x_NCHW.shape)}",
                 hint="let the loader resize: `preprocessing.prepare(inputs, shape=space.input_shape(arch))`",
             )
-        return run_steps(self.plan(arch), x_NCHW)
+        return bind_steps(self.plan(arch))(x_NCHW)
 
     def sort_channels(self, *, opened: Mapping[str, int]) -> None:
         """Order channels by importance, before smaller expand ratios or widths are opened.
