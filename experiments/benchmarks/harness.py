@@ -176,12 +176,22 @@ class BenchmarkReport:
             rows.append([key, shown, " and ".join(limits), "met" if target["met"] else "missed"])
         if rows:
             self.show("Targets", headings=["figure", "value", "target", ""], rows=rows)
-        write_json(
-            self._options.out,
-            {"figures": self._figures, "targets": self._targets, "environment": self._environment()},
-        )
+        self.save()
         self.say(f"{len(self._targets) - len(missed)} of {len(self._targets)} targets met; wrote {self._options.out}")
         return 1 if self._options.strict and (missed or self._skipped) else 0
+
+    def save(self) -> None:
+        """Write what there is so far, so that a benchmark that is stopped leaves its figures.
+
+        Raises:
+            StorageError: the file cannot be written.
+        """
+        content: dict[str, JSON] = {
+            "figures": self._figures,
+            "targets": self._targets,
+            "environment": self._environment(),
+        }
+        write_json(self._options.out, content)
 
     def _environment(self) -> dict[str, JSON]:
         return {

@@ -19,11 +19,13 @@ settings, and, each in its best layout, 1.3 times as fast as the reference is by
 The reference package lives in an environment of its own, see `experiments.benchmarks.ofa_equivalence`.
 """
 
+import copy
 import json
 import os
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -45,6 +47,7 @@ from searchspaces.elastic.supernet import Supernet
 from searchspaces.ofa_mbconv import OfaMBConvSpace
 
 NAME = "supernet_step"
+LEAST_ROUNDS = 5
 HIGHEST_OVER_STATIC = 1.05
 HIGHEST_OVER_REFERENCE = 1.0
 LOWEST_SPEEDUP = 1.3
@@ -156,12 +159,24 @@ def subnets(space: SearchSpace) -> dict[str, Architecture]:
     return {"smallest": space.smallest, "middle": middle, "largest": space.largest}
 
 
-def measure(turns: Mapping[Way, Callable[[], float]], *, rounds: int, seed: int) -> dict[Way, list[float]]:
-    """Milliseconds of every way, round by round; a first round is not counted."""
+def measure(
+    turns: Mapping[Way, Callable[[], float]], *, rounds: int, seconds: float, seed: int
+) -> dict[Way, list[float]]:
+    """Milliseconds of every way, round by round; a first round is not counted.
+
+    Args:
+        turns: way -> a function that makes a step and returns its milliseconds.
+        rounds: turns of each way.
+        seconds: no further round begins after so much time, once there are `LEAST_ROUNDS`.
+        seed: of the order in every round.
+    """
     rng = np.random.default_rng(seed)
     ways = list(turns)
     times_ms: dict[Way, list[float]] = {way: [] for way in ways}
+    started_s = time.monotonic()
     for number in range(rounds + 1):
+        if number > LEAST_ROUNDS and time.monotonic() - started_s > seconds:
+            break
         for position in rng.permutation(len(ways)):
             ms = turns[ways[position]]()
             if number > 0:
@@ -178,7 +193,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; returns the exit code."""
     parser = benchmark_parser(NAME, description=__doc__)
     parser.add_argument("--reference-python", type=Path, metavar="PATH", help="interpreter with the package ofa")
-    parser.add_argument("--rounds", type=int, default=12, metavar="N", help="turns of each way [default: %(default)s]")
+    parser.add_argument("--rounds", type=int, default=20, metavar="N", help="turns of each way [default: %(default)s]")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=60.0,
+        metavar="S",
+        help=f"no new round of a subnet after so long, once it has {LEAST_ROUNDS} [default: %(default)s]",
+    )
     options, report = start(parser, argv)
     report.note("keeps_freed_memory", keep_freed_memory())
     if options.reference_python is None:
@@ -196,14 +218,19 @@ def main(argv: Sequence[str] | None = None) -> int:
                 except PeerError as e:
                     references = []
                     report.skip(f"reference/{case.space_id}", str(e))
-            rows += _measure_case(report, case, references=references, rounds=3 if options.quick else options.rounds)
+            measured = partial(measure, rounds=3 if options.quick else options.rounds, seconds=options.seconds, seed=0)
+            rows += _measure_case(report, case, references=references, measured=measured)
     headings = ["subnet", "supernet ms", "static ms", "reference ms", "supernet / static", "reference / supernet"]
     report.show("Training steps, best layout of each", headings=headings, rows=rows)
     return report.finish()
 
 
 def _measure_case(
-    report: BenchmarkReport, case: Case, *, references: Sequence[Reference], rounds: int
+    report: BenchmarkReport,
+    case: Case,
+    *,
+    references: Sequence[Reference],
+    measured: Callable[[Mapping[Way, Callable[[], float]]], dict[Way, list[float]]],
 ) -> list[list[str]]:
     """Measure all subnets of a space; returns their rows of the table."""
     torch.manual_seed(0)
@@ -211,9 +238,9 @@ def _measure_case(
     rows = []
     for subnet, arch in subnets(supernet.space).items():
         for dtype in ("fp32", "bf16"):
-            turns = _turns(supernet, arch, case=case, bfloat16=dtype == "bf16", references=references)
-            times_ms = measure(turns, rounds=rounds, seed=0)
+            times_ms = measured(_turns(supernet, arch, case=case, bfloat16=dtype == "bf16", references=references))
             rows.append(_report(report, f"step/{case.space_id}/{subnet}/{dtype}", times_ms))
+            report.save()
     return rows
 
 
@@ -230,11 +257,13 @@ def _turns(
             lambda x: network(x, *more), x_NCHW, labels_N, parameters=network.parameters(), bfloat16=bfloat16
         )
 
+    # As training does it (`nas.training.state`): the weights too.
+    supernet_last = copy.deepcopy(supernet).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     static = supernet.extract(arch).train()
     static_last = supernet.extract(arch).train().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     x_last = fastest_layout(ordinary_NCHW)
     turns: dict[Way, Callable[[], float]] = {
-        ("supernet", "channels-last"): lambda: ours(supernet, x_last, arch),
+        ("supernet", "channels-last"): lambda: ours(supernet_last, x_last, arch),
         ("supernet", "nchw"): lambda: ours(supernet, ordinary_NCHW, arch),
         ("static", "channels-last"): lambda: ours(static_last, x_last),
         ("static", "nchw"): lambda: ours(static, ordinary_NCHW),

@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 
 from experiments.benchmarks import supernet_step
-from experiments.benchmarks.supernet_step import CASES, Case, PeerError, Reference, best_layout, main, measure, subnets
+from experiments.benchmarks.supernet_step import (
+    CASES,
+    LEAST_ROUNDS,
+    Case,
+    PeerError,
+    Reference,
+    best_layout,
+    main,
+    measure,
+    subnets,
+)
 
 TINY = Case(space_id="mbconv-small", resolution=16, batch=2, num_classes=3)
 
@@ -19,14 +29,18 @@ def test_every_way_has_one_time_a_round_and_the_first_round_is_dropped() -> None
         turns_taken.append(name)
         return float(len(turns_taken))
 
-    times_ms = measure(
-        {("supernet", "nchw"): lambda: turn("supernet"), ("static", "nchw"): lambda: turn("static")}, rounds=5, seed=0
-    )
+    turns = {("supernet", "nchw"): lambda: turn("supernet"), ("static", "nchw"): lambda: turn("static")}
+    times_ms = measure(turns, rounds=5, seconds=600.0, seed=0)
     assert [len(times) for times in times_ms.values()] == [5, 5]
     assert min(min(times) for times in times_ms.values()) == 3.0
     rounds = [turns_taken[start : start + 2] for start in range(0, 12, 2)]
     assert all(sorted(names) == ["static", "supernet"] for names in rounds)
     assert len({tuple(names) for names in rounds}) == 2  # in one order and in the other
+
+
+def test_no_round_begins_after_the_time_once_there_are_enough() -> None:
+    times_ms = measure({("supernet", "nchw"): lambda: 1.0}, rounds=100, seconds=0.0, seed=0)
+    assert len(times_ms["supernet", "nchw"]) == LEAST_ROUNDS
 
 
 def test_the_best_layout_has_the_lower_median() -> None:
