@@ -14,7 +14,7 @@ from nas.training.augmentation import augment
 from nas.training.checkpoints import Checkpoint, finished_checkpoints, load_checkpoint, save_checkpoint
 from nas.training.context import TrainContext
 from nas.training.history import TrainHistory
-from nas.training.phases import PROGRESSIVE, TEACHER, Phase, phase_at, phases_of
+from nas.training.phases import PROGRESSIVE, SANDWICH, TEACHER, Phase, phase_at, phases_of
 from nas.training.progress import ProgressLog
 from nas.training.recovery import RATE_AFTER_ROLLBACK, Rollback, read_rollback
 from nas.training.schedules import cosine_rate, shard_batches
@@ -210,6 +210,8 @@ class _SupernetTraining:
         if not math.isfinite(norm):
             return {}, f"gradient norm is {norm}"
         self._state.update(learning_rate=rate, steps_in_phase=self._step - phase.first_epoch * self._steps_an_epoch)
+        if phase.rule != SANDWICH and context.rank == 0 and self._log.wants_extremes():
+            losses |= self._steps.extremes(phase, batch)
         return losses | {"learning_rate": rate, "rollbacks": float(self._rollback is not None)}, None
 
     def _rate(self, phase: Phase) -> float:
@@ -227,10 +229,10 @@ class _SupernetTraining:
             with self._state.averaged() as supernet:
                 found = self._validate(supernet, phase)
             score = found.score
-            # Where the step itself has losses of the extremes (sandwich rule), these are the ones that stay.
-            values = {
-                "loss_largest": found.loss_largest, "loss_smallest": found.loss_smallest, **values,
-                "accuracy_largest": found.largest, "accuracy_smallest": found.smallest, "score": found.score,
+            if phase.rule != SANDWICH:  # whose steps have losses of both extremes themselves
+                values = values | {"loss_largest": found.loss_largest, "loss_smallest": found.loss_smallest}
+            values = values | {
+                "accuracy_largest": found.largest, "accuracy_smallest": found.smallest, "score": found.score
             }  # fmt: skip
         self._log.write(step=self._step, index=index, values=values)
         details: dict[str, JSON] = {

@@ -10,6 +10,7 @@ from nas.training.history import TrainHistory
 from nas.training.phases import Phase
 
 _LOG_SECONDS = 1.0
+_EXTREMES_SECONDS = 10.0
 
 
 class ProgressLog:
@@ -19,8 +20,8 @@ class ProgressLog:
     eta_seconds, the losses of the step, after an epoch the accuracies that were found, and how busy the machine of the
     writer is, under the names that MLflow has for that ("system/...").
 
-    loss_largest and loss_smallest are losses of the step where the sandwich rule trains both extremes; in other phases
-    they are found after an epoch, on validation images.
+    loss_largest and loss_smallest are losses of the step where the sandwich rule trains both extremes; other phases
+    look at them on a step's images now and then.
     """
 
     def __init__(self, history: TrainHistory, *, phases: Sequence[Phase], steps_an_epoch: int, batch_size: int) -> None:
@@ -28,6 +29,7 @@ class ProgressLog:
         self._steps_an_epoch, self._batch_size = steps_an_epoch, batch_size
         self._started = self._logged_at = time.perf_counter()
         self._passes_done, self._images, self._has_rows = 0.0, 0, False
+        self._looked_at: float | None = None
         psutil.cpu_percent()  # every call tells the mean since the one before
 
     def count(self, phase: Phase) -> None:
@@ -38,6 +40,16 @@ class ProgressLog:
     def is_due(self) -> bool:
         """Whether there is no row yet, or the last one is old enough."""
         return not self._has_rows or time.perf_counter() - self._logged_at >= _LOG_SECONDS
+
+    def wants_extremes(self) -> bool:
+        """Whether a row is due and it is time to look at the extremes of a phase that does not train both."""
+        if not self.is_due():
+            return False
+        now = time.perf_counter()
+        if self._looked_at is not None and now - self._looked_at < _EXTREMES_SECONDS:
+            return False
+        self._looked_at = now
+        return True
 
     def write(self, *, step: int, index: int, values: Mapping[str, float]) -> None:
         """Write a row.

@@ -10,7 +10,7 @@ import torch
 
 from nas.data import Preprocessing
 from nas.training.distillation import label_loss, progressive_loss, student_loss
-from nas.training.phases import PROGRESSIVE, SANDWICH, Phase
+from nas.training.phases import PROGRESSIVE, SANDWICH, Phase, smallest_open
 from nas.training.precision import forward_context, resolve_precision
 from nas.training.schedules import layer_seed, open_subnets, sandwich_subnets
 from nas.training.settings import TrainSettings
@@ -69,6 +69,22 @@ class SubnetSteps:
         found = {"loss": sum(losses) / len(losses)}
         if phase.rule == SANDWICH:
             found |= {"loss_largest": losses[0], "loss_smallest": losses[-1]}
+        return found
+
+    def extremes(self, phase: Phase, batch: StepBatch) -> dict[str, float]:
+        """Label losses of the largest and the smallest open subnet on a batch, for the log; nothing is learnt.
+
+        Returns:
+            "loss_largest" and "loss_smallest".
+        """
+        space = self._supernet.space
+        found = {}
+        on_gpu = self._device.type == "cuda"
+        with torch.no_grad(), torch.random.fork_rng(devices=[self._device] if on_gpu else []):
+            for name, arch in (("largest", space.largest), ("smallest", smallest_open(space, phase.opened))):
+                logits_NC = self._logits(self._supernet, self._prepare(arch, batch), arch)
+                loss = label_loss(logits_NC, batch.labels_N, smoothing=self._settings.label_smoothing)
+                found[f"loss_{name}"] = loss.item()
         return found
 
     def _sandwich(self, phase: Phase, batch: StepBatch) -> list[float]:

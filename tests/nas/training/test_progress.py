@@ -41,6 +41,17 @@ def test_a_row_is_due_at_once_and_then_every_second(tmp_path: Path, watch: Watch
     assert log.is_due()
 
 
+def test_the_extremes_are_looked_at_with_the_first_row_and_then_every_ten_seconds(tmp_path: Path, watch: Watch) -> None:
+    log, _ = make_log(tmp_path)
+    assert log.wants_extremes()
+    log.write(step=1, index=0, values={})
+    watch.now += 9.0
+    assert log.is_due()
+    assert not log.wants_extremes()
+    watch.now += 2.0
+    assert log.wants_extremes()
+
+
 def test_the_speed_is_that_since_the_last_row(tmp_path: Path, watch: Watch) -> None:
     log, history = make_log(tmp_path)
     for step, seconds in ((1, 2.0), (2, 0.5)):

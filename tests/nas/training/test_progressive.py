@@ -81,8 +81,15 @@ def test_rows_say_the_phase_and_its_rate(whole: Whole) -> None:
     assert [row["phase"] for row in rows] == [1, 1, 2, 3, 4]
     for row in rows:
         assert 0 < row["learning_rate"] <= PHASES[int(row["phase"]) - 1].learning_rate
-    assert "loss_largest" not in rows[-1]
     assert [row["eta_seconds"] > 0 for row in rows] == [True] * 4 + [False]
+
+
+def test_the_first_row_has_losses_of_both_extremes_without_any_validation(whole: Whole) -> None:
+    first, *_ = TrainHistory(whole[0] / "history.jsonl").rows()
+    assert PROGRESSIVE.validation_images == 0
+    assert first["step"] == 1
+    assert 0 < first["loss_largest"] < 20
+    assert 0 < first["loss_smallest"] < 20
 
 
 def test_the_teacher_is_the_supernet_at_the_end_of_its_phase(tmp_path: Path, digits: DataSplits, whole: Whole) -> None:

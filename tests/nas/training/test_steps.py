@@ -67,6 +67,21 @@ def test_the_gradient_of_a_sandwich_is_the_sum_over_its_subnets() -> None:
     assert found["loss"] == pytest.approx(sum(loss.item() for loss in losses) / 3)
 
 
+def test_looking_at_the_extremes_learns_nothing_and_draws_nothing() -> None:
+    supernet = fresh_supernet(space=SMALL)
+    steps = steps_of(supernet, PROGRESSIVE)
+    before = torch.random.get_rng_state()
+    found = steps.extremes(LAST, batch())
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert all(parameter.grad is None for parameter in supernet.parameters())
+    labels_N = batch().labels_N
+    for name, arch in (("largest", SMALL.largest), ("smallest", SMALL.smallest)):
+        with torch.no_grad():
+            logits_NC = supernet(inputs_of(supernet, arch), arch)
+        expected = label_loss(logits_NC, labels_N, smoothing=PROGRESSIVE.label_smoothing)
+        assert found[f"loss_{name}"] == pytest.approx(expected.item())
+
+
 def test_the_gradient_of_a_progressive_step_is_the_sum_over_its_subnets() -> None:
     supernet = fresh_supernet(space=SMALL)
     settings = replace(PROGRESSIVE, distillation=0.7, label_smoothing=0.1)
