@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, mo
 from experiments.errors import DataError
 from experiments.sources.registry import get_source
 from nas.accuracy import Metric
+from nas.training.settings import OptimizerName
 from searchspaces import SpaceError, get_space, list_spaces
 
 OPERATIONAL: dict[str, JsonValue] = {"operational": True}
@@ -146,6 +147,9 @@ class TrainSettings(Section):
         default=(), description="progressive: phases by hand; empty: the published ones, in proportion to `epochs`"
     )
     batch_size: Count = Field(default=64, description="images of one step, over all workers")
+    optimizer: OptimizerName = Field(
+        default="sgd", description="of training and refinement; adamw takes rates of about 0.003"
+    )
     learning_rate: float = Field(default=0.1, gt=0, le=100, description="peak learning rate (progressive: of kernels)")
     weight_decay: float = Field(default=3.0e-5, ge=0, le=1, description="L2 penalty on weights")
     label_smoothing: float = Field(default=0.1, ge=0, lt=1, description="share of the target given to all classes")

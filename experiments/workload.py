@@ -45,14 +45,7 @@ class Workload:
     @property
     def refine_settings(self) -> RefineSettings:
         """The recipe's `refine` section as fine-tuning takes it."""
-        return RefineSettings(
-            candidates=self.recipe.refine.candidates,
-            epochs=self.recipe.refine.epochs,
-            learning_rate=self.recipe.refine.learning_rate,
-            batch_size=self.recipe.train.batch_size,
-            weight_decay=self.recipe.train.weight_decay,
-            seed=self.recipe.seed,
-        )
+        return refine_settings(self.recipe)
 
     def train(self, context: TrainContext) -> None:
         """Train the supernet, or go on training it; called by every training worker."""
@@ -127,6 +120,20 @@ def train_settings(recipe: Recipe) -> TrainSettings:
         ema_decay=train.ema_decay,
         validation_images=train.validation_images,
         start_sha256=None if train.from_checkpoint is None else start_sha256(Path(train.from_checkpoint)),
+        optimizer=train.optimizer,
+    )
+
+
+def refine_settings(recipe: Recipe) -> RefineSettings:
+    """The `refine` section as fine-tuning takes it; batches, decay and optimiser are those of `train`."""
+    return RefineSettings(
+        candidates=recipe.refine.candidates,
+        epochs=recipe.refine.epochs,
+        learning_rate=recipe.refine.learning_rate,
+        batch_size=recipe.train.batch_size,
+        weight_decay=recipe.train.weight_decay,
+        seed=recipe.seed,
+        optimizer=recipe.train.optimizer,
     )
 
 

@@ -12,7 +12,7 @@ from torch import nn
 from hardware.files import JSON, read_json, write_json
 from nas.accuracy import Accuracy, accuracy_row
 from nas.candidate import Candidate, CandidateStore
-from nas.data import DataSplits, fastest_layout
+from nas.data import DataSplits
 from nas.errors import CheckpointError, TrainingError
 from nas.evaluation import SubnetJudge
 from nas.pareto import front_order
@@ -20,8 +20,9 @@ from nas.recalibration import recalibrate
 from nas.training.augmentation import augment
 from nas.training.checkpoints import Checkpoint, finished_checkpoints, load_checkpoint, save_checkpoint
 from nas.training.distillation import student_loss
-from nas.training.optimizer import make_optimizer
+from nas.training.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
 from nas.training.schedules import cosine_rate, shard_batches
+from nas.training.settings import OptimizerName
 from searchspaces import Architecture, SearchSpace
 
 _RESULT_FILE = "result.json"
@@ -39,6 +40,7 @@ class RefineSettings:
         learning_rate: first rate; cosine to zero.
         batch_size, weight_decay: as in training.
         seed: of shuffling and augmentation.
+        optimizer: as in training.
     """
 
     candidates: int
@@ -47,6 +49,7 @@ class RefineSettings:
     batch_size: int
     weight_decay: float
     seed: int
+    optimizer: OptimizerName = "sgd"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,15 +106,17 @@ class FineTuning:
         network = self._judge.network(arch)
         identity: dict[str, JSON] = {"architecture": arch.to_json(), "settings": asdict(self._settings)}
         optimizer = make_optimizer(
-            network, learning_rate=self._settings.learning_rate, weight_decay=self._settings.weight_decay
+            network,
+            name=self._settings.optimizer,
+            learning_rate=self._settings.learning_rate,
+            weight_decay=self._settings.weight_decay,
         )
-        names = dict(network.named_parameters())
+        parameters = dict(network.named_parameters())
         first = 0
         if finished := finished_checkpoints(directory):
             checkpoint = load_checkpoint(finished[-1], expected=identity)
             network.load_state_dict(dict(checkpoint.weights))
-            for name, momentum in checkpoint.optimizer.items():
-                optimizer.state[names[name]]["momentum_buffer"] = momentum.clone()
+            restore_optimizer(optimizer, parameters, checkpoint.optimizer)
             first = checkpoint.epoch
         shape = self._space.input_shape(arch)
         accuracy = self._judge.score_network(network, shape=shape)
@@ -119,14 +124,13 @@ class FineTuning:
             loss = self._epoch(network, optimizer, arch=arch, epoch=epoch)
             recalibrate(network, self._judge.recalibration_batches(shape))
             accuracy = self._judge.score_network(network, shape=shape)
-            momentum_buffers = {name: optimizer.state[p]["momentum_buffer"] for name, p in names.items()}
             save_checkpoint(
                 directory,
                 Checkpoint(
                     epoch=epoch + 1,
                     step=epoch + 1,
                     weights=network.state_dict(),
-                    optimizer=momentum_buffers,
+                    optimizer=optimizer_tensors(optimizer, parameters),
                     details=identity,
                 ),
             )
@@ -139,7 +143,7 @@ class FineTuning:
         }
         write_json(directory / _RESULT_FILE, result)
 
-    def _epoch(self, network: nn.Module, optimizer: torch.optim.SGD, *, arch: Architecture, epoch: int) -> float:
+    def _epoch(self, network: nn.Module, optimizer: torch.optim.Optimizer, *, arch: Architecture, epoch: int) -> float:
         settings, data, space = self._settings, self._data, self._space
         shapes = space.input_shape(arch), space.input_shape(space.largest)
         batches = shard_batches(
@@ -151,10 +155,10 @@ class FineTuning:
             step = epoch * len(batches) + number
             raw = augment(data.train.inputs[positions], name=data.augmentation, seed=settings.seed, step=step, rank=0)
             with torch.no_grad():
-                teacher_NC = self._teacher(data.preprocessing.prepare(raw, shape=shapes[1]))
-            x = data.preprocessing.prepare(raw, shape=shapes[0])
+                teacher_NC = self._teacher(data.preprocessing.batch(raw, shape=shapes[1]))
+            x = data.preprocessing.batch(raw, shape=shapes[0])
             loss = student_loss(
-                network(fastest_layout(x)),
+                network(x),
                 data.train.labels_N[positions],
                 teacher_logits_NC=teacher_NC,
                 distillation=_DISTILLATION,

@@ -29,7 +29,7 @@ class Checkpoint:
         epoch: finished epochs.
         step: finished optimiser steps.
         weights: parameters and buffers by name: what is evaluated and used later.
-        optimizer: momentum buffers by parameter name.
+        optimizer: tensors of the optimiser, see `nas.training.optimizer.optimizer_tensors`.
         details: JSON values that must agree on resume (space id, settings) or describe the result: `score` is a mean
             accuracy, `final_phase` says whether scores may be compared (all subnets are open).
         raw: parameters that training goes on with where `weights` are their moving average; else empty.

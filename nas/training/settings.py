@@ -1,7 +1,13 @@
-"""What a user decides about training; the recipe's section `train` has the same names."""
+"""What a user decides about training; the recipe's section `train` has the same names.
+
+No torch here: recipes are checked without it.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
+
+OptimizerName = Literal["sgd", "adamw"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,8 +37,8 @@ class TrainSettings:
     Attributes:
         epochs: passes over the training split, all phases together.
         batch_size: images a step, over all workers.
-        learning_rate: peak rate of SGD with Nesterov momentum .9; cosine to zero after a linear warm-up. Phases of
-            progressive shrinking have theirs relative to it.
+        learning_rate: peak rate; cosine to zero after a linear warm-up. Phases of progressive shrinking have theirs
+            relative to it.
         weight_decay: on convolution and linear weights only.
         label_smoothing: of the label loss.
         warmup_epochs: epochs of linear warm-up (progressive: of the teacher); may be a fraction.
@@ -47,6 +53,8 @@ class TrainSettings:
         ema_decay: decay of the exponential moving average of the weights that is evaluated, or None: no average.
         validation_images: images of the search split that judge the supernet after every epoch; 0 for no judging.
         start_sha256: checksum of the weights that training starts from, or None: fresh ones.
+        optimizer: "sgd" or "adamw", see `nas.training.optimizer.make_optimizer`; AdamW learns with much smaller rates
+            (about .003) and larger weight decay.
     """
 
     epochs: int
@@ -65,3 +73,4 @@ class TrainSettings:
     ema_decay: float | None = None
     validation_images: int = 0
     start_sha256: str | None = None
+    optimizer: OptimizerName = "sgd"

@@ -1,4 +1,4 @@
-"""What changes while a supernet is trained: weights, their moving average, momentum; made anew at each phase."""
+"""What changes while a supernet is trained: weights, their moving average, the optimiser; made anew at each phase."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,13 +8,13 @@ from torch import nn
 
 from hardware.files import JSON
 from nas.training.checkpoints import Checkpoint
-from nas.training.optimizer import make_optimizer
+from nas.training.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
 from nas.training.settings import TrainSettings
 from searchspaces.elastic.supernet import Supernet
 
 
 class TrainState:
-    """Weights, momentum and moving average of one training, on one device.
+    """Weights, optimiser and moving average of one training, on one device.
 
     Attributes:
         supernet: holds the weights that are trained.
@@ -53,7 +53,7 @@ class TrainState:
         if self._settings.ema_decay is None:
             return
         if not self._average:
-            self._average = {name: p.detach().clone() for name, p in self._parameters.items()}
+            self._average = self._copy()
         decay = min(self._settings.ema_decay, (1 + steps_in_phase) / (10 + steps_in_phase))
         for name, parameter in self._parameters.items():
             self._average[name].lerp_(parameter.detach(), 1.0 - decay)
@@ -78,17 +78,12 @@ class TrainState:
 
     def checkpoint(self, *, epoch: int, step: int, details: Mapping[str, JSON]) -> Checkpoint:
         """The state as a checkpoint; its tensors are those of the state, to be written at once or copied."""
-        momentum = {
-            name: self._optimizer.state[parameter]["momentum_buffer"]
-            for name, parameter in self._parameters.items()
-            if self._optimizer.state[parameter].get("momentum_buffer") is not None
-        }
         raw = {name: p.detach() for name, p in self._parameters.items()} if self._average else {}
         return Checkpoint(
             epoch=epoch,
             step=step,
             weights={**self.supernet.state_dict(), **self._average},
-            optimizer=momentum,
+            optimizer=optimizer_tensors(self._optimizer, self._parameters),
             details=details,
             raw=raw,
         )
@@ -99,9 +94,7 @@ class TrainState:
         self._average = self._copy() if checkpoint.raw else {}
         self._load(checkpoint.raw)
         self._optimizer = self._fresh_optimizer()
-        for name, momentum in checkpoint.optimizer.items():
-            parameter = self._parameters[name]
-            self._optimizer.state[parameter]["momentum_buffer"] = momentum.to(parameter.device, copy=True)
+        restore_optimizer(self._optimizer, self._parameters, checkpoint.optimizer)
 
     def _copy(self) -> dict[str, torch.Tensor]:
         return {name: parameter.detach().clone() for name, parameter in self._parameters.items()}
@@ -111,6 +104,11 @@ class TrainState:
             for name, tensor in tensors.items():
                 self._parameters[name].copy_(tensor)
 
-    def _fresh_optimizer(self) -> torch.optim.SGD:
+    def _fresh_optimizer(self) -> torch.optim.Optimizer:
         settings = self._settings
-        return make_optimizer(self.supernet, learning_rate=settings.learning_rate, weight_decay=settings.weight_decay)
+        return make_optimizer(
+            self.supernet,
+            name=settings.optimizer,
+            learning_rate=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+        )

@@ -9,7 +9,7 @@ import pytest
 from experiments.errors import RecipeError
 from experiments.recipe import Recipe, load_recipe
 from experiments.stages import _following, _progress_text
-from experiments.workload import train_settings
+from experiments.workload import refine_settings, train_settings
 from nas.errors import CheckpointError
 from nas.supernet_files import save_supernet
 from nas.training.history import HistoryReader, TrainHistory
@@ -47,6 +47,14 @@ def test_the_default_is_the_sandwich_rule_from_fresh_weights(tmp_path: Path) -> 
     assert (settings.precision, settings.ema_decay, settings.validation_images) == ("auto", None, 500)
 
 
+def test_training_and_refinement_have_the_same_optimizer(tmp_path: Path) -> None:
+    default = loaded(tmp_path)
+    assert (train_settings(default).optimizer, refine_settings(default).optimizer) == ("sgd", "sgd")
+    recipe = loaded(tmp_path, "", "train.optimizer=adamw", "train.weight_decay=0.02")
+    assert (train_settings(recipe).optimizer, refine_settings(recipe).optimizer) == ("adamw", "adamw")
+    assert (train_settings(recipe).weight_decay, refine_settings(recipe).weight_decay) == (0.02, 0.02)
+
+
 def test_phases_by_hand_reach_the_training_and_survive_the_recipes_own_yaml(tmp_path: Path) -> None:
     recipe = loaded(tmp_path, BY_HAND)
     (tmp_path / "again.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
@@ -70,6 +78,7 @@ def test_phases_by_hand_reach_the_training_and_survive_the_recipes_own_yaml(tmp_
         ("train.phases=[{open: {}, epochs: 7}]", "learning_rate: missing, expected a number > 0"),
         ("train.phases=[{open: {kernel: 0}, epochs: 7, learning_rate: 1}]", "train.phases"),
         ("train.phases=[{open: 3, epochs: 7, learning_rate: 1}]", "expected a mapping such as {kernel: 3}"),
+        ("train.optimizer=adam", "train.optimizer: got 'adam', expected one of 'sgd', 'adamw'"),
         ("train.precision=fp16", "train.precision: got 'fp16', expected one of 'fp32', 'bf16', 'auto'"),
         ("train.ema_decay=1", "train.ema_decay: got 1, expected a number > 0 and < 1 or null"),
         ("train.validation_images=1001", "train.validation_images: got 1001, expected an integer >= 0 and <= 1,000"),
@@ -87,7 +96,7 @@ def test_a_gpu_may_come_and_go_but_the_method_stays(tmp_path: Path) -> None:
     recipe = loaded(tmp_path)
     assert loaded(tmp_path, "", "train.use_gpu=true").fingerprint() == recipe.fingerprint()
     assert loaded(tmp_path, "", "train.from_checkpoint=start").fingerprint() == recipe.fingerprint()
-    for other in ("train.method=progressive", "train.precision=bf16", "train.ema_decay=0.99"):
+    for other in ("train.method=progressive", "train.precision=bf16", "train.ema_decay=0.99", "train.optimizer=adamw"):
         assert loaded(tmp_path, "", other).fingerprint() != recipe.fingerprint()
 
 

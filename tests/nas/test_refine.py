@@ -14,6 +14,7 @@ from nas.data import DataSplits
 from nas.errors import CheckpointError, TrainingError
 from nas.evaluation import SubnetJudge
 from nas.refine import FineTuning, RefineSettings, choose_for_refinement, read_refined
+from nas.training.settings import OptimizerName
 from searchspaces import Architecture
 from tests.nas.tiny_run import REFINE, SPACE, TinyRun, ignore, make_judge
 
@@ -96,18 +97,22 @@ def test_fine_tuning_changes_the_inherited_weights_and_helps_on_the_training_ima
     assert train_loss(run_copy.candidates.load(found.candidate)) < train_loss(judge.network(ARCH))
 
 
-def test_fine_tuning_goes_on_from_its_checkpoint_to_the_very_same_weights(tune: Tune, tmp_path: Path) -> None:
-    tune().run(ARCH, directory=tmp_path / "whole", on_epoch=ignore)
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_fine_tuning_goes_on_from_its_checkpoint_to_the_very_same_weights(
+    tune: Tune, tmp_path: Path, name: OptimizerName
+) -> None:
+    settings = replace(REFINE, optimizer=name)
+    tune(settings).run(ARCH, directory=tmp_path / "whole", on_epoch=ignore)
     whole = read_refined(tmp_path / "whole")
 
     def interrupt(report: dict[str, float]) -> None:
         raise KillError
 
     with pytest.raises(KillError):
-        tune().run(ARCH, directory=tmp_path / "parts", on_epoch=interrupt)
+        tune(settings).run(ARCH, directory=tmp_path / "parts", on_epoch=interrupt)
     assert read_refined(tmp_path / "parts") is None
     reports: list[dict[str, float]] = []
-    tune().run(ARCH, directory=tmp_path / "parts", on_epoch=reports.append)
+    tune(settings).run(ARCH, directory=tmp_path / "parts", on_epoch=reports.append)
     assert [report["epoch"] for report in reports] == [2]
     parts = read_refined(tmp_path / "parts")
     assert whole is not None

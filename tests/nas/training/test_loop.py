@@ -16,6 +16,7 @@ from nas.training.checkpoints import finished_checkpoints, load_checkpoint
 from nas.training.history import TrainHistory
 from nas.training.optimizer import make_optimizer
 from nas.training.schedules import cosine_rate, sandwich_subnets
+from nas.training.settings import OptimizerName
 from tests.nas.tiny_run import fresh_supernet
 from tests.nas.training.gloo_child import weights_sha256
 from tests.nas.training.tiny_training import (
@@ -67,14 +68,18 @@ def test_a_seed_gives_the_same_losses_and_weights_bit_for_bit(tmp_path: Path, di
         assert rows[0][key] == rows[1][key]
 
 
-def test_one_epoch_and_a_resumed_one_equal_two_bit_for_bit(tmp_path: Path, digits: DataSplits) -> None:
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_one_epoch_and_a_resumed_one_equal_two_bit_for_bit(
+    tmp_path: Path, digits: DataSplits, name: OptimizerName
+) -> None:
+    settings = replace(TWO_EPOCHS, optimizer=name)
     whole_context = WatchedContext()
-    whole = train(tmp_path / "whole", data=digits, settings=TWO_EPOCHS, context=whole_context)
+    whole = train(tmp_path / "whole", data=digits, settings=settings, context=whole_context)
     with pytest.raises(KillError):
         train(
             tmp_path / "parts",
             data=digits,
-            settings=TWO_EPOCHS,
+            settings=settings,
             context=WatchedContext(dies_in_epoch=2, after_numbers=5),
         )
     assert checkpoint_names(tmp_path / "parts") == ["epoch-0001"]
@@ -83,15 +88,15 @@ def test_one_epoch_and_a_resumed_one_equal_two_bit_for_bit(tmp_path: Path, digit
     resumed = train(
         tmp_path / "parts",
         data=digits,
-        settings=TWO_EPOCHS,
+        settings=settings,
         context=resumed_context,
         supernet=fresh_supernet(seed=99, space=SMALL),
     )
     assert resumed_context.numbers == whole_context.numbers[AN_EPOCH:]
     assert_equal_bit_for_bit(whole, resumed)
     parts, expected = (
-        load_checkpoint(finished_checkpoints(tmp_path / name / "checkpoints")[-1], expected={})
-        for name in ("parts", "whole")
+        load_checkpoint(finished_checkpoints(tmp_path / place / "checkpoints")[-1], expected={})
+        for place in ("parts", "whole")
     )
     assert (parts.epoch, parts.step) == (2, 4)
     assert set(parts.optimizer) == set(expected.optimizer)

@@ -1,4 +1,4 @@
-"""Weights, momentum and moving average."""
+"""Weights, optimiser and moving average."""
 
 from dataclasses import replace
 
@@ -12,6 +12,7 @@ from tests.nas.tiny_run import fresh_supernet
 from tests.nas.training.gloo_child import ONE_EPOCH, SMALL
 
 AVERAGED = replace(ONE_EPOCH, ema_decay=0.9, weight_decay=0.0)
+ADAMW = replace(AVERAGED, optimizer="adamw")
 CPU = torch.device("cpu")
 
 
@@ -81,8 +82,9 @@ def test_without_an_average_there_is_one_set_of_weights() -> None:
     assert_equal(weights(state.supernet), trained)
 
 
-def test_a_checkpoint_has_the_average_as_weights_and_goes_on_from_the_trained_ones() -> None:
-    state, other = make_state(), make_state(seed=9)
+@pytest.mark.parametrize("settings", [AVERAGED, ADAMW], ids=["sgd", "adamw"])
+def test_a_checkpoint_has_the_average_as_weights_and_goes_on_from_the_trained_ones(settings: TrainSettings) -> None:
+    state, other = make_state(settings), make_state(settings, seed=9)
     trained = some_steps(state, 3)[-1]
     checkpoint = state.checkpoint(epoch=1, step=3, details={})
     with state.averaged() as supernet:
@@ -95,8 +97,9 @@ def test_a_checkpoint_has_the_average_as_weights_and_goes_on_from_the_trained_on
         assert_equal(weights(a), weights(b))
 
 
-def test_a_phase_starts_from_the_average_without_momentum() -> None:
-    state = make_state()
+@pytest.mark.parametrize("settings", [AVERAGED, ADAMW], ids=["sgd", "adamw"])
+def test_a_phase_starts_from_the_average_with_a_fresh_optimizer(settings: TrainSettings) -> None:
+    state = make_state(settings)
     some_steps(state, 3)
     with state.averaged() as supernet:
         average = weights(supernet)
