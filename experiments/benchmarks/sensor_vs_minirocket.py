@@ -156,6 +156,7 @@ def _compare(name: str, case: Case, *, seeds: int, report: BenchmarkReport) -> l
             f"{name}, seed {seed}: front's best {scores['front_best'][-1]:.4f}, MiniRocket "
             f"{scores['minirocket'][-1]:.4f}, {chosen.macs / 1e3:.0f} k MACs, {seconds:.0f} s"
         )
+        report.save()
     for method, values in scores.items():
         report.add(f"{name}/{method}/macro_f1", float(np.mean(values)))
         report.add(f"{name}/{method}/macro_f1_spread", max(values) - min(values))
