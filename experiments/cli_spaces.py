@@ -1,7 +1,7 @@
 """The commands `nas spaces list | show | sample`."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated
 
@@ -108,7 +108,7 @@ def sample(
     """
     import numpy as np
 
-    from experiments.spaces import find_space, subnet_costs
+    from experiments.spaces import find_space, gene_text, subnet_costs
 
     space = find_space(where, settings=set_ or ())
     archs = space.architectures(space.sample_many(num, np.random.default_rng(seed)))
@@ -118,12 +118,19 @@ def sample(
         typer.echo(json.dumps(list(rows.values()), indent=2))
     else:
         title = f"{num} architectures of {space.space_id}, seed {seed} (costs estimated, {classes} classes)"
-        Console(width=120).print(_costs(title, rows, tuple(rows)))
+        table = _costs(title, rows, tuple(rows), genes=[gene_text(space, arch) for arch in archs])
+        table.show_lines = True
+        Console(width=120).print(table)
 
 
-def _costs(title: str, document: Mapping[str, object], keys: tuple[str, ...]) -> Table:
-    table = _table(title, left=("", "arch id", "input"), right=("MACs", "params", "peak activation memory, fp32"))
-    for key in keys:
+def _costs(
+    title: str, document: Mapping[str, object], keys: tuple[str, ...], *, genes: Sequence[str] | None = None
+) -> Table:
+    memory = "peak activation memory, fp32" if genes is None else "peak activation\nmemory, fp32"
+    table = _table(title, left=("", "arch id", "input"), right=("MACs", "params", memory))
+    if genes is not None:
+        table.add_column("genes: stages apart by spaces", ratio=1, overflow="fold")
+    for position, key in enumerate(keys):
         row = document[key]
         assert isinstance(row, dict)
         table.add_row(
@@ -133,6 +140,7 @@ def _costs(title: str, document: Mapping[str, object], keys: tuple[str, ...]) ->
             f"{row['macs']:,}",
             f"{row['params']:,}",
             f"{row['peak_activation_bytes'] / 1024:,.0f} KiB",
+            *([] if genes is None else [genes[position]]),
         )
     return table
 

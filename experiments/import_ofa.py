@@ -1,5 +1,6 @@
 """Turns a published once-for-all checkpoint into a supernet directory (`nas import-ofa`)."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from hardware.files import sha256_file
 from nas.supernet_files import check_vacant, save_supernet
 from searchspaces.ofa_checkpoint import import_ofa_checkpoint
 
+_log = logging.getLogger(__name__)
 _ORIGIN = "imported from a once-for-all checkpoint"
 
 
@@ -47,6 +49,8 @@ def import_ofa(checkpoint: Path, *, space: str, out: Path) -> ImportedSupernet:
     """
     check_vacant(out)
     imported = import_ofa_checkpoint(checkpoint, space_id=space)
+    if imported.prefix:
+        _log.warning("all keys of %s begin with %r (DataParallel): it was cut off", checkpoint, imported.prefix)
     source_sha256 = sha256_file(checkpoint)
     save_supernet(
         out,

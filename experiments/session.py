@@ -3,12 +3,13 @@
 import contextlib
 import fcntl
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+from pydantic import JsonValue
 
 from experiments.datasets import load_dataset
 from experiments.errors import DataError, RecipeError
@@ -29,6 +30,7 @@ from nas.training.starting import check_start, start_sha256
 from searchspaces import SearchSpace, SpaceError, get_space
 
 _DATA_FILE = "data.json"
+_SERIES_SETTINGS = ("in_channels", "length")  # of a space of series, in the order of the axes (C, T)
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,8 @@ def new_run(recipe: Recipe, run_dir: Path, *, num_classes: int) -> Run:
 def open_session(recipe: Recipe, run_dir: Path) -> Session:
     """Check everything that can be checked now, then open or create the run directory.
 
+    A new run's recipe takes the channels and the length of series from its data, unless it sets them.
+
     Raises:
         DeviceError: the device is unknown or its runtime is missing.
         SpaceError: the space is unknown, its settings do not fit, or it has no supernet.
@@ -108,12 +112,19 @@ def open_session(recipe: Recipe, run_dir: Path) -> Session:
     """
     device = get_device(recipe.device.id, threads=recipe.device.threads, batch=recipe.device.batch)
     space = recipe_space(recipe)
+    _require_supernet(space)
     exists = (run_dir / "run.json").exists()
+    asked = recipe
     if exists:
         recipe = recipe_to_continue(recipe, run_dir)
     else:
         require_writable(run_dir)
     data = load_dataset(recipe.data, seed=recipe.seed)
+    if not exists:
+        recipe = _with_input_of(data, recipe=recipe)
+    elif recipe.space != asked.space:
+        _require_same(recipe, _with_input_of(data, recipe=asked), run_dir=run_dir)
+    space = recipe_space(recipe)
     _require_fitting_shapes(data, space=space)
     if len(data.train) < recipe.train.batch_size:
         raise DataError(
@@ -200,17 +211,38 @@ def require_trainable(recipe: Recipe, *, space: SearchSpace) -> tuple[Phase, ...
         SpaceError: the space has no supernet.
         RecipeError: phases that do not fit space or epochs, or a start that is missing, damaged or of another space.
     """
-    if not space.trainable:
-        raise SpaceError(
-            f"space {space.space_id!r} has no supernet: it serves published tables only",
-            hint="train another space: `nas spaces list` says which ones have a supernet",
-        )
+    _require_supernet(space)
     try:
         if recipe.train.from_checkpoint is not None:
             check_start(Path(recipe.train.from_checkpoint), space)
         return phases_of(space, train_settings(recipe))
     except (CheckpointError, TrainingError) as e:
         raise RecipeError(f"section train of the recipe does not fit: {e}", hint=e.hint) from e
+
+
+def _require_supernet(space: SearchSpace) -> None:
+    if not space.trainable:
+        raise SpaceError(
+            f"space {space.space_id!r} has no supernet: it serves published tables only",
+            hint="train another space: `nas spaces list` says which ones have a supernet",
+        )
+
+
+def _with_input_of(data: DataSplits, *, recipe: Recipe) -> Recipe:
+    """`recipe` with the shape of its data, where a space of series leaves it open."""
+    if len(data.native_shape) != len(_SERIES_SETTINGS):
+        return recipe
+    return _filled(recipe, dict(zip(_SERIES_SETTINGS, data.native_shape, strict=True)))
+
+
+def _filled(recipe: Recipe, values: Mapping[str, JsonValue]) -> Recipe:
+    """`recipe` with those of `values` that say the shape of series, as far as it does not say it itself."""
+    space = recipe_space(recipe)
+    if len(space.input_shape(space.smallest)) != len(_SERIES_SETTINGS):
+        return recipe
+    shape = {key: values[key] for key in _SERIES_SETTINGS if key in values}
+    settings = recipe.space.model_copy(update={"settings": {**shape, **recipe.space.settings}})
+    return recipe.model_copy(update={"space": settings})
 
 
 def _require_fitting_shapes(data: DataSplits, *, space: SearchSpace) -> None:
@@ -232,8 +264,9 @@ def _require_fitting_shapes(data: DataSplits, *, space: SearchSpace) -> None:
 def recipe_to_continue(recipe: Recipe, run_dir: Path) -> Recipe:
     """`recipe` as an existing run goes on with it.
 
-    A call need not say again which supernet the run started from. Where that supernet has moved, the new place counts
-    until the training is finished: afterwards nobody reads it any more, and the run keeps the place it knows.
+    What the run took from its data, the length of series for example, it keeps. A call need not say again which
+    supernet the run started from. Where that supernet has moved, the new place counts until the training is finished:
+    afterwards nobody reads it any more, and the run keeps the place it knows.
 
     Raises:
         RunError: not a run directory, or one of a recipe with other results or of a start with other weights.
@@ -241,6 +274,20 @@ def recipe_to_continue(recipe: Recipe, run_dir: Path) -> Recipe:
     """
     run = open_run(run_dir)
     stored = load_recipe(run.recipe_path)
+    if stored.space.name == recipe.space.name:
+        recipe = _filled(recipe, stored.space.settings)
+    _require_same(stored, recipe, run_dir=run_dir)
+    start, known_start = recipe.train.from_checkpoint, stored.train.from_checkpoint
+    if start == known_start:
+        return recipe
+    if start is not None and not is_trained(run, recipe=recipe):
+        _require_same_start(run, Path(start))
+        return recipe
+    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"from_checkpoint": known_start})})
+
+
+def _require_same(stored: Recipe, recipe: Recipe, *, run_dir: Path) -> None:
+    """Refuse a recipe with other results than the stored one, or with a start where that has none."""
     # Not by fingerprints: they also change when a new version adds keys. What counts is whether a value differs.
     difference = first_difference(stored, recipe)
     start, known_start = recipe.train.from_checkpoint, stored.train.from_checkpoint
@@ -251,12 +298,6 @@ def recipe_to_continue(recipe: Recipe, run_dir: Path) -> Recipe:
             f"run directory {run_dir} was made with another recipe ({difference}; the first is the directory's)",
             hint="use another directory (--run-dir), or the recipe that the run was made with",
         )
-    if start == known_start:
-        return recipe
-    if start is not None and not is_trained(run, recipe=recipe):
-        _require_same_start(run, Path(start))
-        return recipe
-    return recipe.model_copy(update={"train": recipe.train.model_copy(update={"from_checkpoint": known_start})})
 
 
 def _require_same_start(run: Run, start: Path) -> None:

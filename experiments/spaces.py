@@ -2,8 +2,8 @@
 
 import inspect
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -14,7 +14,7 @@ from experiments.recipe_settings import SpaceSettings
 from experiments.recipe_yaml import parse_yaml, read_yaml
 from hardware.cost import analytic_costs, peak_activation_bytes
 from hardware.files import JSON
-from searchspaces import Architecture, SearchSpace, get_space, space_factory
+from searchspaces import Architecture, SearchSpace, get_space, list_spaces, space_factory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,9 +61,12 @@ def find_space(where: str, *, settings: Sequence[str] = ()) -> SearchSpace:
             found = SpaceSettings.model_validate(section)
         except ValidationError as e:
             problems = [text.removeprefix("recipe.") for text in list_problems(e, model=SpaceSettings)]
+            said = section.get("name") if isinstance(section, Mapping) else None
+            example = said if said in list_spaces() else "mbconv-small"
             raise RecipeError(
                 f"{where}: " + "; ".join(problems),
-                hint="a space file has `name: mbconv-small` and `settings:`, as the section `space` of a recipe",
+                hint=f"a space file has `name: {example}` and `settings:`, as the section `space` of a recipe; "
+                f"`nas spaces show {example}` lists the settings",
             ) from e
         name, values = found.name, {**found.settings}
     for text in settings:
@@ -108,13 +111,28 @@ def space_document(space: SearchSpace, *, num_classes: int) -> dict[str, JSON]:
 
 
 def default_settings(name: str) -> dict[str, JSON]:
-    """What a registered space lets you set, with the defaults."""
+    """What a registered space lets you set, with the defaults; those that follow from others as they come out."""
+    config = getattr(get_space(name), "config", None)
     return {
-        key: _plain(parameter.default) for key, parameter in inspect.signature(space_factory(name)).parameters.items()
+        key: _plain(getattr(config, key, None) if parameter.default is None else parameter.default)
+        for key, parameter in inspect.signature(space_factory(name)).parameters.items()
     }
 
 
+def gene_text(space: SearchSpace, arch: Architecture) -> str:
+    """The active genes by kind, blocks apart by commas and stages by spaces: `depth 2 1; kernel 3,5 7`."""
+    active = dict(arch.genes)
+    kinds: dict[str, dict[str, list[str]]] = {}
+    for choice in space.choices:
+        if choice.name in active:
+            stage = choice.name.partition(".")[0]
+            kinds.setdefault(choice.kind, {}).setdefault(stage, []).append(str(active[choice.name]))
+    return "; ".join(f"{kind} {' '.join(map(','.join, stages.values()))}" for kind, stages in kinds.items())
+
+
 def _plain(value: object) -> JSON:
+    if is_dataclass(value) and not isinstance(value, type):
+        return {key: _plain(item) for key, item in asdict(value).items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value if isinstance(value, int | float | str | bool) or value is None else str(value)

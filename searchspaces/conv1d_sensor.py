@@ -27,6 +27,7 @@ from searchspaces.settings import (
     check_one_of,
     check_positive,
     identity,
+    stage_place,
 )
 from searchspaces.space import SearchSpace
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 _Entry = TypeVar("_Entry")
 _KERNELS, _DILATIONS = (3, 5, 7, 9), (1, 2, 4)
 _STEM_STRIDES, _STRIDES = (1, 2, 4), (1, 2)
+_EXAMPLES = {"widths": "[[16, 32], [32, 64]]", "strides": "[1, 2]"}
 _SHORTEST = 2  # time steps: batch normalisation of one series needs more than one value a channel
 
 
@@ -81,8 +83,8 @@ class Conv1dConfig:
             )
         check_num_stages(len(self.widths))
         for number, (widths, stride) in enumerate(zip(self.widths, self.strides, strict=True)):
-            check_ascending(f"widths[{number + 1}]", widths)
-            check_one_of(f"strides[{number + 1}]", stride, _STRIDES)
+            check_ascending(f"{stage_place(number)}: widths", widths)
+            check_one_of(f"{stage_place(number)}: strides", stride, _STRIDES, example=_EXAMPLES["strides"])
         for name in ("depths", "kernels", "dilations"):
             check_ascending(name, getattr(self, name))
         check_odd("stem_kernel", (self.stem_kernel,))
@@ -113,7 +115,7 @@ class Conv1dConfig:
         if shortest < _SHORTEST:
             raise SpaceError(
                 f"the strides leave {shortest} of {self.length} time steps, at least {_SHORTEST} must be left",
-                hint="use longer series or fewer strides of 2",
+                hint="use a longer input (length; a run takes it from its data) or fewer strides of 2",
             )
         reach = self.dilations[-1] * (self.kernels[-1] // 2)
         if reach >= shortest:
@@ -247,7 +249,8 @@ def conv1d_sensor(
 
     Args:
         in_channels: channels of the series.
-        length: time steps of the network's input; series of another length are resampled to it.
+        length: time steps of the network's input; series of another length are resampled to it. A recipe that leaves
+            `in_channels` or `length` out takes them from its data.
         stem_channels: channels of the first convolution.
         stem_kernel: its kernel, an odd number of time steps.
         stem_stride: its stride: 1, or 2 or 4 for long series.
@@ -262,7 +265,8 @@ def conv1d_sensor(
         SpaceError: settings that do not fit; the place is named, stages counted from 1.
     """
     stages = tuple(
-        check_ascending(f"widths[{number + 1}]", stage) for number, stage in enumerate(_listed("widths", widths))
+        check_ascending(f"{stage_place(number)}: widths", stage)
+        for number, stage in enumerate(_listed("widths", widths))
     )
     config = Conv1dConfig(
         in_channels=in_channels,
@@ -286,9 +290,9 @@ def conv1d_sensor(
 
 def _listed(name: str, values: Sequence[_Entry]) -> tuple[_Entry, ...]:
     if not isinstance(values, list | tuple):
-        example = {"widths": "[[16, 32], [32, 64]]", "strides": "[1, 2]"}[name]
         raise SpaceError(
-            f"{name} must be a list with one entry a stage, got {values!r}", hint=f"for example {name}: {example}"
+            f"{name} must be a list with one entry a stage, got {values!r}",
+            hint=f"for example {name}: {_EXAMPLES[name]}",
         )
     return tuple(values)
 

@@ -30,6 +30,7 @@ from searchspaces.settings import (
     check_one_of,
     check_positive,
     identity,
+    stage_place,
 )
 from searchspaces.space import SearchSpace
 
@@ -162,19 +163,14 @@ class MBConvConfig:
         return (before,) + (own.channels,) * (own.depths[-1] - 1)
 
 
-def stage_place(number: int) -> str:
-    """How errors call stage 0, 1, ...: counted from 1, as the genes are."""
-    return f"stages[{number + 1}]"
-
-
 def _check_stage(place: str, stage: Stage) -> None:
-    check_positive(f"{place}.channels", stage.channels)
-    check_one_of(f"{place}.stride", stage.stride, (1, 2))
+    check_positive(f"{place}: channels", stage.channels)
+    check_one_of(f"{place}: stride", stage.stride, (1, 2))
     for name in ("depths", "kernels", "expands"):
-        check_ascending(f"{place}.{name}", getattr(stage, name))
-    check_odd(f"{place}.kernels", stage.kernels)
-    check_one_of(f"{place}.activation", stage.activation, ACTIVATIONS)
-    check_one_of(f"{place}.se", stage.se, (True, False))
+        check_ascending(f"{place}: {name}", getattr(stage, name))
+    check_odd(f"{place}: kernels", stage.kernels)
+    check_one_of(f"{place}: activation", stage.activation, ACTIVATIONS)
+    check_one_of(f"{place}: se", stage.se, (True, False))
 
 
 class MBConvSpace(SearchSpace):

@@ -6,8 +6,8 @@ from dataclasses import fields
 
 from searchspaces.channels import round_channels
 from searchspaces.errors import SpaceError
-from searchspaces.mbconv import MBConvConfig, MBConvSpace, Stage, stage_place
-from searchspaces.settings import check_ascending, check_positive, checked_width
+from searchspaces.mbconv import MBConvConfig, MBConvSpace, Stage
+from searchspaces.settings import check_ascending, check_positive, checked_width, stage_place
 from searchspaces.space import SearchSpace
 
 _DEFAULT = MBConvConfig()
@@ -65,9 +65,9 @@ def mbconv_small(
     laid_out = []
     for place, stage in _placed(stages):
         _check_keys(place, stage)
-        values = {**shared, **stage, "channels": scaled(f"{place}.channels", stage["channels"])}
+        values = {**shared, **stage, "channels": scaled(f"{place}: channels", stage["channels"])}
         for name in ("depths", "kernels", "expands"):
-            values[name] = check_ascending(f"{place}.{name}", values[name])
+            values[name] = check_ascending(f"{place}: {name}", values[name])
         laid_out.append(Stage(**values))  # type: ignore[arg-type]  # MBConvConfig checks the other types
     config = MBConvConfig(
         resolutions=check_ascending("resolutions", resolutions),
@@ -102,7 +102,7 @@ def _check_keys(place: str, stage: Mapping[str, object]) -> None:
             )
     for key in _REQUIRED_KEYS:
         if key not in stage:
-            raise SpaceError(f"{place}.{key} is missing", hint=f"a stage looks like {_EXAMPLE}")
+            raise SpaceError(f"{place}: {key} is missing", hint=f"a stage looks like {_EXAMPLE}")
 
 
 SPACES: Mapping[str, Callable[..., SearchSpace]] = {"mbconv-small": mbconv_small}

@@ -3,7 +3,8 @@
     supernet = load_ofa_checkpoint(Path("ofa_mbv3_d234_e346_k357_w1.0"), space_id="ofa-mobilenetv3-w1.0")
 
 A file is either {"state_dict": {key: tensor}} or the inner mapping alone, in any spelling that `searchspaces.ofa_keys`
-knows. Counters of seen batches (`num_batches_tracked`) have no use here; they are ignored, there or not.
+knows, and with or without the prefix of torch's DataParallel. Counters of seen batches (`num_batches_tracked`) have no
+use here; they are ignored, there or not.
 """
 
 from collections import Counter
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from searchspaces.errors import SpaceError
-from searchspaces.ofa_keys import OFA_SPACES, ofa_keys, plain_key
+from searchspaces.ofa_keys import OFA_SPACES, PARALLEL_PREFIX, ofa_keys, plain_key
 from searchspaces.registry import get_space
 from searchspaces.tensor_files import load_tensor_file
 
@@ -38,12 +39,14 @@ class OfaImport:
         supernet: holds the file's weights; in eval mode.
         num_tensors, num_elements: how many were copied: parameters and running statistics.
         ignored_keys: keys of the file that have no use here.
+        prefix: what all keys of the file began with and was cut off; empty if nothing was.
     """
 
     supernet: "Supernet"
     num_tensors: int
     num_elements: int
     ignored_keys: tuple[str, ...]
+    prefix: str = ""
 
 
 def load_ofa_checkpoint(path: Path | str, *, space_id: str, num_classes: int | None = None) -> "Supernet":
@@ -77,6 +80,8 @@ def import_ofa_checkpoint(path: Path | str, *, space_id: str, num_classes: int |
             f"once-for-all checkpoints fit no space {space_id!r}", hint=f"they fit: {', '.join(OFA_SPACES)}"
         )
     found = _tensors(load_tensor_file(path), path=path)
+    prefix = PARALLEL_PREFIX if all(key.startswith(PARALLEL_PREFIX) for key in found) else ""
+    found = {key.removeprefix(prefix): tensor for key, tensor in found.items()}
     (name, times), *_ = Counter(plain_key(key) for key in found).most_common(1)
     if times > 1:
         names = ", ".join(key for key in found if plain_key(key) == name)
@@ -100,6 +105,7 @@ def import_ofa_checkpoint(path: Path | str, *, space_id: str, num_classes: int |
         num_tensors=len(weights),
         num_elements=sum(tensor.numel() for tensor in weights.values()),
         ignored_keys=ignored,
+        prefix=prefix,
     )
 
 

@@ -91,6 +91,9 @@ _SPELLINGS: Mapping[str, _Spelling] = {
 }
 OFA_SPACES = tuple(_SPELLINGS)
 
+PARALLEL_PREFIX = "module."
+"""What torch's DataParallel and DistributedDataParallel put before every key of the network that they wrap."""
+
 
 def ofa_keys(names: Iterable[str], *, space_id: str) -> dict[str, str]:
     """What the published files call the tensors of a supernet.

@@ -34,7 +34,7 @@ _LIMITS: Mapping[str, _Limit] = {
     "channels": _Limit(at_most=_CHANNELS, example="16"),
     "head_channels": _Limit(at_most=_CHANNELS, example="128"),
     "mix_channels": _Limit(at_most=_CHANNELS, example="128"),
-    "widths": _Limit(at_most=_CHANNELS, example="[16, 24, 32]"),
+    "widths": _Limit(at_most=_CHANNELS, example="[[16, 32], [32, 64]]"),
     "resolutions": _Limit(at_most=4096, example="[16, 20, 24]"),
     "length": _Limit(at_most=_STEPS, example="128"),
     "depths": _Limit(at_most=64, example="[1, 2, 3]"),
@@ -48,11 +48,16 @@ _MOST_MACS = 2**62
 _SHOWN = 8
 
 
+def stage_place(number: int) -> str:
+    """How errors call stage 0, 1, ...: counted from 1, as the genes are; a setting of it follows after a colon."""
+    return f"stage {number + 1}"
+
+
 def check_positive(name: str, value: object) -> int:
     """`value` if it is a positive integer that is not beyond all reason.
 
     Args:
-        name: of the setting, with its place, for example "stages[1].channels".
+        name: of the setting, with its place, for example "stage 1: channels".
         value: what was given.
 
     Raises:
@@ -60,9 +65,7 @@ def check_positive(name: str, value: object) -> int:
     """
     limit = _limit(name)
     if type(value) is not int or value < 1:
-        raise SpaceError(
-            f"{name} must be a positive integer, got {plain(value)!r}", hint=f"for example {name}: {limit.example}"
-        )
+        raise SpaceError(f"{name} must be a positive integer, got {plain(value)!r}", hint=_example(name, limit.example))
     _check_size(name, value, limit)
     return value
 
@@ -71,7 +74,7 @@ def check_ascending(name: str, values: object) -> tuple[int, ...]:
     """`values` as a tuple if they are a list or tuple of ascending positive integers that are not beyond all reason.
 
     Args:
-        name: of the setting, with its place, for example "stages[1].kernels".
+        name: of the setting, with its place, for example "stage 1: kernels".
         values: what was given.
 
     Raises:
@@ -84,9 +87,7 @@ def check_ascending(name: str, values: object) -> tuple[int, ...]:
             _check_size(name, found[-1], limit)
             return found
     shown = f"[{shortened(values)}]" if isinstance(values, list | tuple) else repr(plain(values))
-    raise SpaceError(
-        f"{name} must be ascending positive integers, got {shown}", hint=f"for example {name}: {limit.example}"
-    )
+    raise SpaceError(f"{name} must be ascending positive integers, got {shown}", hint=_example(name, limit.example))
 
 
 def check_odd(name: str, kernels: Sequence[int]) -> None:
@@ -96,9 +97,7 @@ def check_odd(name: str, kernels: Sequence[int]) -> None:
         SpaceError: the message begins with `name`.
     """
     if any(kernel % 2 == 0 for kernel in kernels):
-        raise SpaceError(
-            f"{name} must be odd, got [{shortened(kernels)}]", hint=f"for example {name}: {_limit(name).example}"
-        )
+        raise SpaceError(f"{name} must be odd, got [{shortened(kernels)}]", hint=_example(name, _limit(name).example))
 
 
 def check_num_stages(num_stages: int) -> None:
@@ -130,14 +129,20 @@ def check_macs(macs: int) -> None:
         )
 
 
-def check_one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
+def check_one_of(name: str, value: object, allowed: tuple[object, ...], *, example: str | None = None) -> None:
     """Refuse a value outside `allowed`; True is not 1.
+
+    Args:
+        name: of the setting, with its place.
+        value: what was given.
+        allowed: the values.
+        example: how the setting looks; the first allowed value if None.
 
     Raises:
         SpaceError: the message begins with `name`.
     """
     if not any(type(value) is type(one) and value == one for one in allowed):
-        raise _not_allowed(name, value, allowed)
+        raise _not_allowed(name, value, allowed, example=example)
 
 
 def position_of(name: str, value: object, allowed: Sequence[int] | Sequence[float]) -> int:
@@ -165,21 +170,24 @@ def shortened(values: Sequence[object]) -> str:
 
 
 def _limit(name: str) -> _Limit:
-    return _LIMITS[re.sub(r"\[\d+\]$", "", name.rpartition(".")[2])]
+    return _LIMITS[re.split(r"\.|: ", name)[-1]]
 
 
 def _check_size(name: str, value: int, limit: _Limit) -> None:
     if value > limit.at_most:
-        raise SpaceError(
-            f"{name} is {value}, at most {limit.at_most} is allowed", hint=f"for example {name}: {limit.example}"
-        )
+        raise SpaceError(f"{name} is {value}, at most {limit.at_most} is allowed", hint=_example(name, limit.example))
 
 
-def _not_allowed(name: str, value: object, allowed: Sequence[object]) -> SpaceError:
+def _not_allowed(name: str, value: object, allowed: Sequence[object], *, example: str | None = None) -> SpaceError:
     return SpaceError(
         f"{name} is {plain(value)!r}, allowed are {', '.join(map(repr, allowed))}",
-        hint=f"for example {name}: {allowed[0]}",
+        hint=_example(name, str(allowed[0]) if example is None else example),
     )
+
+
+def _example(name: str, example: str) -> str:
+    """A hint as one writes it in a file: the setting without the stage that it belongs to."""
+    return f"for example {name.rpartition(': ')[2]}: {example}"
 
 
 def checked_resolutions(values: object, *, total_stride: int) -> tuple[int, ...]:

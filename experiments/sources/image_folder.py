@@ -23,10 +23,13 @@ if TYPE_CHECKING:
     from experiments.recipe_settings import DataSettings
 
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp"})
+_EIGHT_BITS = 8
 _GREY_MODES = frozenset({"1", "L", "LA"})
 _EIGHT_BIT_MODES = _GREY_MODES | {"P", "PA", "RGB", "RGBA", "CMYK", "YCbCr"}
 _DAMAGED = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 _LAYOUT = "Make one folder a class, with PNG, JPEG, BMP or WebP files; or train/ and test/ with such folders."
+_LITTER = frozenset({"thumbs.db", "desktop.ini"})  # what Windows leaves in folders; macOS hides its own
+_PNG_HEAD = 25  # bytes: signature, then length, type, width, height and bit depth of the first chunk, IHDR
 _THREADS = 2
 _MODES = {1: "L", 3: "RGB"}
 
@@ -79,6 +82,11 @@ def _list(root: Path) -> tuple[tuple[str, ...], list[_Listing]]:
     """Class names, and the files of the pool and, if there is one, of the official test set."""
     names = [path.name for path in _visible(root) if path.is_dir()]
     if "train" not in names:
+        if "test" in names:
+            raise DataError(
+                f"{root} has a folder 'test', but no folder 'train'",
+                hint="Put the folders of the training images into train/; a class of that name needs another one.",
+            )
         class_names, paths = _list_classes(root)
         return class_names, [_listing(paths, name="all")]
     others = sorted(set(names) - {"train", "test"})
@@ -128,8 +136,11 @@ def _listing(classes: Sequence[Sequence[Path]], *, name: str) -> _Listing:
 
 
 def _visible(folder: Path) -> list[Path]:
+    """Entries by name, without hidden ones and the litter of file managers."""
     try:
-        return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+        return sorted(
+            path for path in folder.iterdir() if not path.name.startswith(".") and path.name.lower() not in _LITTER
+        )
     except OSError as e:
         raise DataError(f"{folder} cannot be read: {e.strerror}", hint="Check its owner and mode.") from e
 
@@ -139,13 +150,21 @@ def _head(path: Path) -> tuple[tuple[int, int], str]:
     try:
         with Image.open(path) as image:
             size, mode = image.size, image.mode
+            bits = _png_bits(path) if image.format == "PNG" else _EIGHT_BITS
     except _DAMAGED as e:
         raise _damaged(path, error=e) from e
-    if mode not in _EIGHT_BIT_MODES:
+    if mode not in _EIGHT_BIT_MODES or bits > _EIGHT_BITS:
         raise DataError(
-            f"{path} has more than 8 bits a channel (mode {mode})", hint="Convert it to 8 bits, or use data set numpy."
+            f"{path} has more than 8 bits a channel (mode {mode})",
+            hint="Convert it to 8 bits, or use data set numpy.",
         )
     return size, mode
+
+
+def _png_bits(path: Path) -> int:
+    """Bits a channel, from the file itself: Pillow opens colours of 16 bits as it does those of 8, and cuts them."""
+    with path.open("rb") as file:
+        return file.read(_PNG_HEAD)[-1]
 
 
 def _common_size(sizes: Sequence[tuple[int, int]], *, paths: Sequence[Path], image_size: int | None) -> tuple[int, int]:

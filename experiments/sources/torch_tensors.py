@@ -65,7 +65,7 @@ def _read_pt(path: Path) -> dict[str, object]:
     try:
         content = load_tensor_file(path)
     except SpaceError as e:
-        raise DataError(str(e), hint=_FORM) from e
+        raise DataError(str(e), hint=f"{e.hint}. {_FORM}") from e
     if not isinstance(content, Mapping):
         raise DataError(f"{path} holds a {type(content).__name__}, not a mapping of tensors", hint=_FORM)
     check_names([str(name) for name in content], where=str(path))

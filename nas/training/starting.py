@@ -26,28 +26,20 @@ def check_start(directory: Path, space: SearchSpace) -> None:
     """Refuse a supernet that does not fit `space`; classes and input sizes may differ.
 
     Raises:
-        CheckpointError: missing or damaged files (named), a space with other weights (both are named), or tensors of
-            other names or shapes, or with values that are no numbers (the first one is named).
+        CheckpointError: missing or damaged files (named), a space with other weights (both are named), tensors of
+            other names or shapes (the first one is named), or values that are no numbers (their tensor is named).
     """
     found = _manifest(directory, verify=True).details
-    if found.get("weights_id") != space.weights_id:
-        raise CheckpointError(
-            f"the supernet in {directory} is of space {found.get('space_id')!r}, this run has {space.space_id!r}",
-            hint=_HINT,
+    difference = _first_difference(_shapes_in(directory / WEIGHTS_FILE), space=space)
+    is_other_space = found.get("weights_id") != space.weights_id
+    if is_other_space or difference is not None:
+        problem = (
+            f"is of space {found.get('space_id')!r}, this run has {space.space_id!r}"
+            if is_other_space
+            else f"does not fit space {space.space_id!r}"
         )
-    expected, classifier = _shapes_of(space)
-    shapes = _shapes_in(directory / WEIGHTS_FILE)
-    for name in (*expected, *(name for name in shapes if name not in expected)):
-        wanted, has = expected.get(name), shapes.get(name)
-        if name in classifier and wanted is not None and has is not None:
-            wanted, has = wanted[1:], has[1:]
-        if wanted != has:
-            raise CheckpointError(
-                f"the supernet in {directory} does not fit space {space.space_id!r}: tensor {name!r} is "
-                f"{_shown(shapes.get(name)) or 'missing'}, "
-                f"expected {_shown(expected.get(name), classes=name in classifier) or 'none'}",
-                hint=_HINT,
-            )
+        where = "" if difference is None else f": {difference}"
+        raise CheckpointError(f"the supernet in {directory} {problem}{where}", hint=_HINT)
     _require_finite(directory / WEIGHTS_FILE)
 
 
@@ -111,6 +103,21 @@ def _shapes_of(space: SearchSpace) -> tuple[Shapes, frozenset[str]]:
             for n in (2, 3)
         )
     return few, frozenset(name for name, shape in few.items() if more[name] != shape)
+
+
+def _first_difference(shapes: Shapes, *, space: SearchSpace) -> str | None:
+    """The first tensor, in the order of the network, of another name or shape than `space` has; classes may differ."""
+    expected, classifier = _shapes_of(space)
+    for name in (*expected, *(name for name in shapes if name not in expected)):
+        wanted, has = expected.get(name), shapes.get(name)
+        if name in classifier and wanted is not None and has is not None:
+            wanted, has = wanted[1:], has[1:]
+        if wanted != has:
+            return (
+                f"tensor {name!r} is {_shown(shapes.get(name)) or 'missing'}, "
+                f"expected {_shown(expected.get(name), classes=name in classifier) or 'none'}"
+            )
+    return None
 
 
 def _shapes_in(path: Path) -> Shapes:

@@ -58,7 +58,7 @@ def test_a_wrong_key_type_or_value_is_named_and_ends_with_2(nas: InProcess, sett
 def test_a_resolution_that_the_space_cannot_have_ends_with_2(nas: InProcess) -> None:
     result = nas("run", QUICKSTART, "--set", "space.settings.resolutions=[4]")
     assert result.code == 2
-    assert "stages[2] leaves 1 x 1 pixels of resolution 4" in result.err
+    assert "stage 2 leaves 1 x 1 pixels of resolution 4" in result.err
 
 
 def test_an_unknown_space_lists_the_known_ones(nas: InProcess) -> None:

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from searchspaces import Architecture, get_space
+from experiments.errors import RecipeError
+from experiments.spaces import default_settings, find_space, gene_text
+from searchspaces import Architecture, get_space, list_spaces
 from searchspaces.ofa_keys import ofa_keys
 from tests.experiments.conftest import InProcess
 
@@ -39,6 +41,16 @@ def test_a_space_is_shown_with_genes_costs_and_settings(nas: InProcess) -> None:
     assert "head_channels" in table
 
 
+def test_defaults_that_follow_from_others_are_shown_as_they_come_out() -> None:
+    stages = default_settings("mbconv-small")["stages"]
+    assert get_space("mbconv-small", stages=stages).space_id == "mbconv-small"
+    sensor = default_settings("conv1d-sensor")
+    assert (sensor["strides"], sensor["kernels"]) == ([1, 1, 1], [3, 5, 7, 9])
+    assert get_space("conv1d-sensor", **sensor).space_id == "conv1d-sensor"
+    for name in list_spaces():
+        assert None not in default_settings(name).values(), name
+
+
 def test_samples_are_architectures_of_the_space_and_follow_from_the_seed(nas: InProcess) -> None:
     first = json.loads(nas("spaces", "sample", "mbconv-small", "-n", "4", "--seed", "3", "--format", "json").out)
     again = json.loads(nas("spaces", "sample", "mbconv-small", "-n", "4", "--seed", "3", "--format", "json").out)
@@ -48,6 +60,22 @@ def test_samples_are_architectures_of_the_space_and_follow_from_the_seed(nas: In
         arch = Architecture(space_id=row["space"], genes=tuple(row["genes"].items()))
         space.validate(arch)
         assert arch.arch_id == row["arch_id"]
+
+
+def test_the_table_of_samples_shows_their_genes(nas: InProcess) -> None:
+    table = nas("spaces", "sample", "mbconv-small", "-n", "2", "--set", "resolutions=[20]", "--set", "expands=[4]").out
+    assert table.count("resolution 20; depth ") == 2
+
+
+def test_genes_are_written_by_kind_with_stages_apart() -> None:
+    stages = [{"channels": 16, "stride": 1, "depths": [1, 2]}, {"channels": 24, "stride": 2, "depths": [1, 11]}]
+    space = get_space("mbconv-small", stages=stages, kernels=[3, 5], expands=[2])
+    genes = {choice.name: choice.values[0] for choice in space.choices}
+    changed = genes | {"stage2.depth": 11, "stage2.block2.kernel": 5, "stage1.block2.kernel": 5}
+    assert gene_text(space, space.smallest) == "resolution 16; depth 1 1; kernel 3 3; expand 2 2"
+    longer = f"3,5,{','.join('3' * 9)}"  # in the order of the network, block 10 after block 9
+    expected = f"resolution 16; depth 1 11; kernel 3 {longer}; expand 2 {','.join('2' * 11)}"
+    assert gene_text(space, space.architecture(changed)) == expected
 
 
 def test_the_space_of_the_guide_can_be_built_and_trained(nas: InProcess, tmp_path: Path) -> None:
@@ -63,7 +91,7 @@ def test_the_space_of_the_guide_can_be_built_and_trained(nas: InProcess, tmp_pat
     ("content", "message"),
     [
         ("name: mbconv-smal", "did you mean 'mbconv-small'?"),
-        ("name: mbconv-small\nsettings: {stages: [{channels: 16, stride: 3, depths: [1]}]}", "stages[1].stride"),
+        ("name: mbconv-small\nsettings: {stages: [{channels: 16, stride: 3, depths: [1]}]}", "stage 1: stride is 3"),
         ("name: mbconv-small\nsettings: {stages: [{channels: 16, strid: 1, depths: [1]}]}", "strid"),
         ("name: mbconv-small\nsettings: {stages: []}", "stages"),
         ("name: mbconv-small\nsettings: {resolutions: [8], stem_stride: 2}", "pixels"),
@@ -79,6 +107,23 @@ def test_a_space_file_that_does_not_fit_is_refused_with_its_place(
     result = nas("spaces", "show", tmp_path / "mine.yaml")
     assert result.code == 2
     assert message in result.err
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [
+        ("name: conv1d-sensor\nsettings: {length: 0}", "conv1d-sensor"),
+        ("name: ofa-resnet50d\nsetting: {}", "ofa-resnet50d"),
+        ("name: nonsense", "mbconv-small"),
+        ("name: [1]", "mbconv-small"),
+    ],
+)
+def test_the_hint_for_a_space_file_names_its_own_space(tmp_path: Path, content: str, name: str) -> None:
+    (tmp_path / "mine.yaml").write_text(content)
+    with pytest.raises(RecipeError) as caught:
+        find_space(str(tmp_path / "mine.yaml"))
+    assert f"has `name: {name}`" in caught.value.hint
+    assert f"`nas spaces show {name}`" in caught.value.hint
 
 
 def test_a_missing_space_file_is_called_a_space_file(nas: InProcess, tmp_path: Path) -> None:

@@ -48,6 +48,15 @@ def test_an_imported_checkpoint_becomes_a_supernet_directory_that_tells_its_sour
     }
 
 
+def test_a_checkpoint_of_data_parallel_is_imported_and_says_so(
+    checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = torch.load(checkpoint, weights_only=True)["state_dict"]
+    torch.save({f"module.{key}": tensor for key, tensor in found.items()}, tmp_path / "wrapped")
+    assert import_ofa(tmp_path / "wrapped", space=SPACE, out=tmp_path / "out").num_classes == 10
+    assert "begin with 'module.'" in caplog.text
+
+
 def test_a_file_that_does_not_fit_leaves_no_directory(checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(SpaceError, match="first_conv") as error:
         import_ofa(checkpoint, space="ofa-mobilenetv3-w1.2", out=tmp_path / "out")

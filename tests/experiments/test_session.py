@@ -3,18 +3,27 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from experiments.errors import RecipeError
+from experiments.errors import DataError, RecipeError
 from experiments.recipe import Recipe, load_recipe
-from experiments.session import exclusive, is_trained, new_run, open_session, recipe_to_continue, require_trainable
+from experiments.session import (
+    exclusive,
+    is_trained,
+    new_run,
+    open_session,
+    recipe_to_continue,
+    require_trainable,
+    resume_session,
+)
 from nas.errors import CheckpointError, RunError
 from nas.run import Run, open_run
 from nas.supernet_files import save_supernet
 from nas.training.checkpoints import Checkpoint, save_checkpoint
 from nas.training.starting import start_sha256
-from searchspaces import get_space
+from searchspaces import SpaceError, get_space
 
 SPACE: dict[str, Any] = {"resolutions": [8, 12], "width": 0.25, "stem_stride": 1}
 RECIPE = f"""
@@ -127,3 +136,70 @@ def test_a_directory_stays_if_it_was_there_or_holds_something(tmp_path: Path) ->
     with exclusive(tmp_path / "new"):
         run_of(tmp_path / "new", recipe(tmp_path), epochs=0)
     assert (tmp_path / "new" / "run.json").exists()
+
+
+def series_recipe(
+    folder: Path, *, shape: tuple[int, int] = (2, 40), name: str = "conv1d-sensor", **more: object
+) -> Recipe:
+    """A recipe on 60 series of noise; `more` are the settings of its space."""
+    rng = np.random.default_rng(0)
+    labels_N = np.arange(60) % 2
+    np.savez(folder / "own.npz", x=rng.normal(size=(60, *shape)).astype(np.float32), y=labels_N)
+    path = folder / "series.yaml"
+    path.write_text(f"""
+name: series
+data: {{dataset: numpy, path: {folder / "own.npz"}, layout: NCT, search: 10, verify: 10, report: 10}}
+space: {{name: {name}, settings: {more}}}
+train: {{epochs: 3, batch_size: 10}}
+""")
+    return load_recipe(path)
+
+
+def test_channels_and_length_of_series_come_from_the_data_and_are_written_down(tmp_path: Path) -> None:
+    session = open_session(series_recipe(tmp_path, depths=[1]), tmp_path / "run")
+    expected = {"in_channels": 2, "length": 40, "depths": [1]}
+    assert session.recipe.space.settings == expected
+    assert load_recipe(session.run.recipe_path) == session.recipe
+    assert session.run.space.input_shape(session.run.space.smallest) == (2, 40)
+    # a call with the same recipe, or none, goes on with the same space
+    assert open_session(series_recipe(tmp_path, depths=[1]), tmp_path / "run").recipe == session.recipe
+    assert resume_session(tmp_path / "run").recipe == session.recipe
+    assert recipe_to_continue(series_recipe(tmp_path, depths=[1]), tmp_path / "run") == session.recipe
+
+
+def test_a_length_that_the_recipe_sets_stays(tmp_path: Path) -> None:
+    session = open_session(series_recipe(tmp_path, length=20), tmp_path / "run")
+    assert session.recipe.space.settings == {"in_channels": 2, "length": 20}
+    with pytest.raises(RunError, match=r'space\.settings: .*"length": 20.* against .*"length": 40'):
+        open_session(series_recipe(tmp_path), tmp_path / "run")
+    with pytest.raises(RunError, match=r'"length": 20.* against .*"length": 30'):
+        open_session(series_recipe(tmp_path, length=30), tmp_path / "run")
+
+
+def test_channels_that_the_recipe_sets_must_be_those_of_the_data(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"has series \(C, T\) of shape \(2, 40\)") as caught:
+        open_session(series_recipe(tmp_path, in_channels=1), tmp_path / "run")
+    assert "set space.settings.in_channels to 2" in caught.value.hint
+
+
+def test_kernels_that_do_not_fit_the_length_of_the_data_are_refused(tmp_path: Path) -> None:
+    recipe = series_recipe(tmp_path, shape=(2, 8), kernels=[9], dilations=[4])
+    with pytest.raises(SpaceError, match=r"kernel 9 with dilation 4 reaches 16 time steps .* has only 8"):
+        open_session(recipe, tmp_path / "run")
+    assert not (tmp_path / "run" / "run.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "words"),
+    [
+        ("nasbench201", SpaceError, "has no supernet"),
+        ("mbconv-small", DataError, "choose a space of the same kind"),
+    ],
+)
+def test_a_space_that_cannot_be_trained_on_the_data_asks_for_no_setting(
+    tmp_path: Path, name: str, error: type[SpaceError | DataError], words: str
+) -> None:
+    with pytest.raises(error) as caught:
+        open_session(series_recipe(tmp_path, name=name), tmp_path / "run")
+    assert words in f"{caught.value}; {caught.value.hint}"
+    assert "in_channels" not in caught.value.hint

@@ -177,6 +177,18 @@ def test_every_spelling_gives_the_same_supernet(
     assert len(imported.ignored_keys) == sum(key.endswith(COUNTER) for key in published)
 
 
+def test_the_prefix_of_data_parallel_is_cut_off_and_told(published: State, supernet: Supernet, tmp_path: Path) -> None:
+    found = {f"module.{key}": tensor for key, tensor in published.items()}
+    imported = import_ofa_checkpoint(write(tmp_path / "file.pth", found), space_id=SPACE)
+    weights = imported.supernet.state_dict()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in supernet.state_dict().items())
+    assert imported.prefix == "module."
+    assert set(imported.ignored_keys) == {key for key in published if key.endswith(COUNTER)}
+    found["classifier.linear.bias"] = found.pop("module.classifier.linear.bias")
+    message, _ = refusal(write(tmp_path / "file.pth", found))  # one key without it: no such wrapper made this file
+    assert "module.first_conv.conv.weight" in message
+
+
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "before-torch-1.6"])
 def test_a_bare_mapping_without_counters_is_read_and_answers_as_the_original(
     zipped: bool, published: State, supernet: Supernet, tmp_path: Path

@@ -22,12 +22,12 @@ def largest_counts(name: str, settings: dict[str, Any]) -> tuple[int, int]:
     ("name", "settings", "message"),
     [
         ("mbconv-small", {"stem_channels": 10**30}, "stem_channels is 1000000000.*, at most 65536 is allowed"),
-        ("mbconv-small", {"stages": [{**STAGE, "channels": 65537}]}, r"stages\[1\]\.channels is 65537, at most 65536"),
+        ("mbconv-small", {"stages": [{**STAGE, "channels": 65537}]}, r"stage 1: channels is 65537, at most 65536"),
         ("mbconv-small", {"stages": [{**STAGE, "channels": 60000}], "width": 2}, r"channels is 120000, at most 65536"),
         ("mbconv-small", {"kernels": [3, 33]}, "kernels is 33, at most 31"),
-        ("mbconv-small", {"kernels": [3, 30]}, r"stages\[1\]\.kernels must be odd, got \[3, 30\]"),
+        ("mbconv-small", {"kernels": [3, 30]}, r"stage 1: kernels must be odd, got \[3, 30\]"),
         ("mbconv-small", {"expands": [3, 65]}, "expands is 65, at most 64"),
-        ("mbconv-small", {"stages": [{**STAGE, "depths": [65]}]}, r"stages\[1\]\.depths is 65, at most 64"),
+        ("mbconv-small", {"stages": [{**STAGE, "depths": [65]}]}, r"stage 1: depths is 65, at most 64"),
         ("mbconv-small", {"stages": [STAGE] * 65}, "65 stages are too many"),
         ("mbconv-small", {"stages": [{**STAGE, "stride": 2}] * 64}, "leaves 1 x 1 pixels"),
         ("mbconv-small", {"resolutions": [4097]}, "resolutions is 4097, at most 4096"),
@@ -35,7 +35,7 @@ def largest_counts(name: str, settings: dict[str, Any]) -> tuple[int, int]:
         ("nas-bench-macro", {"resolutions": [2**32]}, "resolutions is 4294967296, at most 4096"),
         ("nas-bench-macro", {"in_channels": 2**62}, "in_channels is 4611686018427387904, at most 65536"),
         ("conv1d-sensor", {"length": 2**40}, "length is 1099511627776, at most 1048576"),
-        ("conv1d-sensor", {"widths": [[16, 2**40]]}, r"widths\[1\] is 1099511627776, at most 65536"),
+        ("conv1d-sensor", {"widths": [[16, 2**40]]}, r"stage 1: widths is 1099511627776, at most 65536"),
         ("conv1d-sensor", {"widths": [[16]] * 65}, "65 stages are too many"),
         ("conv1d-sensor", {"depths": [1, 100]}, "depths is 100, at most 64"),
         ("conv1d-sensor", {"kernels": [33]}, "kernels is 33, at most 31"),
@@ -89,17 +89,32 @@ def test_the_counts_of_what_is_allowed_are_exact(name: str, settings: dict[str, 
 @pytest.mark.parametrize(
     ("name", "example"),
     [
-        ("resolutions", "[16, 20, 24]"),
-        ("stages[2].depths", "[1, 2, 3]"),
-        ("stages[2].kernels", "[3, 5, 7]"),
-        ("widths[1]", "[16, 24, 32]"),
+        ("resolutions", "resolutions: [16, 20, 24]"),
+        ("stage 2: depths", "depths: [1, 2, 3]"),
+        ("stage 2: kernels", "kernels: [3, 5, 7]"),
+        ("stage 1: widths", "widths: [[16, 32], [32, 64]]"),
     ],
 )
 def test_the_example_of_a_hint_looks_like_the_setting(name: str, example: str) -> None:
     for values in ("nonsense", [3, 2], [10**9]):
         with pytest.raises(SpaceError) as refusal:
             check_ascending(name, values)
-        assert refusal.value.hint == f"for example {name}: {example}"
+        assert refusal.value.hint == f"for example {example}"
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message", "example"),
+    [
+        ("mbconv-small", {"stages": [{**STAGE, "stride": 3}]}, "stage 1: stride is 3, allowed are 1, 2", "stride: 1"),
+        ("mbconv-small", {"stages": [STAGE, {**STAGE, "kernels": [4]}]}, "stage 2: kernels must", "kernels: [3, 5, 7]"),
+        ("conv1d-sensor", {"strides": [1, 3, 1]}, "stage 2: strides is 3, allowed are 1, 2", "strides: [1, 2]"),
+    ],
+)
+def test_stages_are_counted_from_one_in_words(name: str, settings: dict[str, Any], message: str, example: str) -> None:
+    with pytest.raises(SpaceError) as refusal:
+        get_space(name, **settings)
+    assert str(refusal.value).startswith(message)
+    assert refusal.value.hint == f"for example {example}"
 
 
 def test_numbers_of_numpy_are_shown_plainly() -> None:

@@ -249,6 +249,16 @@ def test_bad_files_are_refused_by_name(tmp_path: Path, arrays: dict[str, object]
     assert caught.value.hint
 
 
+@pytest.mark.parametrize(("kind", "advice"), [("truncated pt", "download it again"), ("code pt", "if you trust its")])
+def test_a_bad_pt_file_gets_the_advice_that_fits_before_the_form(
+    tmp_path: Path, arrays: dict[str, object], kind: str, advice: str
+) -> None:
+    with pytest.raises(DataError) as caught:
+        load_dataset(settings(bad_file(tmp_path, kind, arrays)), seed=0)
+    hint = caught.value.hint
+    assert -1 < hint.find(advice) < hint.find("Save it as torch.save(")
+
+
 def test_an_archive_that_unpacks_to_more_than_the_memory_is_refused(
     tmp_path: Path, arrays: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:

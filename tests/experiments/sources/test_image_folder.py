@@ -1,6 +1,8 @@
 """A folder of images: what is read, how sizes and channels come about, and what is wrong with bad ones."""
 
 import shutil
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +29,9 @@ def recolour(path: Path, *, size: tuple[int, int] = (8, 8), mode: str = "RGB") -
 def test_images_labels_and_class_names_are_those_of_the_folder(folder: Path, digits: Digits) -> None:
     (folder / ".DS_Store").write_bytes(b"hidden")
     (folder / "digit-1" / ".hidden").write_bytes(b"hidden")
+    for place in (folder, folder / "digit-2"):
+        for litter in ("Thumbs.db", "desktop.ini"):
+            (place / litter).write_bytes(b"left behind")
     (folder / "LICENSE.txt").write_text("free")
     told: list[tuple[str, int, int]] = []
     data = load_dataset(settings(folder), seed=0, on_progress=lambda *event: told.append(event))
@@ -104,6 +109,8 @@ def damage(folder: Path, kind: str) -> None:
         "nested": (folder / "digit-2" / "more").mkdir,
         "stray image": lambda: shutil.copy(image, folder / "stray.png"),
         "beside train": (folder / "train").mkdir,
+        "test only": lambda: (folder / "digit-1").rename(folder / "test"),
+        "litter alone": lambda: [path.replace(image.with_name("Thumbs.db")) for path in image.parent.glob("*")],
         "missing": lambda: shutil.rmtree(folder),
     }
     ways[kind]()
@@ -123,6 +130,8 @@ def damage(folder: Path, kind: str) -> None:
         ("nested", r"digit-2/more is no PNG"),
         ("stray image", r"stray\.png lies in no class folder"),
         ("beside train", "beside train and test .* has the folder 'digit-0'"),
+        ("test only", "has a folder 'test', but no folder 'train'"),
+        ("litter alone", "digit-1 is an empty class"),
         ("missing", "is no folder"),
     ],
 )
@@ -131,6 +140,28 @@ def test_a_bad_folder_is_refused_with_the_name_of_what_is_wrong(folder: Path, ki
     with pytest.raises(DataError, match=words) as caught:
         load_dataset(settings(folder), seed=0)
     assert caught.value.hint
+
+
+def write_png(path: Path, *, bits: int, colour: int) -> None:
+    """An 8 x 8 PNG; Pillow itself writes no colours of 16 bits."""
+    channels = {0: 1, 2: 3, 4: 2, 6: 4}[colour]
+    rows = 8 * (b"\0" + bytes(8 * channels * bits // 8))
+    head = struct.pack(">IIBBBBB", 8, 8, bits, colour, 0, 0, 0)
+    chunks = ((b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b""))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    ))  # fmt: skip
+
+
+@pytest.mark.parametrize("colour", [0, 2, 4, 6], ids=["grey", "colour", "grey and alpha", "colour and alpha"])
+def test_sixteen_bits_a_channel_are_refused_and_eight_are_read(folder: Path, colour: int) -> None:
+    image = folder / "digit-1" / "005.png"
+    write_png(image, bits=16, colour=colour)
+    with pytest.raises(DataError, match=r"digit-1/005\.png has more than 8 bits") as caught:
+        load_dataset(settings(folder), seed=0)
+    assert "8 bits" in caught.value.hint
+    write_png(image, bits=8, colour=colour)
+    assert load_dataset(settings(folder), seed=0).native_shape == (3 if colour in (2, 6) else 1, 8, 8)
 
 
 def test_images_of_different_sizes_ask_for_image_size(folder: Path) -> None:

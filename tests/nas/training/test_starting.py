@@ -70,9 +70,20 @@ def test_a_checkpoint_of_a_run_is_a_start_too(tmp_path: Path) -> None:
     assert all(torch.equal(tensor, found[name]) for name, tensor in source.state_dict().items())
 
 
-def test_another_space_is_refused_with_both_names(imported: Path) -> None:
-    other = get_space("mbconv-small")
-    with pytest.raises(CheckpointError, match=f"is of space '{SPACE.space_id}', this run has 'mbconv-small'") as caught:
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        ({"width": 1.0}, r": tensor 'stages\.0\.0\.project\.weight' is \(8, 16, 1, 1\), expected \(16, 16, 1, 1\)$"),
+        ({"in_channels": 3}, r": tensor 'stem\.conv\.weight' is \(8, 1, 3, 3\), expected \(8, 3, 3, 3\)$"),
+        ({"stem_stride": 2}, "$"),  # the same tensors for another network
+    ],
+)
+def test_another_space_is_refused_with_both_names_and_the_first_tensor(
+    imported: Path, change: dict[str, Any], difference: str
+) -> None:
+    other = get_space("mbconv-small", **{**SETTINGS, **change})
+    names = f"is of space '{SPACE.space_id}', this run has '{other.space_id}'"
+    with pytest.raises(CheckpointError, match=names + difference) as caught:
         check_start(imported, other)
     assert caught.value.hint
 
