@@ -11,12 +11,14 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
+    Task,
     TaskID,
     TextColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from experiments.doctor import Finding
 from experiments.plan import PlanLine
@@ -24,10 +26,11 @@ from hardware.files import JSON
 from nas.accuracy import metric_label
 
 _REDRAW_SECONDS = 0.2
+_LINE_SECONDS = 30.0
 
 
 class ConsoleReporter:
-    """Shows stages as bars on a terminal and as plain lines elsewhere; a context manager."""
+    """Shows stages as bars on a terminal and elsewhere as a plain line every half minute; a context manager."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -36,12 +39,13 @@ class ConsoleReporter:
             TextColumn("{task.description:8}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TimeRemainingColumn(compact=True),
+            _TimeLeft(),
             TextColumn("{task.fields[text]}"),
             console=console,
             transient=True,
             # Bars move when a stage says so, between two rounds of a measurement; never by a thread of their own.
             auto_refresh=False,
+            disable=not console.is_interactive,
         )
         self._started = self._drawn = time.monotonic()
         self._bar: TaskID | None = None
@@ -58,18 +62,34 @@ class ConsoleReporter:
     def stage(self, name: str, *, text: str) -> None:
         """Print the stage's line and open a bar without an end yet."""
         self._console.print(f"[bold]{name:8}[/bold] {escape(text)}", highlight=False)
-        self._bar = self._bars.add_task(name, total=None, text="")
+        self._bar = self._bars.add_task(name, total=None, text="", seconds_left=None)
         self._bars.refresh()
-        self._started = time.monotonic()
+        self._started = self._drawn = time.monotonic()
 
-    def progress(self, done: float, total: float, *, text: str = "") -> None:
-        """Move the stage's bar."""
-        if self._bar is not None:
-            self._bars.update(self._bar, completed=int(done), total=int(total), text=escape(text))
-            now = time.monotonic()
-            if now - self._drawn > _REDRAW_SECONDS or done == total:
-                self._drawn = now
-                self._bars.refresh()
+    def progress(self, done: float, total: float, *, text: str = "", seconds_left: float | None = None) -> None:
+        """Move the stage's bar, or print a line where there is no terminal."""
+        if self._bar is None:
+            return
+        self._bars.update(
+            self._bar, completed=int(done), total=int(total), text=escape(text), seconds_left=seconds_left
+        )
+        since_drawn = time.monotonic() - self._drawn
+        if self._bars.disable:
+            if since_drawn >= _LINE_SECONDS:
+                self._drawn += since_drawn
+                self._print_line(self._bars.tasks[0])
+        elif since_drawn > _REDRAW_SECONDS or done == total:
+            self._drawn += since_drawn
+            self._bars.refresh()
+
+    def _print_line(self, task: Task) -> None:
+        left = _seconds_left(task)
+        parts = [
+            f"{task.completed:,.0f} of {task.total:,.0f}",
+            task.fields["text"],
+            "" if left is None else f"{duration(left)} left",
+        ]
+        self._console.print(f"         {', '.join(part for part in parts if part)}", highlight=False)
 
     def done(self, text: str) -> None:
         """Close the bar and print what the stage found."""
@@ -82,6 +102,26 @@ class ConsoleReporter:
     def message(self, text: str) -> None:
         """Print something that a user should know."""
         self._console.print(f"         [yellow]note[/yellow] {escape(text)}", highlight=False)
+
+
+class _TimeLeft(ProgressColumn):
+    """The stage's own estimate of the time left, or rich's where the stage has none."""
+
+    def render(self, task: Task) -> Text:
+        seconds = _seconds_left(task)
+        return Text("" if seconds is None else f"{duration(seconds)} left", style="progress.remaining")
+
+
+def _seconds_left(task: Task) -> float | None:
+    own: float | None = task.fields["seconds_left"]
+    return task.time_remaining if own is None else own
+
+
+def duration(seconds: float) -> str:
+    """For people: "45 s", "12 min", "3.5 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def front_table(document: dict[str, JSON]) -> Table:

@@ -1,9 +1,11 @@
 """Runs the stages in order on one session and keeps the tracker's mirror up to date."""
 
+import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 
 from experiments import stages
 from experiments.errors import TrackingError
@@ -12,12 +14,16 @@ from experiments.report import run_view, write_report
 from experiments.reporter import Reporter
 from experiments.session import Session
 from experiments.tracking.mlflow import MlflowTracker
+from nas.errors import RunError
 from nas.export import Exported
-from nas.tracking import Tracker
+from nas.tracking import RunStatus, Tracker
+from searchspaces.errors import Hinted
 
 STAGES = ("train", "profile", "search", "refine", "verify", "export")
 
 _SYNC_SECONDS = 15.0
+_LARGEST_SHARE = 0.1  # of the time may go into syncs while a stage is at work
+_PATIENCE_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,10 +70,11 @@ def run_stages(
         Hinted: whatever a stage cannot do; what was finished stays.
     """
     mirror = _Mirror(session, tracker=tracker or make_tracker(session), reporter=reporter)
-    with ExitStack() as stack:
+    # The stack is the inner one: workers have ended, and written what they had, when the mirror tells how.
+    with mirror.telling_how_it_ends(), ExitStack() as stack:
         cluster = _Cluster(stack, session=session, address=address)
         actions: dict[str, Callable[[], object]] = {
-            "train": lambda: stages.train(session, cluster=cluster, reporter=reporter),
+            "train": lambda: stages.train(session, cluster=cluster, reporter=reporter, watching=mirror.watching),
             "profile": lambda: stages.profile(session, reporter=reporter),
             "search": lambda: stages.search(
                 session, cluster=cluster, reporter=reporter, on_rows=mirror.sync_now_and_then
@@ -112,23 +119,87 @@ class _Mirror:
 
     def __init__(self, session: Session, *, tracker: Tracker, reporter: Reporter) -> None:
         self._session, self._tracker, self._reporter = session, tracker, reporter
-        self._synced_at = time.monotonic()
+        self._lock = threading.Lock()
+        self._due = time.monotonic() + _SYNC_SECONDS
         self.healthy = True
 
     def sync_now_and_then(self) -> None:
         """Sync if the last one is long ago."""
-        if time.monotonic() - self._synced_at > _SYNC_SECONDS:
-            self.sync(searching=True)
+        if time.monotonic() > self._due:
+            self._show(live=True)
 
-    def sync(self, *, searching: bool = False) -> None:
+    def sync(self) -> None:
         """Write the report files and make the tracker show the run as it is now."""
-        files = [] if searching else write_report(self._session.run)
+        self._show(artifacts=write_report(self._session.run))
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Sync now, and now and then from a thread while others compute. Not for stages that measure in this process.
+
+        The first sync is made before the block begins: a dead tracker is told before hours of training, and MLflow,
+        seconds of import, is not imported by two threads.
+        """
+        self._show(live=True)
+        # Opening took its time; it says nothing about later ones.
+        self._due = time.monotonic() + _SYNC_SECONDS
+        stop = threading.Event()
+
+        def watch() -> None:
+            while not stop.wait(max(0.0, self._due - time.monotonic())):
+                self._show(live=True, unless=stop)
+
+        threading.Thread(target=watch, name="tracking", daemon=True).start()
         try:
-            self._tracker.sync(run_view(self._session.run, artifacts=files, searching=searching))
-            self.healthy = True
+            yield
+        finally:
+            stop.set()
+
+    @contextmanager
+    def telling_how_it_ends(self) -> Iterator[None]:
+        """Make the tracker show a command that failed or was interrupted as such; the error goes on."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            self._show(live=True, ended="killed")
+            raise
+        # A stage that cannot begin (the one before is missing) changes nothing.
+        except RunError:
+            raise
+        except Exception as e:
+            self._show(live=True, ended="failed", error=str(e) if isinstance(e, Hinted) else f"{type(e).__name__}: {e}")
+            raise
+
+    def _show(
+        self,
+        *,
+        artifacts: list[Path] | None = None,
+        live: bool = False,
+        ended: RunStatus | None = None,
+        error: str | None = None,
+        unless: threading.Event | None = None,
+    ) -> None:
+        """Make the tracker show the run, unless an event has happened while another sync was waited for."""
+        if not self._lock.acquire(timeout=_PATIENCE_SECONDS):
+            waited = f"the tracker has not answered for {_PATIENCE_SECONDS:.0f} s"
+            self._complain(TrackingError(waited, hint="Check the server at tracking.uri."))
+            return
+        started = time.monotonic()
+        try:
+            if unless is None or not unless.is_set():
+                view = run_view(self._session.run, artifacts=artifacts or [], live=live, ended=ended, error=error)
+                self._tracker.sync(view)
+                self.healthy = True
         except TrackingError as e:
             self._complain(e)
-        self._synced_at = time.monotonic()
+        except Exception as e:
+            # A stage is at work, or has failed with an error of its own, which must not be hidden by this one.
+            if not live:
+                raise
+            self._complain(TrackingError(f"{type(e).__name__}: {e}", hint="The run directory has everything."))
+        finally:
+            now = time.monotonic()
+            self._due = now + max(_SYNC_SECONDS, (now - started) / _LARGEST_SHARE)
+            self._lock.release()
 
     def register(self, exported: Exported, *, knee: bool) -> str | None:
         """Register the exported model, the recipe's alias pointing to the knee only; None if the tracker fails."""

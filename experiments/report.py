@@ -13,7 +13,7 @@ from nas.errors import RunError
 from nas.pareto import ParetoFront, hypervolume_by_evaluation
 from nas.profile import PROFILE_HELD_OUT, profile_path, profiled_subnets
 from nas.run import Run
-from nas.tracking import RunView
+from nas.tracking import RunStatus, RunView
 from nas.training.history import TrainHistory
 from nas.training.loop import HISTORY
 from searchspaces import Architecture
@@ -149,11 +149,23 @@ def write_report(run: Run) -> list[Path]:
     return files
 
 
-def run_view(run: Run, *, artifacts: list[Path], searching: bool = False) -> RunView:
+def run_view(
+    run: Run,
+    *,
+    artifacts: list[Path],
+    live: bool = False,
+    ended: RunStatus | None = None,
+    error: str | None = None,
+) -> RunView:
     """Everything that a tracker mirrors, read from the run directory now.
 
-    The hypervolume is left out while the search runs: its reference point still moves, and trackers cannot take a
-    value back.
+    Args:
+        run: the run.
+        artifacts: files to show beside it.
+        live: a stage is at work. The hypervolume is left out while the search runs: its reference point still moves,
+            and trackers cannot take a value back.
+        ended: how a command ended that did not reach its end; None: what the run directory says.
+        error: what it failed with.
     """
     front = run.front()
     profile = read_profile(run, run.info.device_id)
@@ -169,10 +181,11 @@ def run_view(run: Run, *, artifacts: list[Path], searching: bool = False) -> Run
         verifications=run.verifications(),
         front=[dict(point.to_json()) for point in front.points] if front.provenance == "measured" else [],
         predictor_scores={key: float(str(value)) for key, value in scores.items() if value is not None},
-        hypervolume=() if searching else hypervolume_by_evaluation(evaluations, device_id=run.info.device_id),
+        hypervolume=() if live else hypervolume_by_evaluation(evaluations, device_id=run.info.device_id),
         artifacts=artifacts,
         tags={"space": run.space.space_id, "device": run.info.device_id, "run_dir": str(run.path)},
-        finished=any(run.export_dir.glob("*/manifest.json")),
+        status=ended or ("finished" if any(run.export_dir.glob("*/manifest.json")) else "running"),
+        error=error,
     )
 
 

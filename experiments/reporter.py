@@ -9,8 +9,15 @@ class Reporter(Protocol):
     def stage(self, name: str, *, text: str) -> None:
         """A stage begins; `text` says what it will do."""
 
-    def progress(self, done: float, total: float, *, text: str = "") -> None:
-        """The stage's progress; the first call of a stage opens a bar."""
+    def progress(self, done: float, total: float, *, text: str = "", seconds_left: float | None = None) -> None:
+        """The stage's progress; the first call of a stage opens a bar.
+
+        Args:
+            done: of `total`.
+            total: all steps.
+            text: what else there is to say.
+            seconds_left: the stage's own estimate, where its steps take unequal times; None: from `done` alone.
+        """
 
     def done(self, text: str) -> None:
         """The stage ended; `text` says what it found."""
@@ -25,7 +32,7 @@ class SilentReporter:
     def stage(self, name: str, *, text: str) -> None:
         """Ignore."""
 
-    def progress(self, done: float, total: float, *, text: str = "") -> None:
+    def progress(self, done: float, total: float, *, text: str = "", seconds_left: float | None = None) -> None:
         """Ignore."""
 
     def done(self, text: str) -> None:

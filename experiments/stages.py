@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import optuna
@@ -45,8 +45,21 @@ def train_is_done(session: Session) -> bool:
     return is_trained(session.run, recipe=session.recipe)
 
 
-def train(session: Session, *, cluster: ClusterFactory, reporter: Reporter) -> None:
-    """Stage 1: train the supernet with Ray Train, from the newest checkpoint if there is one."""
+def train(
+    session: Session,
+    *,
+    cluster: ClusterFactory,
+    reporter: Reporter,
+    watching: Callable[[], AbstractContextManager[object]] = nullcontext,
+) -> None:
+    """Stage 1: train the supernet with Ray Train, from the newest checkpoint if there is one.
+
+    Args:
+        session: an open session.
+        cluster: of the workers.
+        reporter: hears of progress.
+        watching: entered while workers train.
+    """
     recipe, run = session.recipe.train, session.run
     reporter.stage("train", text=f"supernet, {recipe.epochs} epochs of {len(session.workload.data.train):,} images")
     if train_is_done(session):
@@ -55,7 +68,7 @@ def train(session: Session, *, cluster: ClusterFactory, reporter: Reporter) -> N
         return
     phases = require_trainable(session.recipe, space=run.space)
     history_path = run.train_dir / HISTORY
-    with cluster(), _following(HistoryReader(history_path), phases=phases, reporter=reporter):
+    with watching(), cluster(), _following(HistoryReader(history_path), phases=phases, reporter=reporter):
         train_on_ray(
             run.path,
             num_workers=recipe.workers,
@@ -87,7 +100,7 @@ def _following(history: HistoryReader, *, phases: Sequence[Phase], reporter: Rep
                 row = rows[-1]
                 extremes = next((one for one in reversed(rows) if "loss_largest" in one), extremes)
                 text = _progress_text(row, extremes=extremes, phases=phases)
-                reporter.progress(row["step"], row["num_steps"], text=text)
+                reporter.progress(row["step"], row["num_steps"], text=text, seconds_left=row["eta_seconds"])
                 if row["rollbacks"] and not told:
                     reporter.message("numbers overflowed: training went back, and goes on at half the learning rate")
                     told = True
@@ -112,22 +125,12 @@ def _progress_text(row: HistoryRow, *, extremes: HistoryRow | None, phases: Sequ
     phase = f"{phases[int(row['phase']) - 1].name}, " if len(phases) > 1 else ""
     losses = f"loss {row['loss']:.3f}"
     if extremes is not None:
-        on_validation = phases[int(extremes["phase"]) - 1].rule != SANDWICH
+        on_validation = "score" in extremes and phases[int(extremes["phase"]) - 1].rule != SANDWICH
         losses += (
             f" ({'validation: ' if on_validation else ''}largest {extremes['loss_largest']:.3f}, "
             f"smallest {extremes['loss_smallest']:.3f})"
         )
-    return (
-        f"{phase}epoch {row['epoch']:.0f}, {losses}, {row['images_per_second']:.0f} images/s, "
-        f"{_duration(row['eta_seconds'])} left"
-    )
-
-
-def _duration(seconds: float) -> str:
-    """For people: "45 s", "12 min", "3.5 h"."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return f"{phase}epoch {row['epoch']:.0f}, {losses}, {row['images_per_second']:.0f} images/s"
 
 
 def require_trained(session: Session) -> None:

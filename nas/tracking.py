@@ -7,9 +7,12 @@ replaced, and a later `sync` puts everything back.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import pandas as pd
+
+RunStatus = Literal["running", "finished", "failed", "killed"]
+"""Stages are missing; every stage is done; the last command failed; the last command was interrupted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +31,8 @@ class RunView:
         hypervolume: of the predicted front after each evaluation.
         artifacts: files to show beside the run; a tracker keeps them under their file names.
         tags: free labels.
-        finished: whether every stage is done.
+        status: where the run stands.
+        error: what the last command failed with; None if it did not.
     """
 
     run_id: str
@@ -42,7 +46,8 @@ class RunView:
     hypervolume: Sequence[float]
     artifacts: Sequence[Path] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
-    finished: bool = False
+    status: RunStatus = "running"
+    error: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

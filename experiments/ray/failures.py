@@ -9,6 +9,8 @@ from searchspaces.errors import Hinted
 # Ray goes on for a page about what may have happened.
 _RAYS_GUESSES = "Some common causes"
 _LONGEST_LINE = 300
+# What gloo says on the workers that are left when one is gone.
+_LOST_PEER = ("Connection closed by peer", "Connection reset by peer")
 
 
 def hinted_cause(error: BaseException) -> Hinted | None:
@@ -23,8 +25,11 @@ def hinted_cause(error: BaseException) -> Hinted | None:
 
 
 def is_worker_death(error: BaseException) -> bool:
-    """Whether a worker's process ended (killed, out of memory, machine lost), whatever its peers said about it."""
-    return any(isinstance(cause, RayActorError) for cause in _causes(error))
+    """Whether a worker's process ended (killed, out of memory, machine lost), whatever its peers said about it.
+
+    Where the peers are asked in the moment of the death, their broken connection is all that Ray hears.
+    """
+    return any(isinstance(cause, RayActorError) or _says_lost_peer(cause) for cause in _causes(error))
 
 
 def describe(error: BaseException) -> str:
@@ -46,6 +51,10 @@ def last_line(text: str) -> str:
     return lines[-1][:_LONGEST_LINE] if lines else "no reason was given"
 
 
+def _says_lost_peer(error: BaseException) -> bool:
+    return isinstance(error, RuntimeError) and not _is_rays(error) and any(text in str(error) for text in _LOST_PEER)
+
+
 def _is_rays(error: BaseException) -> bool:
     return type(error).__module__.partition(".")[0] == "ray"
 
@@ -59,8 +68,10 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
             continue
         seen.add(id(current))
         yield current
-        # Where tasks and actors, Ray Train's controller and Ray Train's workers keep theirs.
-        inner: list[object] = [getattr(current, "cause", None), getattr(current, "controller_failure", None)]
+        # Where tasks and actors, Ray Train's controller, its health check and its workers keep theirs.
+        inner: list[object] = [
+            getattr(current, name, None) for name in ("cause", "controller_failure", "health_check_failure")
+        ]
         inner += dict(getattr(current, "worker_failures", {})).values()
         inner += [current.__cause__, current.__context__]
         waiting += [one for one in inner if isinstance(one, BaseException)]

@@ -89,8 +89,7 @@ def train_on_ray(
         except TrainingFailedError as e:
             if (hinted := hinted_cause(e)) is not None:
                 raise hinted from e
-            # When one of several workers dies, Ray often hears of it only as a broken connection of another one.
-            if restart < _MAX_RESTARTS and (is_worker_death(e) or num_workers > 1):
+            if restart < _MAX_RESTARTS and is_worker_death(e):
                 _LOGGER.warning("training failed (%s); all workers are started again", describe(e))
                 continue
             raise ClusterError(

@@ -7,6 +7,7 @@ logged: a sync after a crash, or after runs were deleted, completes the mirror, 
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -28,6 +29,7 @@ RUN_TAG = "archsmith.run_id"
 KIND_TAG = "archsmith.kind"
 CANDIDATE_TAG = "archsmith.candidate_id"
 SHA256_TAG = "archsmith.onnx_sha256"
+ERROR_TAG = "archsmith.error"
 
 _PARENT_TAG = "mlflow.parentRunId"
 _NOTE_TAG = "mlflow.note.content"
@@ -62,6 +64,7 @@ class MlflowTracker:
         self._experiment = experiment
         self._clock: Clock = clock or SystemClock()
         self._opened: tuple[MlflowClient, str] | None = None
+        self._curves: _Curves | None = None
 
     @property
     def uri(self) -> str:
@@ -82,10 +85,11 @@ class MlflowTracker:
             self._sync_parent(parent, view=view)
             self._sync_children(parent, records=candidate_records(view.evaluations, view.verifications))
             self._sync_artifacts(parent, view=view)
-            if view.finished and parent.info.status != "FINISHED":
-                client.set_terminated(parent.info.run_id)
-            elif not view.finished and parent.info.status != "RUNNING":
-                client.update_run(parent.info.run_id, status="RUNNING")
+            status = view.status.upper()  # MLflow has the same four
+            if status == "RUNNING" and parent.info.status != status:
+                client.update_run(parent.info.run_id, status=status)
+            elif parent.info.status != status:
+                client.set_terminated(parent.info.run_id, status=status)
 
     def page(self, run_id: str) -> str | None:
         """Path of the run's page below MLflow's address; None if the run was never synced."""
@@ -190,7 +194,12 @@ class MlflowTracker:
         return None
 
     def _sync_parent(self, parent: "Run", *, view: RunView) -> None:
+        client, _ = self._open()
         tags = {_NOTE_TAG: describe_run(view)} | {key: short_tag(value) for key, value in view.tags.items()}
+        if view.error is not None:
+            tags[ERROR_TAG] = short_tag(view.error)
+        elif ERROR_TAG in parent.data.tags:
+            client.delete_tag(parent.info.run_id, ERROR_TAG)
         self._log_difference(
             parent,
             params=recipe_params(view.recipe_yaml),
@@ -276,14 +285,33 @@ class MlflowTracker:
         from mlflow.entities import Metric
 
         client, _ = self._open()
-        known: set[Point] = set()
-        for key in {key for key, _, _ in points} & set(run.data.metrics):
-            known |= {(key, old.value, old.step) for old in client.get_metric_history(run.info.run_id, key)}
-        # The start of the run as time of every point: logged again they are the same, and MLflow plots by step.
-        new = [Metric(key, value, run.info.start_time, step) for key, value, step in points
-               if (key, value, step) not in known]  # fmt: skip
+        shown = self._shown_curves(run, keys={key for key, _, _ in points})
+        new = [point for point in points if point not in shown]
         for batch in _batches(new, size=_METRICS_PER_CALL):
-            client.log_batch(run.info.run_id, metrics=batch)
+            # The start of the run as time of every point: logged again they are the same, and MLflow plots by step.
+            client.log_batch(run.info.run_id, metrics=[Metric(k, v, run.info.start_time, step) for k, v, step in batch])
+            shown.update(batch)
+
+    def _shown_curves(self, run: "Run", *, keys: set[str]) -> set[Point]:
+        """The points of curves that MLflow has, asked for once: a training of hours is synced hundreds of times."""
+        client, _ = self._open()
+        if self._curves is None or self._curves.mlflow_id != run.info.run_id:
+            self._curves = _Curves(mlflow_id=run.info.run_id)
+        for key in keys - self._curves.keys:
+            if key in run.data.metrics:
+                history = client.get_metric_history(run.info.run_id, key)
+                self._curves.points |= {(key, old.value, old.step) for old in history}
+            self._curves.keys.add(key)
+        return self._curves.points
+
+
+@dataclass(slots=True, kw_only=True)
+class _Curves:
+    """What an MLflow run shows of the curves named `keys`."""
+
+    mlflow_id: str
+    keys: set[str] = field(default_factory=set)
+    points: set[Point] = field(default_factory=set)
 
 
 def _series(view: RunView) -> list[Point]:

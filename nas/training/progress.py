@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 import psutil
 import torch
@@ -18,7 +19,7 @@ class ProgressLog:
 
     A row has step, num_steps, epoch and phase (both counted from 1), learning_rate, rollbacks, images_per_second,
     eta_seconds, the losses of the step, after an epoch the accuracies that were found, and how busy the machine of the
-    writer is, under the names that MLflow has for that ("system/...").
+    writer is, under the names that MLflow has for that ("system/..."; "process" is the writer's own part).
 
     loss_largest and loss_smallest are losses of the step where the sandwich rule trains both extremes; other phases
     look at them on a step's images now and then.
@@ -86,7 +87,14 @@ def _usage() -> dict[str, float]:
     usage = {
         "system/cpu_utilization_percentage": psutil.cpu_percent(),
         "system/system_memory_usage_megabytes": psutil.virtual_memory().used / 1e6,
+        "system/process_memory_usage_megabytes": psutil.Process().memory_info().rss / 1e6,
     }
+    # Only where training uses it: asking would start CUDA in a process that computes on the CPU.
     if torch.cuda.is_initialized():
-        usage["system/gpu_0_memory_usage_megabytes"] = torch.cuda.memory_reserved() / 1e6
+        free, total = torch.cuda.mem_get_info()
+        usage["system/gpu_0_memory_usage_megabytes"] = (total - free) / 1e6
+        usage["system/process_gpu_memory_usage_megabytes"] = torch.cuda.memory_reserved() / 1e6
+        # Torch asks NVML through the package nvidia-ml-py, which not everybody has, and some drivers refuse to answer.
+        with suppress(ModuleNotFoundError, RuntimeError):
+            usage["system/gpu_0_utilization_percentage"] = float(torch.cuda.utilization())
     return usage

@@ -83,11 +83,12 @@ class FakeWorkload:
         context.barrier()
 
     def train_bug(self, context: TrainContext) -> None:
+        (self.run_dir / f"began-{context.rank}-{os.getpid()}").touch()
         raise KeyError("stage1.depth")
 
     def train_dies_once(self, context: TrainContext) -> None:
         context.barrier()
-        if context.rank == 1 and first_time(self.run_dir / "died"):
+        if context.rank == context.world_size - 1 and first_time(self.run_dir / "died"):
             # Later than Ray Train's own start-up, as a training that runs.
             time.sleep(1.0)
             die()

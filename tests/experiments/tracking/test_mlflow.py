@@ -112,7 +112,7 @@ def make_view(folder: Path, *, run_id: str = "run-1", num_candidates: int = NUM_
         hypervolume=[0.1, 0.2, 0.3],
         artifacts=(folder / "pareto.html", folder / "pareto.json"),
         tags={"space": "mbconv-small"},
-        finished=True,
+        status="finished",
     )
 
 
@@ -222,7 +222,7 @@ def test_a_growing_run_is_completed_and_nothing_is_repeated(tracker: MlflowTrack
         hypervolume=view.hypervolume[:1],
         history=view.history[:1],
         artifacts=(),
-        finished=False,
+        status="running",
     )
     tracker.sync(early)
     client = client_of(tracker)
@@ -240,6 +240,42 @@ def test_a_growing_run_is_completed_and_nothing_is_repeated(tracker: MlflowTrack
     assert len(client.get_metric_history(verified.info.run_id, "accuracy")) == 1
     tracker.sync(early)
     assert all_runs(client)[0][0].info.status == "RUNNING"
+
+
+def test_a_run_that_failed_says_why_until_it_goes_on(tracker: MlflowTracker, view: RunView) -> None:
+    def shown() -> tuple[str, str | None]:
+        (parent,), _ = all_runs(client_of(tracker))
+        return parent.info.status, parent.data.tags.get("archsmith.error")
+
+    tracker.sync(replace(view, status="failed", error="the loss is nan"))
+    assert shown() == ("FAILED", "the loss is nan")
+    tracker.sync(replace(view, status="running"))
+    assert shown() == ("RUNNING", None)
+    tracker.sync(replace(view, status="killed"))
+    assert shown() == ("KILLED", None)
+    tracker.sync(view)
+    assert shown() == ("FINISHED", None)
+
+
+def test_a_training_that_grows_is_not_read_back_at_every_sync(
+    tracker: MlflowTracker, view: RunView, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    original = MlflowClient.get_metric_history
+
+    def counted(client: MlflowClient, run_id: str, key: str) -> object:
+        asked.append(key)
+        return original(client, run_id, key)
+
+    rows = [{"step": step, "loss": 1.0 / step} for step in range(1, 5)]
+    MlflowTracker(Path(tracker.uri.removeprefix("sqlite:///")).parent).sync(replace(view, history=rows[:1]))
+    monkeypatch.setattr(MlflowClient, "get_metric_history", counted)
+    for num in (2, 3, 3, 4):
+        tracker.sync(replace(view, history=rows[:num]))
+    assert sorted(asked) == ["hypervolume", "train_loss"]
+    (parent,), _ = all_runs(client_of(tracker))
+    curve = original(client_of(tracker), parent.info.run_id, "train_loss")
+    assert [point.step for point in curve] == [1, 2, 3, 4]
 
 
 def test_an_empty_run_can_be_shown(tracker: MlflowTracker, view: RunView) -> None:

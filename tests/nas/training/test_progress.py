@@ -1,8 +1,10 @@
 """The rows of the training history."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from nas.training.history import TrainHistory
 from nas.training.phases import phases_of
@@ -86,3 +88,25 @@ def test_a_row_says_how_busy_the_machine_is(tmp_path: Path) -> None:
     row = history.rows()[0]
     assert 0 <= row["system/cpu_utilization_percentage"] <= 100
     assert row["system/system_memory_usage_megabytes"] > 100
+    assert row["system/process_memory_usage_megabytes"] > 50
+    assert not [name for name in row if "gpu" in name] or torch.cuda.is_initialized()
+
+
+def fail_like_torch_without_nvml() -> int:
+    raise ModuleNotFoundError("nvidia-ml-py does not seem to be installed")
+
+
+@pytest.mark.parametrize(("utilization", "shown"), [(lambda: 37, 37.0), (fail_like_torch_without_nvml, None)])
+def test_a_row_says_how_busy_the_gpu_is_where_nvml_can_be_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, utilization: Callable[[], int], shown: float | None
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (60_000_000_000, 80_000_000_000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 5_000_000_000)
+    monkeypatch.setattr(torch.cuda, "utilization", utilization)
+    log, history = make_log(tmp_path)
+    log.write(step=1, index=0, values={})
+    row = history.rows()[0]
+    assert row["system/gpu_0_memory_usage_megabytes"] == 20_000
+    assert row["system/process_gpu_memory_usage_megabytes"] == 5_000
+    assert row.get("system/gpu_0_utilization_percentage") == shown
