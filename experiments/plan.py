@@ -7,7 +7,7 @@ from pathlib import Path
 from experiments.datasets import locate_dataset
 from experiments.errors import DataError, RecipeError
 from experiments.recipe import Recipe
-from experiments.session import is_trained, recipe_space, recipe_to_continue, require_trainable
+from experiments.session import SERIES_SETTINGS, is_trained, recipe_space, recipe_to_continue, require_trainable
 from hardware.device import list_devices
 from nas.errors import CheckpointError, RunError, TrainingError
 from nas.run import open_run
@@ -36,7 +36,7 @@ def make_plan(recipe: Recipe, run_dir: Path) -> list[PlanLine]:
     profile, search, refine = recipe.profile, recipe.search, recipe.refine
     limit = search.limits.latency_ms
     return [
-        PlanLine(subject="space", text=f"{space.space_id}: {space.size:,} architectures"),
+        PlanLine(subject="space", text=f"{space.space_id}: {space.size:,} architectures{_open_input(recipe, space)}"),
         _data_line(recipe, space=space),
         _device_line(recipe),
         _train_line(recipe, space=space, is_done=is_done),
@@ -58,6 +58,13 @@ def make_plan(recipe: Recipe, run_dir: Path) -> list[PlanLine]:
             subject="tracking", text=recipe.tracking.uri or f"MLflow in {run_dir / 'mlflow'} (SQLite), nas ui {run_dir}"
         ),
     ]
+
+
+def _open_input(recipe: Recipe, space: SearchSpace) -> str:
+    """What a space of series will take from the data, which are not read here."""
+    is_series = len(space.input_shape(space.smallest)) == len(SERIES_SETTINGS)
+    missing = [key for key in SERIES_SETTINGS if is_series and key not in recipe.space.settings]
+    return f"; {' and '.join(missing)} as the data have them" if missing else ""
 
 
 def _data_line(recipe: Recipe, *, space: SearchSpace) -> PlanLine:

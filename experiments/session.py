@@ -30,7 +30,7 @@ from nas.training.starting import check_start, start_sha256
 from searchspaces import SearchSpace, SpaceError, get_space
 
 _DATA_FILE = "data.json"
-_SERIES_SETTINGS = ("in_channels", "length")  # of a space of series, in the order of the axes (C, T)
+SERIES_SETTINGS = ("in_channels", "length")  # of a space of series, in the order of the axes (C, T)
 
 
 @dataclass(frozen=True)
@@ -230,17 +230,17 @@ def _require_supernet(space: SearchSpace) -> None:
 
 def _with_input_of(data: DataSplits, *, recipe: Recipe) -> Recipe:
     """`recipe` with the shape of its data, where a space of series leaves it open."""
-    if len(data.native_shape) != len(_SERIES_SETTINGS):
+    if len(data.native_shape) != len(SERIES_SETTINGS):
         return recipe
-    return _filled(recipe, dict(zip(_SERIES_SETTINGS, data.native_shape, strict=True)))
+    return _filled(recipe, dict(zip(SERIES_SETTINGS, data.native_shape, strict=True)))
 
 
 def _filled(recipe: Recipe, values: Mapping[str, JsonValue]) -> Recipe:
     """`recipe` with those of `values` that say the shape of series, as far as it does not say it itself."""
     space = recipe_space(recipe)
-    if len(space.input_shape(space.smallest)) != len(_SERIES_SETTINGS):
+    if len(space.input_shape(space.smallest)) != len(SERIES_SETTINGS):
         return recipe
-    shape = {key: values[key] for key in _SERIES_SETTINGS if key in values}
+    shape = {key: values[key] for key in SERIES_SETTINGS if key in values}
     settings = recipe.space.model_copy(update={"settings": {**shape, **recipe.space.settings}})
     return recipe.model_copy(update={"space": settings})
 

@@ -161,6 +161,19 @@ def test_dry_run_writes_nothing_and_shows_the_plan(nas: InProcess) -> None:
     assert list(Path.cwd().iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("settings", "open_settings"),
+    [("{}", "in_channels and length as"), ("{length: 25}", "in_channels as"), ("{length: 25, in_channels: 12}", None)],
+)
+def test_dry_run_says_what_a_space_of_series_will_take_from_the_data(
+    nas: InProcess, settings: str, open_settings: str | None
+) -> None:
+    result = nas("run", QUICKSTART.with_name("sensor.yaml"), "--set", f"space.settings={settings}", "--dry-run")
+    assert result.code == 0
+    assert ("as the data have them" in result.out) == (open_settings is not None)
+    assert open_settings is None or open_settings in result.out
+
+
 def test_dry_run_on_a_run_directory_says_whether_it_can_go_on(nas: InProcess, tmp_path: Path) -> None:
     new_run(load_recipe(QUICKSTART), tmp_path / "run", num_classes=10)
     same = nas("run", QUICKSTART, "--dry-run", "--run-dir", tmp_path / "run")
