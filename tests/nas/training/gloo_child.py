@@ -142,6 +142,8 @@ def train(
 
     def look(module: nn.Module, arguments: tuple[torch.Tensor, Architecture]) -> None:
         x_NCHW, arch = arguments
+        if not torch.is_grad_enabled():
+            return  # teaching, or looking on for the log
         if arch == SMALL.largest:
             images.append([hashlib.sha256(x_CHW.numpy().tobytes()).hexdigest()[:12] for x_CHW in x_NCHW.contiguous()])
             subnets.append([])
