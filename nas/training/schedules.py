@@ -8,6 +8,7 @@ import torch
 
 from nas.errors import TrainingError
 from searchspaces import Architecture, SearchSpace
+from searchspaces.genomes import Genomes
 
 # Tags keep the random streams of different purposes apart (augmentation has 3).
 _SHUFFLE, _SUBNETS, _OPEN_SUBNETS, _INPUT_SIZE, _LAYERS = 1, 2, 11, 12, 13
@@ -21,14 +22,26 @@ def cosine_rate(step: int, *, peak: float, warmup_steps: int, num_steps: int) ->
     return peak * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def sandwich_subnets(space: SearchSpace, *, seed: int, step: int, num_random: int) -> list[Architecture]:
+def sandwich_subnets(
+    space: SearchSpace, opened: Mapping[str, int], *, seed: int, step: int, num_random: int
+) -> list[Architecture]:
     """Subnets of one step: the largest (the teacher) first, random ones, the smallest last.
 
     Derived from (seed, step) alone, so that all workers train the same ones. Each carries its own resolution
-    (sandwich rule with elastic resolution: Yu et al., BigNAS, ECCV 2020, sections 3.2-3.3).
+    (sandwich rule with elastic resolution: Yu et al., BigNAS, ECCV 2020, sections 3.2-3.3). That of the smallest is
+    drawn as well: trained at the lowest resolution alone, its weights, which all subnets share, fit that one best, and
+    small subnets at high resolutions, which random drawing hardly ever gives, fall behind.
+
+    Args:
+        space: where they come from.
+        opened: the phase's: what is not named decides the size of the input.
+        seed: run seed.
+        step: global step.
+        num_random: how many besides the two.
     """
     rng = np.random.default_rng((seed, _SUBNETS, step))
-    return [space.largest, *space.architectures(space.sample_many(num_random, rng)), space.smallest]
+    smallest_1G = _with_input_size(space, space.genomes([space.smallest]), opened=opened, seed=seed, step=step)
+    return [space.largest, *space.architectures(np.concatenate([space.sample_many(num_random, rng), smallest_1G]))]
 
 
 def open_subnets(
@@ -53,11 +66,19 @@ def open_subnets(
             for number in range(num)
         ]
     )
+    return space.architectures(_with_input_size(space, genomes_NG, opened=opened, seed=seed, step=step))
+
+
+def _with_input_size(
+    space: SearchSpace, genomes_NG: Genomes, *, opened: Mapping[str, int], seed: int, step: int
+) -> Genomes:
+    """The genomes with the size of the input that belongs to a step."""
     # Drawn without limits, so that it does not depend on what is open.
     shared_1G = space.sample_many(1, np.random.default_rng((seed, _INPUT_SIZE, step)))
     columns = [g for g, choice in enumerate(space.choices) if choice.kind not in opened]
-    genomes_NG[:, columns] = shared_1G[:, columns]
-    return space.architectures(genomes_NG)
+    changed_NG = genomes_NG.copy()
+    changed_NG[:, columns] = shared_1G[:, columns]
+    return changed_NG
 
 
 def layer_seed(*, seed: int, step: int, rank: int) -> int:

@@ -90,7 +90,7 @@ class SubnetSteps:
     def _sandwich(self, phase: Phase, batch: StepBatch) -> list[float]:
         """The largest (label loss), random ones and the smallest (loss to the largest one's probabilities)."""
         settings, space = self._settings, self._supernet.space
-        archs = sandwich_subnets(space, seed=settings.seed, step=batch.step, num_random=phase.num_subnets)
+        archs = sandwich_subnets(space, phase.opened, seed=settings.seed, step=batch.step, num_random=phase.num_subnets)
         largest_NC = self._logits(self._supernet, self._prepare(archs[0], batch), archs[0])
         losses = [self._learn(label_loss(largest_NC, batch.labels_N, smoothing=settings.label_smoothing))]
         for arch in archs[1:]:

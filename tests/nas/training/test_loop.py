@@ -15,6 +15,7 @@ from nas.errors import CheckpointError, TrainingError
 from nas.training.checkpoints import finished_checkpoints, load_checkpoint
 from nas.training.history import TrainHistory
 from nas.training.optimizer import make_optimizer
+from nas.training.phases import phases_of
 from nas.training.schedules import cosine_rate, sandwich_subnets
 from nas.training.settings import OptimizerName
 from tests.nas.tiny_run import fresh_supernet
@@ -319,7 +320,8 @@ def test_two_workers_train_on_disjoint_shards_that_cover_every_batch(two_workers
 
 def test_two_workers_train_the_same_subnets(two_workers: TwoWorkers) -> None:
     first, second = (found["averaged"]["subnets"] for found in two_workers[1])
-    expected = [sandwich_subnets(SMALL, seed=0, step=step, num_random=1) for step in range(4)]
+    (phase,) = phases_of(SMALL, ONE_EPOCH)
+    expected = [sandwich_subnets(SMALL, phase.opened, seed=0, step=step, num_random=1) for step in range(4)]
     assert first == second == [[arch.arch_id for arch in subnets] for subnets in expected]
 
 

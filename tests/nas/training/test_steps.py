@@ -44,7 +44,7 @@ def test_the_gradient_of_a_sandwich_is_the_sum_over_its_subnets() -> None:
     summed = gradients(supernet)
 
     supernet.zero_grad()
-    largest, *others = sandwich_subnets(SMALL, seed=0, step=3, num_random=1)
+    largest, *others = sandwich_subnets(SMALL, phase.opened, seed=0, step=3, num_random=1)
     logits_NC = supernet(inputs_of(supernet, largest), largest)
     labels_N = batch().labels_N
     losses = [label_loss(logits_NC, labels_N, smoothing=0.0)] + [
