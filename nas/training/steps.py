@@ -4,6 +4,7 @@ Gradients of a step's subnets are summed in the weights that they share. Tensor 
 """
 
 import copy
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -61,9 +62,8 @@ class SubnetSteps:
         Returns:
             "loss", the mean over the subnets; with the sandwich rule also "loss_largest" and "loss_smallest".
         """
-        on_gpu = self._device.type == "cuda"
         # Dropout draws from torch's own generator: every step has its seed, so that a resumed training repeats it.
-        with torch.random.fork_rng(devices=[self._device] if on_gpu else []):
+        with self._own_random_numbers():
             torch.manual_seed(layer_seed(seed=self._settings.seed, step=batch.step, rank=batch.rank))
             losses = self._sandwich(phase, batch) if phase.rule == SANDWICH else self._open(phase, batch)
         found = {"loss": sum(losses) / len(losses)}
@@ -79,8 +79,7 @@ class SubnetSteps:
         """
         space = self._supernet.space
         found = {}
-        on_gpu = self._device.type == "cuda"
-        with torch.no_grad(), torch.random.fork_rng(devices=[self._device] if on_gpu else []):
+        with torch.no_grad(), self._own_random_numbers():
             for name, arch in (("largest", space.largest), ("smallest", smallest_open(space, phase.opened))):
                 logits_NC = self._logits(self._supernet, self._prepare(arch, batch), arch)
                 loss = label_loss(logits_NC, batch.labels_N, smoothing=self._settings.label_smoothing)
@@ -131,6 +130,10 @@ class SubnetSteps:
                 )
             losses.append(self._learn(loss))
         return losses
+
+    def _own_random_numbers(self) -> AbstractContextManager[None]:
+        """Leaves torch's generators as they were."""
+        return torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else [])
 
     def _prepare(self, arch: Architecture, batch: StepBatch) -> torch.Tensor:
         shape = self._supernet.space.input_shape(arch)

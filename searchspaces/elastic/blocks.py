@@ -1,6 +1,7 @@
 """Blocks of elastic layers: a block lists its steps once; binding them and extracting them both follow the list."""
 
 import itertools
+from abc import abstractmethod
 from collections.abc import Collection, Sequence
 
 import torch
@@ -31,11 +32,6 @@ def bind_steps(steps: Sequence[Step]) -> Function:
         return x_NCHW
 
     return run
-
-
-def around(body: Function) -> Function:
-    """The body with an identity shortcut: x + body(x)."""
-    return lambda x_NCHW: x_NCHW + body(x_NCHW)
 
 
 def extract_steps(steps: Sequence[Step]) -> nn.Sequential:
@@ -69,8 +65,30 @@ class SqueezeExcite(nn.Module):
         return y_NCHW
 
 
-class ElasticConvBlock(ElasticModule):
-    """Convolution, batch normalisation, activation."""
+class ElasticBlock(ElasticModule):
+    """Steps one after the other, with an identity shortcut around them where `shortcut` says so."""
+
+    def __init__(self, *, shortcut: bool = False) -> None:
+        super().__init__()
+        self._shortcut = shortcut
+
+    @abstractmethod
+    def _steps(self, cut: Cut) -> list[Step]:
+        """The elastic modules that run, each with its cut."""
+
+    def bind(self, cut: Cut) -> Function:
+        """Run the block."""
+        body = bind_steps(self._steps(cut))
+        return (lambda x_NCHW: x_NCHW + body(x_NCHW)) if self._shortcut else body
+
+    def extract(self, cut: Cut) -> nn.Module:
+        """The same as an `nn.Sequential`, inside a `Shortcut` where the block has one."""
+        body = extract_steps(self._steps(cut))
+        return Shortcut(body) if self._shortcut else body
+
+
+class ElasticConvBlock(ElasticBlock):
+    """Convolution, batch normalisation, activation, with a shortcut around the three where `shortcut` says so."""
 
     def __init__(
         self,
@@ -81,22 +99,15 @@ class ElasticConvBlock(ElasticModule):
         stride: int = 1,
         act: str = "relu",
         norm_eps: float = 1e-5,
+        shortcut: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(shortcut=shortcut)
         self.conv = ElasticConv2d(in_channels, out_channels, kernel=kernel, stride=stride)
         self.norm = ElasticBatchNorm2d(out_channels, eps=norm_eps)
         self.act = activation(act)
 
     def _steps(self, cut: Cut) -> list[Step]:
         return [(self.conv, cut), (self.norm, cut), (self.act, cut)]
-
-    def bind(self, cut: Cut) -> Function:
-        """Run the block."""
-        return bind_steps(self._steps(cut))
-
-    def extract(self, cut: Cut) -> nn.Module:
-        """The same as an `nn.Sequential`."""
-        return extract_steps(self._steps(cut))
 
 
 class ElasticSqueezeExcite(ElasticModule):
@@ -130,7 +141,7 @@ class ElasticSqueezeExcite(ElasticModule):
         return SqueezeExcite(extract_steps(self._steps(cut)))
 
 
-class ElasticMBConv(ElasticModule):
+class ElasticMBConv(ElasticBlock):
     """Inverted residual block: 1x1 expand, depthwise, squeeze-excite, 1x1 project, with a shortcut where it says so.
 
     `cut.hidden` is the number of channels inside, `cut.kernel` the depthwise kernel (MobileNetV2, CVPR 2018).
@@ -162,8 +173,7 @@ class ElasticMBConv(ElasticModule):
         expand: bool = True,
         norm_eps: float = 1e-5,
     ) -> None:
-        super().__init__()
-        self._shortcut = shortcut
+        super().__init__(shortcut=shortcut)
         self.expand = ElasticConv2d(in_channels, hidden) if expand else None
         self.expand_norm = ElasticBatchNorm2d(hidden, eps=norm_eps) if expand else None
         self.depthwise = ElasticDepthwiseConv2d(hidden, kernels=kernels, stride=stride)
@@ -184,16 +194,6 @@ class ElasticMBConv(ElasticModule):
         if self.se is not None:
             steps.append((self.se, inside))
         return [*steps, (self.project, shrink), (self.project_norm, shrink)]
-
-    def bind(self, cut: Cut) -> Function:
-        """Run the block."""
-        body = bind_steps(self._steps(cut))
-        return around(body) if self._shortcut else body
-
-    def extract(self, cut: Cut) -> nn.Module:
-        """The same as an `nn.Sequential`, inside a `Shortcut` where the block has one."""
-        body = extract_steps(self._steps(cut))
-        return Shortcut(body) if self._shortcut else body
 
     @torch.no_grad()
     def sort_channels(self, sizes: Sequence[int]) -> None:

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from searchspaces.architecture import Architecture
 from searchspaces.conv1d_sensor import Conv1dSpace
-from searchspaces.elastic.blocks import Shortcut, Step, around, bind_steps, extract_steps, importance_order, reorder
+from searchspaces.elastic.blocks import ElasticBlock, Step, importance_order, reorder
 from searchspaces.elastic.layers import Cut, ElasticBatchNorm2d, ElasticLinear, ElasticModule, Fixed, Function
 from searchspaces.elastic.supernet import Supernet
 from searchspaces.gene_names import block_gene, depth_gene, width_gene
@@ -86,7 +86,7 @@ class ElasticBatchNorm1d(ElasticBatchNorm2d):
         return norm
 
 
-class ElasticConvBlock1d(ElasticModule):
+class ElasticConvBlock1d(ElasticBlock):
     """Convolution, batch normalisation, ReLU, with a shortcut around the three where `shortcut` says so."""
 
     def __init__(
@@ -98,24 +98,13 @@ class ElasticConvBlock1d(ElasticModule):
         stride: int = 1,
         shortcut: bool = False,
     ) -> None:
-        super().__init__()
-        self._shortcut = shortcut
+        super().__init__(shortcut=shortcut)
         self.conv = ElasticConv1d(in_channels, out_channels, kernels=kernels, stride=stride)
         self.norm = ElasticBatchNorm1d(out_channels)
         self.act = Fixed(nn.ReLU())
 
     def _steps(self, cut: Cut) -> list[Step]:
         return [(self.conv, cut), (self.norm, cut), (self.act, cut)]
-
-    def bind(self, cut: Cut) -> Function:
-        """Run the block."""
-        body = bind_steps(self._steps(cut))
-        return around(body) if self._shortcut else body
-
-    def extract(self, cut: Cut) -> nn.Module:
-        """The same as an `nn.Sequential`, inside a `Shortcut` where the block has one."""
-        body = extract_steps(self._steps(cut))
-        return Shortcut(body) if self._shortcut else body
 
 
 class Conv1dSupernet(Supernet):

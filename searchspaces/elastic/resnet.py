@@ -11,7 +11,6 @@ from searchspaces.elastic.blocks import (
     ElasticConvBlock,
     Shortcut,
     Step,
-    around,
     bind_steps,
     extract_steps,
     importance_order,
@@ -55,18 +54,6 @@ class ProjectionShortcut(nn.Module):
         """Sum of the branches."""
         y_NCHW: torch.Tensor = self.projection(x_NCHW) + self.body(x_NCHW)
         return y_NCHW
-
-
-class ElasticResidualConv(ElasticConvBlock):
-    """Convolution, batch normalisation and ReLU, with an identity shortcut around them."""
-
-    def bind(self, cut: Cut) -> Function:
-        """Add the input to the block's output."""
-        return around(super().bind(cut))
-
-    def extract(self, cut: Cut) -> nn.Module:
-        """The same as a `Shortcut`."""
-        return Shortcut(super().extract(cut))
 
 
 class ElasticBottleneck(ElasticModule):
@@ -152,7 +139,7 @@ class ResNet50DSupernet(Supernet):
         self.stem = nn.ModuleDict(
             {
                 "conv1": ElasticConvBlock(config.in_channels, mid, kernel=3, stride=2),
-                "conv2": ElasticResidualConv(mid, mid, kernel=3),
+                "conv2": ElasticConvBlock(mid, mid, kernel=3, shortcut=True),
                 "conv3": ElasticConvBlock(mid, channels, kernel=3),
                 "pool": Fixed(nn.MaxPool2d(3, stride=2, padding=1)),
             }

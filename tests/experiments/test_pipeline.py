@@ -217,7 +217,7 @@ def test_a_slow_first_sync_does_not_put_off_the_next_one(
         history.append(row(1))
         wait_for(lambda: bool(tracker.views[session.run.info.run_id].history))
 
-    train(training, tracker=tracker)
+    assert train(training, tracker=tracker).tracked
 
 
 class SlowTracker(MemoryTracker):
