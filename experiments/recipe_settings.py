@@ -161,7 +161,7 @@ class TrainSettings(Section):
     )
     use_gpu: bool = Field(default=False, description="train each worker on a GPU", json_schema_extra=OPERATIONAL)
     precision: Literal["fp32", "bf16", "auto"] = Field(
-        default="auto", description="arithmetic; auto: bf16 where a GPU has it, fp32 elsewhere"
+        default="auto", description="arithmetic; auto: bf16 where the GPU or CPU has instructions for it, fp32 elsewhere"
     )
     distillation: float = Field(
         default=1.0, ge=0, le=1, description="share of the teacher in the loss (progressive: weight beside the labels)"

@@ -49,7 +49,7 @@ class TrainSettings:
         seed: everything random is derived from it.
         method: "sandwich" (BigNAS) or "progressive" (progressive shrinking, Once-for-All).
         phases: progressive only: the phases by hand instead of the published ones.
-        precision: "fp32", "bf16" (mixed), or "auto": bf16 where a GPU has it, fp32 on a CPU.
+        precision: "fp32", "bf16" (mixed), or "auto": bf16 where the GPU or the CPU has instructions for it.
         ema_decay: decay of the exponential moving average of the weights that is evaluated, or None: no average.
         validation_images: images of the search split that judge the supernet after every epoch; 0 for no judging.
         start_sha256: checksum of the weights that training starts from, or None: fresh ones.

@@ -17,8 +17,21 @@ from tests.nas.training.gloo_child import PROGRESSIVE, SMALL, noise_images
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize(("wanted", "found"), [("auto", "fp32"), ("fp32", "fp32"), ("bf16", "bf16")])
-def test_a_cpu_uses_bf16_only_when_asked(wanted: str, found: str) -> None:
+@pytest.mark.parametrize(
+    ("wanted", "instructions", "found"),
+    [
+        ("auto", {"avx2": True, "avx512_bf16": False}, "fp32"),
+        ("auto", {}, "fp32"),
+        ("auto", {"avx512_bf16": True}, "bf16"),
+        ("auto", {"amx_bf16": True}, "bf16"),
+        ("fp32", {"avx512_bf16": True}, "fp32"),
+        ("bf16", {"avx512_bf16": False}, "bf16"),
+    ],
+)
+def test_a_cpu_uses_bf16_where_it_has_instructions_for_it_or_is_told_to(
+    monkeypatch: pytest.MonkeyPatch, wanted: str, instructions: dict[str, bool], found: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: instructions)
     assert resolve_precision(wanted, device=CPU) == found
 
 
