@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from hardware.artifacts.artifact import Artifact
-from hardware.backends.backend import DeviceBackend
+from hardware.backends.backend import PROVENANCES, CountingSession, DeviceBackend
 from hardware.device import DeviceSpec
 from hardware.errors import DeviceError, MeasurementError, StorageError
 from hardware.files import sha256_file
@@ -45,6 +45,11 @@ def example_network() -> nn.Module:
     return network.eval()
 
 
+def calibration_inputs() -> torch.Tensor:
+    """Inputs (64, ...) of the example network that int8 builds take the ranges from."""
+    return torch.from_numpy(np.random.default_rng(1).standard_normal((64, *INPUT_SHAPE)).astype(np.float32))
+
+
 class DeviceBackendContract(ABC):
     """What every device backend must do."""
 
@@ -64,8 +69,13 @@ class DeviceBackendContract(ABC):
     @pytest.fixture
     def artifact(self, backend: DeviceBackend, spec: DeviceSpec, tmp_path: Path) -> Artifact:
         """The example network, built."""
-        example = torch.zeros(spec.batch, *INPUT_SHAPE)
-        return backend.build(example_network(), example=example, path=tmp_path / f"network.{backend.artifact_format}")
+        return backend.build(
+            example_network(),
+            example=torch.zeros(spec.batch, *INPUT_SHAPE),
+            path=tmp_path / f"network.{backend.artifact_format}",
+            precision=spec.precision,
+            calibration=calibration_inputs(),
+        )
 
     @pytest.fixture
     def x(self, spec: DeviceSpec) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
@@ -81,8 +91,11 @@ class DeviceBackendContract(ABC):
         assert backend.precisions
         assert backend.versions()
         assert all(backend.versions().values())
+        assert backend.provenance in PROVENANCES
 
-    def test_an_artifact_describes_the_file_that_was_written(self, backend: DeviceBackend, artifact: Artifact) -> None:
+    def test_an_artifact_describes_the_file_that_was_written(
+        self, backend: DeviceBackend, spec: DeviceSpec, artifact: Artifact
+    ) -> None:
         """Checksum, size, format and shapes are those of the file."""
         assert artifact.format == backend.artifact_format
         assert artifact.sha256 == sha256_file(artifact.path)
@@ -90,6 +103,7 @@ class DeviceBackendContract(ABC):
         assert artifact.input_shape == (1, *INPUT_SHAPE)
         assert artifact.input_dtype == "float32"
         assert artifact.output_shape == (1, 10)
+        assert artifact.precision == spec.precision
 
     def test_predictions_agree_with_torch(
         self, backend: DeviceBackend, spec: DeviceSpec, artifact: Artifact, x: np.ndarray
@@ -117,10 +131,18 @@ class DeviceBackendContract(ABC):
         session.close()
         session.close()
 
-    def test_a_failed_build_leaves_the_old_file(self, backend: DeviceBackend, artifact: Artifact) -> None:
+    def test_a_failed_build_leaves_the_old_file(
+        self, backend: DeviceBackend, spec: DeviceSpec, artifact: Artifact
+    ) -> None:
         """A module that cannot run on the example changes nothing on the disk."""
         with pytest.raises(MeasurementError) as caught:
-            backend.build(nn.Linear(3, 2), example=torch.zeros(1, *INPUT_SHAPE), path=artifact.path)
+            backend.build(
+                nn.Linear(3, 2),
+                example=torch.zeros(1, *INPUT_SHAPE),
+                path=artifact.path,
+                precision=spec.precision,
+                calibration=calibration_inputs(),
+            )
         assert caught.value.hint
         assert sha256_file(artifact.path) == artifact.sha256
         assert list(artifact.path.parent.iterdir()) == [artifact.path]
@@ -157,6 +179,39 @@ class DeviceBackendContract(ABC):
         """A number of another precision would go by the wrong name."""
         with pytest.raises(DeviceError, match="fp1"):
             backend.load(artifact, spec=dataclasses.replace(spec, precision="fp1"))
+        for other in backend.precisions:
+            if other != spec.precision:
+                with pytest.raises(DeviceError, match=other):
+                    backend.load(artifact, spec=dataclasses.replace(spec, precision=other))
+
+    def test_int8_without_calibration_is_refused(self, backend: DeviceBackend, tmp_path: Path) -> None:
+        """Ranges of activations cannot be guessed."""
+        for precision in backend.precisions:
+            if precision == "int8":
+                with pytest.raises(MeasurementError, match="calibration"):
+                    backend.build(
+                        example_network(),
+                        example=torch.zeros(1, *INPUT_SHAPE),
+                        path=tmp_path / "m",
+                        precision=precision,
+                    )
+        assert not list(tmp_path.iterdir())
+
+    def test_what_is_not_measured_is_counted_alike_every_time(
+        self, backend: DeviceBackend, spec: DeviceSpec, artifact: Artifact
+    ) -> None:
+        """Simulated and estimated costs are exact, and never times."""
+        if backend.provenance == "measured":
+            return
+        counts = []
+        for _ in range(2):
+            session: CountingSession = backend.load(artifact, spec=spec)  # type: ignore[assignment]
+            counts.append(session.count())
+            session.close()
+        assert counts[0] == counts[1]
+        assert counts[0].value > 0
+        assert counts[0].unit not in ("s", "ms", "us", "ns")
+        assert all(value >= 0 for value in counts[0].also.values())
 
     def test_another_batch_is_refused(self, backend: DeviceBackend, spec: DeviceSpec, artifact: Artifact) -> None:
         """A device of batch 7 does not run a network of batch 1."""

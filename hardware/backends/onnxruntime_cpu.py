@@ -1,10 +1,7 @@
 """ONNX Runtime on the CPU of this machine."""
 
-import hashlib
-import importlib.util
 import warnings
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardware.artifacts.artifact import Artifact
-from hardware.artifacts.onnx import export_onnx
-from hardware.errors import DeviceError, MeasurementError, StorageError
+from hardware.artifacts.onnx import export_onnx, quantize_onnx
+from hardware.backends.backend import (
+    Provenance,
+    checked_input,
+    missing_packages,
+    package_version,
+    require_calibration,
+    require_fit,
+)
+from hardware.errors import MeasurementError
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -24,40 +29,45 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OnnxRuntimeCpu:
-    """Runs fp32 ONNX files with ONNX Runtime's CPU provider, all graph optimisations on."""
+    """Runs ONNX files with ONNX Runtime's CPU provider, all graph optimisations on.
+
+    int8 files are quantised statically: weights and activations of convolutions and linear layers, as pairs of
+    QuantizeLinear and DequantizeLinear that the runtime fuses.
+    """
 
     name: str = "onnxruntime-cpu"
     artifact_format: str = "onnx"
-    precisions: tuple[str, ...] = ("fp32",)
+    precisions: tuple[str, ...] = ("fp32", "int8")
     requirement: str = "onnxruntime onnx"
+    provenance: Provenance = "measured"
 
     def missing(self) -> str | None:
-        """Name the packages that are not installed, or None."""
-        absent = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
-        return f"the packages {', '.join(absent)} are not installed" if absent else None
+        """Name the packages that are not installed, or None; files that are there already need no onnx."""
+        return missing_packages(["onnxruntime"])
 
     def versions(self) -> dict[str, str]:
         """Versions of ONNX Runtime and onnx."""
-        return {name: _version(name) for name in ("onnxruntime", "onnx")}
+        return {name: package_version(name) for name in ("onnxruntime", "onnx")}
 
-    def build(self, module: "torch.nn.Module", *, example: "torch.Tensor", path: Path) -> Artifact:
-        """Export to ONNX; see `hardware.artifacts.onnx.export_onnx`."""
+    def build(
+        self,
+        module: "torch.nn.Module",
+        *,
+        example: "torch.Tensor",
+        path: Path,
+        precision: str = "fp32",
+        calibration: "torch.Tensor | None" = None,
+    ) -> Artifact:
+        """Export to ONNX; see `hardware.artifacts.onnx`."""
+        if precision == "int8":
+            inputs = require_calibration(self.name, precision=precision, calibration=calibration)
+            return quantize_onnx(module, example=example, calibration=inputs, path=path)
         return export_onnx(module, example=example, path=path)
 
     def load(self, artifact: Artifact, *, spec: "DeviceSpec") -> "OnnxRuntimeSession":
         """Load an ONNX file; see `DeviceBackend.load` for what is refused."""
-        if artifact.format != self.artifact_format or spec.precision not in self.precisions:
-            raise DeviceError(
-                f"{self.name} runs {self.artifact_format!r} in {self.precisions}, {artifact.path} has format "
-                f"{artifact.format!r} and device {spec.device_id!r} asks for {spec.precision!r}",
-                hint=f"build the artifact with the backend {self.name!r}",
-            )
-        if artifact.input_shape[0] != spec.batch:
-            raise MeasurementError(
-                f"{artifact.path} has batch {artifact.input_shape[0]}, the device is set to batch {spec.batch}",
-                hint="export with the device's batch, or set device.batch",
-            )
-        return OnnxRuntimeSession(_open_session(_checked_content(artifact), spec=spec, path=artifact.path), artifact)
+        require_fit(self, artifact, spec=spec)
+        return OnnxRuntimeSession(_open_session(artifact.read_checked(), spec=spec, path=artifact.path), artifact)
 
 
 class OnnxRuntimeSession:
@@ -77,13 +87,7 @@ class OnnxRuntimeSession:
 
     def set_input(self, x: NDArray[Any]) -> None:
         """Choose what `run` computes on; see `Session.set_input`."""
-        if x.shape != self._artifact.input_shape or x.dtype != np.dtype(self._artifact.input_dtype):
-            raise MeasurementError(
-                f"{self._artifact.path} takes {self._artifact.input_dtype} of shape {self._artifact.input_shape}, "
-                f"got {x.dtype} of shape {x.shape}",
-                hint="reshape and convert the input",
-            )
-        self._feed = {self._input_name: np.ascontiguousarray(x)}
+        self._feed = {self._input_name: checked_input(self._artifact, x)}
 
     def run(self) -> None:
         """Run once."""
@@ -98,31 +102,6 @@ class OnnxRuntimeSession:
     def close(self) -> None:
         """Free the network's memory."""
         self._session = None
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        # The same runtime comes under other names too, for example onnxruntime-gpu.
-        distributions = metadata.packages_distributions().get(package, [])
-        return metadata.version(distributions[0]) if distributions else "unknown"
-
-
-def _checked_content(artifact: Artifact) -> bytes:
-    # Read once, so that what was checked is what is run.
-    try:
-        content = artifact.path.read_bytes()
-    except OSError as e:
-        raise StorageError(
-            f"cannot read {artifact.path}: {e.strerror}", hint="build the artifact again with the device's backend"
-        ) from e
-    if hashlib.sha256(content).hexdigest() != artifact.sha256:
-        raise StorageError(
-            f"{artifact.path} is not the file that was described: its SHA-256 differs",
-            hint="build the artifact again with the device's backend",
-        )
-    return content
 
 
 def _open_session(content: bytes, *, spec: "DeviceSpec", path: Path) -> "onnxruntime.InferenceSession":

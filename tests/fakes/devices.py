@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from hardware.artifacts.artifact import Artifact
-from hardware.backends.backend import DeviceBackend, Session
+from hardware.backends.backend import DeviceBackend, Provenance, Session
 from hardware.device import DeviceSpec
 from hardware.errors import DeviceError, MeasurementError
 
@@ -45,16 +45,28 @@ class FlakyBackend:
     def requirement(self) -> str:
         return self._inner.requirement
 
+    @property
+    def provenance(self) -> Provenance:
+        return self._inner.provenance
+
     def missing(self) -> str | None:
         return "it was unplugged" if "missing" in self.failing else self._inner.missing()
 
     def versions(self) -> dict[str, str]:
         return self._inner.versions()
 
-    def build(self, module: nn.Module, *, example: torch.Tensor, path: Path) -> Artifact:
+    def build(
+        self,
+        module: nn.Module,
+        *,
+        example: torch.Tensor,
+        path: Path,
+        precision: str = "fp32",
+        calibration: torch.Tensor | None = None,
+    ) -> Artifact:
         if "build" in self.failing:
             raise MeasurementError("the flaky device cannot build", hint="switch it back on")
-        return self._inner.build(module, example=example, path=path)
+        return self._inner.build(module, example=example, path=path, precision=precision, calibration=calibration)
 
     def load(self, artifact: Artifact, *, spec: DeviceSpec) -> "FlakySession":
         if "load" in self.failing:

@@ -25,6 +25,19 @@ class TestOnnxRuntimeCpu(DeviceBackendContract):
         return get_device("onnxruntime-cpu").spec
 
 
+class TestOnnxRuntimeCpuInt8(DeviceBackendContract):
+    # 7 bits a weight, 8 bits an activation, five layers.
+    tolerance = 0.1
+
+    @pytest.fixture
+    def backend(self) -> DeviceBackend:
+        return BACKEND
+
+    @pytest.fixture
+    def spec(self) -> DeviceSpec:
+        return get_device("onnxruntime-cpu-int8").spec
+
+
 class TestFlakyBackendThatIsWell(DeviceBackendContract):
     @pytest.fixture
     def backend(self) -> DeviceBackend:
