@@ -15,7 +15,5 @@ def whole_batches(calibration: "torch.Tensor", *, size: int) -> Iterator[NDArray
     inputs = calibration.detach().cpu().numpy().astype(np.float32, copy=False)
     for start in range(0, len(inputs), size):
         batch = inputs[start : start + size]
-        missing = size - len(batch)
-        yield np.ascontiguousarray(
-            np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)]) if missing else batch
-        )
+        repeated = np.repeat(batch[-1:], size - len(batch), axis=0)
+        yield np.ascontiguousarray(np.concatenate([batch, repeated]))

@@ -84,8 +84,10 @@ def quantize_onnx(
     VNNI instructions add two products in 16 bits, which may overflow with 8.
 
     Args:
-        module, example, path: as in `export_onnx`.
+        module: takes one tensor, returns one.
+        example: an input; its shape, batch included, is fixed in the file.
         calibration: inputs (N, ...).
+        path: written whole or not at all.
 
     Raises:
         MeasurementError: the module cannot be written as ONNX, or not be quantised.
