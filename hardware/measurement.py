@@ -6,14 +6,17 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import pyarrow as pa
 
+from hardware.backends.backend import PROVENANCES, Provenance
 from hardware.errors import MeasurementError
+from hardware.protocol import QUANTILES
 
-Provenance = Literal["measured", "simulated", "estimated"]
-_PROVENANCES = ("measured", "simulated", "estimated")
+_UNITS_OF_TIME = ("s", "ms", "us", "ns")
+_JSON_COLUMNS = ("versions", "also")
+_TUPLE_COLUMNS = ("slowdown", "affinity")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,25 +28,38 @@ class CostMeasurement:
         session_id: 12 hex digits, shared by all networks that were measured in the same interleaved rounds.
         device_id: the device.
         quantity: what was measured, "latency" unless said otherwise.
-        unit: of p50, p90, p99, low, high and the raw values.
+        unit: of p50, p90, p99, low and high.
         provenance: measured on the device, simulated, or estimated by a model of it; never mixed up.
-        p50: median of the round medians.
-        p90, p99: percentiles of all single runs.
-        low, high: bootstrap interval of the median over the round medians.
+        p50: median of the round medians that count, after correction; a count's value.
+        p90, p99: percentiles of all single runs; a count's value.
+        low, high: bootstrap interval of the median over the round medians; a count's value: it is exact.
         level: confidence level of the interval.
-        num_rounds, runs_per_round, warmup_runs: how much was measured.
+        quantile: the percentile that the protocol reports, .5 or .9 or .99.
+        also: further numbers of a simulator or estimating compiler, the unit in their name ("sram_bytes").
+        num_rounds, runs_per_round: how much was measured.
+        warmup_runs: untimed runs before the first round (until the times were steady) and in every round.
         converged: whether the interval is as narrow as the protocol asks.
-        drift: relative change of the reference network during the session (0.05: it became 5 % slower).
-        suspect: whether something speaks against the number; it is kept, but shown with a warning.
+        drift: how far the slowest or fastest quarter of the session was from its median, by the reference network.
+        corrected: whether round medians were divided by the host's slowdown beside them, because it drifted.
+        num_outliers: rounds that were left out.
+        outlier_rule: which ones are.
+        suspect: whether something speaks against the number; it is kept, but never used silently.
         suspect_reason: what that is; empty if not suspect.
-        raw_ms: every timed run, a tuple a round.
+        raw_ms: every timed run, a tuple a round; empty for counts.
+        slowdown: the host's slowdown beside every round; empty for counts.
         artifact_sha256: the file that was measured.
         protocol: name of the protocol.
         threads, batch, precision: of the device's spec.
-        versions: runtime versions by package.
+        versions: runtime and driver versions by package.
+        unit_name: the physical unit that it was measured on.
         cpu_model: the processor's name.
         governor: the frequency governor, None where the system has none or does not tell.
+        clock_mhz: the clock when the session began, None where it is not told.
+        affinity: cores that the measuring process could use.
         load_average: of the last minute, when the session began.
+        foreign_cores: processor time of other processes during the session, as a number of cores; None if unknown.
+        stolen: share of the session's time in which the hypervisor took processors away.
+        waited_s: how long the session waited for those who computed or measured on the unit.
         involuntary_switches: how often the CPU was taken away during this network's turns.
         lease_token: fencing token of the lease under which it was measured.
         utc_time: when the session ended.
@@ -61,31 +77,48 @@ class CostMeasurement:
     low: float
     high: float
     level: float
+    quantile: float = 0.5
+    also: Mapping[str, float] = dataclasses.field(default_factory=dict)
     num_rounds: int
     runs_per_round: int
     warmup_runs: int
     converged: bool
     drift: float
+    corrected: bool = False
+    num_outliers: int = 0
+    outlier_rule: str = ""
     suspect: bool
     suspect_reason: str
     raw_ms: tuple[tuple[float, ...], ...]
+    slowdown: tuple[float, ...] = ()
     artifact_sha256: str
     protocol: str
     threads: int
     batch: int
     precision: str
     versions: Mapping[str, str]
+    unit_name: str = ""
     cpu_model: str
     governor: str | None
+    clock_mhz: float | None = None
+    affinity: tuple[int, ...] = ()
     load_average: float
+    foreign_cores: float | None = None
+    stolen: float = 0.0
+    waited_s: float = 0.0
     involuntary_switches: int
     lease_token: int
     utc_time: datetime
 
+    @property
+    def reported(self) -> float:
+        """The number that the protocol reports: the median, or a percentile of the single runs."""
+        return {0.5: self.p50, 0.9: self.p90, 0.99: self.p99}[self.quantile]
+
     def __post_init__(self) -> None:
-        if self.provenance not in _PROVENANCES:
+        if self.provenance not in PROVENANCES:
             raise MeasurementError(
-                f"provenance is {self.provenance!r}, expected one of {_PROVENANCES}",
+                f"provenance is {self.provenance!r}, expected one of {PROVENANCES}",
                 hint="say where the number comes from; predictions are no measurements",
             )
         for name in ("p50", "p90", "p99", "low", "high"):
@@ -95,6 +128,15 @@ class CostMeasurement:
                     f"{self.quantity} {name} on {self.device_id} is {value!r}, expected a finite number above 0",
                     hint="measure again; a failed measurement is not stored",
                 )
+        if self.provenance != "measured" and self.unit in _UNITS_OF_TIME:
+            raise MeasurementError(
+                f"{self.device_id} is {self.provenance}, its {self.quantity} cannot be in {self.unit}",
+                hint="report what the simulator counts: instructions or cycles",
+            )
+        if self.quantile not in QUANTILES:
+            raise MeasurementError(
+                f"quantile is {self.quantile}, expected one of {QUANTILES}", hint="use one of the named protocols"
+            )
         if self.utc_time.tzinfo is None:
             raise MeasurementError(
                 f"utc_time is {self.utc_time.isoformat()} without a time zone", hint="use datetime.now(UTC)"
@@ -104,7 +146,10 @@ class CostMeasurement:
         """Return the columns of MEASUREMENT_SCHEMA without the key columns, which the caller adds."""
         row: dict[str, object] = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         row["raw_ms"] = [list(runs) for runs in self.raw_ms]
-        row["versions"] = json.dumps(dict(self.versions), sort_keys=True)
+        for name in _TUPLE_COLUMNS:
+            row[name] = list(getattr(self, name))
+        for name in _JSON_COLUMNS:
+            row[name] = json.dumps(dict(getattr(self, name)), sort_keys=True)
         return row
 
     @classmethod
@@ -127,9 +172,14 @@ class CostMeasurement:
         values: dict[str, Any] = {name: _plain(row[name]) for name in names}
         raw = cast("Iterable[Iterable[float]]", row["raw_ms"])
         values["raw_ms"] = tuple(tuple(float(value) for value in runs) for runs in raw)
-        values["versions"] = json.loads(values["versions"])
-        # pandas spells a missing string as NaN.
+        for name in _JSON_COLUMNS:
+            values[name] = json.loads(values[name])
+        for name in _TUPLE_COLUMNS:
+            values[name] = tuple(_plain(value) for value in cast("Iterable[object]", row[name]))
+        # pandas spells what is missing as NaN.
         values["governor"] = values["governor"] if isinstance(values["governor"], str) else None
+        for name in ("clock_mhz", "foreign_cores"):
+            values[name] = None if values[name] is None or math.isnan(values[name]) else values[name]
         return cls(**values)
 
 
@@ -159,22 +209,32 @@ MEASUREMENT_SCHEMA = pa.schema(
         _required("quantity", pa.string()),
         _required("unit", pa.string()),
         _required("provenance", pa.string()),
-        *(_required(name, pa.float64()) for name in ("p50", "p90", "p99", "low", "high", "level")),
+        *(_required(name, pa.float64()) for name in ("p50", "p90", "p99", "low", "high", "level", "quantile")),
+        _required("also", pa.string()),
         *(_required(name, pa.int64()) for name in ("num_rounds", "runs_per_round", "warmup_runs")),
         _required("converged", pa.bool_()),
         _required("drift", pa.float64()),
+        _required("corrected", pa.bool_()),
+        _required("num_outliers", pa.int64()),
+        _required("outlier_rule", pa.string()),
         _required("suspect", pa.bool_()),
         _required("suspect_reason", pa.string()),
         _required("raw_ms", pa.list_(pa.list_(pa.float64()))),
+        _required("slowdown", pa.list_(pa.float64())),
         _required("artifact_sha256", pa.string()),
         _required("protocol", pa.string()),
         _required("threads", pa.int64()),
         _required("batch", pa.int64()),
         _required("precision", pa.string()),
         _required("versions", pa.string()),
+        _required("unit_name", pa.string()),
         _required("cpu_model", pa.string()),
         pa.field("governor", pa.string()),
+        pa.field("clock_mhz", pa.float64()),
+        _required("affinity", pa.list_(pa.int64())),
         _required("load_average", pa.float64()),
+        pa.field("foreign_cores", pa.float64()),
+        *(_required(name, pa.float64()) for name in ("stolen", "waited_s")),
         _required("involuntary_switches", pa.int64()),
         _required("lease_token", pa.int64()),
         _required("utc_time", pa.timestamp("us", tz="UTC")),

@@ -1,37 +1,32 @@
-"""Measuring networks on a device: lease, load, interleaved rounds, fencing, result."""
+"""Measuring networks on a device: the session on the device's host, and the records that are made of it."""
 
 import logging
 import secrets
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from functools import partial
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from hardware.artifacts.artifact import Artifact
-from hardware.clock import Clock, SystemClock
+from hardware.backends.backend import Count
+from hardware.clock import SystemClock
 from hardware.device import Device
 from hardware.errors import MeasurementError
-from hardware.host import HostState, look_at_host
-from hardware.lease import Lease, UnitLock
+from hardware.judging import OUTLIER_RULE, Judged
+from hardware.lease import UnitLock
 from hardware.measurement import CostMeasurement
+from hardware.onsite import MeasureJob, OnsiteResult, measure_onsite
 from hardware.protocol import MeasurementProtocol, get_protocol
-from hardware.timing import InterleavedTimes, RunnerTimes, time_interleaved
+from hardware.timing import RunnerTimes
 
 if TYPE_CHECKING:
     import torch
 
-    from hardware.backends.backend import Session
-
 _LOG = logging.getLogger(__name__)
-
-MAX_DRIFT = 0.05
-# A lease outlives its last sign of life, one each round, by this much or by ten rounds.
-_MIN_TTL_S = 120.0
-_TTL_ROUNDS = 10
 
 
 def measure(
@@ -40,6 +35,7 @@ def measure(
     *,
     protocol: str | MeasurementProtocol = "standard",
     example: "torch.Tensor | None" = None,
+    calibration: "torch.Tensor | None" = None,
     rng: np.random.Generator | None = None,
     owner: str = "",
     lock_directory: Path | None = None,
@@ -52,6 +48,7 @@ def measure(
         network: an artifact, or a torch module, which is built into one first.
         protocol: a name, or settings of your own.
         example: an input for a module, its batch that of the device; not needed for an artifact.
+        calibration: real inputs, for a module on an int8 device; see `DeviceBackend.build`.
         rng: for the input values and the bootstrap; a fixed seed if None.
         owner: who measures, for the messages to others who wait.
         lock_directory: where the unit's lock files lie; the host's common place if None.
@@ -75,7 +72,9 @@ def measure(
             # Building computes, so it must not disturb somebody else's measurement.
             with lock.computing(owner=owner or f"build for {device.spec.device_id}", timeout_s=timeout_s):
                 path = directory / f"network.{device.backend.artifact_format}"
-                artifact = device.backend.build(network, example=example, path=path)
+                artifact = device.backend.build(
+                    network, example=example, path=path, precision=device.spec.precision, calibration=calibration
+                )
         found = measure_many(
             device,
             {"network": artifact},
@@ -97,14 +96,16 @@ def measure_many(
     protocol: str | MeasurementProtocol = "standard",
     rng: np.random.Generator,
     owner: str = "",
+    together: bool = True,
     on_progress: Callable[[int, int], None] | None = None,
     lock_directory: Path | None = None,
     timeout_s: float | None = None,
 ) -> dict[str, CostMeasurement]:
     """Measure networks together, in interleaved rounds, alone on the device's physical unit.
 
-    All networks are loaded at the same time. If the reference drifts by more than 5 % the whole session is measured
-    once more; if it drifts again, the numbers are returned marked as suspect.
+    All networks are loaded at the same time. When the reference shows that the host drifted by more than 5 %, values
+    are divided by its slowdown beside them and marked as corrected. What fails its own checks after that is measured
+    once more; if it fails again, it is returned marked as suspect.
 
     Args:
         device: from `get_device`.
@@ -113,6 +114,7 @@ def measure_many(
         protocol: a name, or settings of your own.
         rng: for the order, the input values and the bootstrap.
         owner: who measures, for the messages to others who wait.
+        together: whether all networks take part when some are measured again, so that one session has them all.
         on_progress: called after each round with (rounds done, rounds at most); ends with two equal numbers.
         lock_directory: where the unit's lock files lie; the host's common place if None.
         timeout_s: how long to wait for the unit; None waits for ever.
@@ -121,152 +123,160 @@ def measure_many(
         One measurement a name.
 
     Raises:
-        DeviceError: the unit is in use for longer than `timeout_s`, or the lease was lost: nothing counts then.
+        DeviceError: the unit is in use for longer than `timeout_s`, or the lease was lost: nothing counts then; or the
+            device's host cannot be reached.
         MeasurementError: a network does not load, does not fit the device or fails; the message names it.
         StorageError: an artifact's file is missing or another one.
     """
     if not artifacts:
         return {}
     settings = get_protocol(protocol) if isinstance(protocol, str) else protocol
-    lock = UnitLock(device.spec.physical_unit(), directory=lock_directory)
-    owner = owner or f"measure on {device.spec.device_id}"
-    with lock.measuring(owner=owner, ttl_s=_first_ttl_s(settings), timeout_s=timeout_s) as lease:
-        host = look_at_host()
-        with _loaded(device, artifacts, reference=reference, rng=rng) as (runners, reference_name):
-            time_all = partial(
-                _time,
-                runners,
-                reference=reference_name,
-                protocol=settings,
-                rng=rng,
-                lease=lease,
-                on_progress=on_progress,
-            )
-            times = time_all()
-            if abs(times.drift) > MAX_DRIFT:
-                _LOG.warning("%s drifted by %.1f %%, measuring once more", device.spec.device_id, 100 * times.drift)
-                times = time_all()
-        lease.check()
-        session_id = secrets.token_hex(6)
-        return {
-            name: _to_measurement(
-                times.times[name],
-                device=device,
-                artifact=artifact,
-                drift=times.drift,
-                protocol=settings,
-                host=host,
-                lease_token=lease.token,
-                session_id=session_id,
-            )
-            for name, artifact in artifacts.items()
-        }
+
+    def session(chosen: Mapping[str, Artifact]) -> dict[str, CostMeasurement]:
+        job = MeasureJob(
+            spec=device.spec,
+            artifacts=chosen,
+            reference=reference,
+            protocol=settings,
+            seed=int(rng.integers(2**62)),
+            owner=owner or f"measure on {device.spec.device_id}",
+            timeout_s=timeout_s,
+        )
+        if device.host is None:
+            found = measure_onsite(device.backend, job, on_progress=on_progress, lock_directory=lock_directory)
+        else:
+            found = device.host.measure(job, on_progress=on_progress)
+        return to_measurements(found, job=job, rng=rng)
+
+    measurements = session(artifacts)
+    suspects = [name for name, measurement in measurements.items() if measurement.suspect]
+    if suspects:
+        first = measurements[suspects[0]]
+        _LOG.warning(
+            "%d of %d measurements on %s are suspect (%s), measuring once more",
+            len(suspects),
+            len(artifacts),
+            device.spec.device_id,
+            first.suspect_reason,
+        )
+        measurements |= session(artifacts if together else {name: artifacts[name] for name in suspects})
+    return measurements
 
 
-@contextmanager
-def _loaded(
-    device: Device, artifacts: Mapping[str, Artifact], *, reference: Artifact, rng: np.random.Generator
-) -> Iterator[tuple[dict[str, Callable[[], None]], str]]:
-    """Load everything; yield what to run by name, and the name of the reference."""
-    reference_name = next((name for name, other in artifacts.items() if other.sha256 == reference.sha256), "reference")
-    while reference_name in artifacts and artifacts[reference_name].sha256 != reference.sha256:
-        reference_name = f"the {reference_name}"
-    with ExitStack() as stack:
-        runners: dict[str, Callable[[], None]] = {}
-        for name, artifact in {**artifacts, reference_name: reference}.items():
-            session: Session = device.backend.load(artifact, spec=device.spec)
-            stack.callback(session.close)
-            session.set_input(_random_input(artifact, rng=rng))
-            runners[name] = session.run
-        yield runners, reference_name
+def to_measurements(found: OnsiteResult, *, job: MeasureJob, rng: np.random.Generator) -> dict[str, CostMeasurement]:
+    """Make the records of a session, wherever it ran.
+
+    Args:
+        found: by the device's host.
+        job: what it was asked.
+        rng: draws the bootstrap samples.
+    """
+    session_id, times = secrets.token_hex(6), found.times
+    if times is None:
+        numbers = {name: _numbers_of_count(found.counts[name]) for name in job.artifacts}
+    else:
+        judged = times.judged(protocol=job.protocol, rng=rng)
+        numbers = {name: _numbers_of_times(times.times[name], judged[name]) for name in job.artifacts}
+    drift = 0.0 if times is None else times.drift
+    return {
+        name: _record(numbers[name], found=found, job=job, artifact=artifact, session_id=session_id, drift=drift)
+        for name, artifact in job.artifacts.items()
+    }
 
 
-def _time(
-    runners: Mapping[str, Callable[[], None]],
-    *,
-    reference: str,
-    protocol: MeasurementProtocol,
-    rng: np.random.Generator,
-    lease: Lease,
-    on_progress: Callable[[int, int], None] | None,
-) -> InterleavedTimes:
-    clock: Clock = SystemClock()
-    last_s = clock.monotonic_s()
-    num_done = 0
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Numbers:
+    """What the records of timed and of counted networks differ in; `CostMeasurement` explains the names."""
 
-    def after_round(num_rounds: int) -> None:
-        nonlocal last_s, num_done
-        now_s = clock.monotonic_s()
-        lease.renew(ttl_s=max(_MIN_TTL_S, _TTL_ROUNDS * (now_s - last_s)))
-        last_s, num_done = now_s, num_rounds
-        if on_progress is not None:
-            on_progress(num_rounds, protocol.max_rounds)
+    quantity: str = "latency"
+    unit: str = "ms"
+    p50: float
+    p90: float
+    p99: float
+    low: float
+    high: float
+    also: Mapping[str, float] = field(default_factory=dict)
+    times: RunnerTimes | None = None
+    judged: Judged | None = None
 
-    # The first round has no round before it to judge by.
-    lease.renew(ttl_s=_first_ttl_s(protocol))
-    times = time_interleaved(
-        runners, reference=reference, protocol=protocol, rng=rng, clock=clock, on_round=after_round
+
+def _numbers_of_times(times: RunnerTimes, judged: Judged) -> _Numbers:
+    single_ms = times.raw_ns / 1e6
+    if judged.corrected:
+        single_ms = single_ms / times.slowdown[:, None]
+    return _Numbers(
+        p50=judged.median_ns / 1e6,
+        p90=float(np.quantile(single_ms, 0.9)),
+        p99=float(np.quantile(single_ms, 0.99)),
+        low=judged.low_ns / 1e6,
+        high=judged.high_ns / 1e6,
+        times=times,
+        judged=judged,
     )
-    if on_progress is not None:
-        on_progress(num_done, num_done)
-    return times
 
 
-def _first_ttl_s(protocol: MeasurementProtocol) -> float:
-    return max(5 * _MIN_TTL_S, 2 * protocol.max_seconds)
+def _numbers_of_count(count: Count) -> _Numbers:
+    value = count.value
+    return _Numbers(
+        quantity=count.quantity,
+        unit=count.unit,
+        p50=value,
+        p90=value,
+        p99=value,
+        low=value,
+        high=value,
+        also=count.also,
+    )
 
 
-def _to_measurement(
-    times: RunnerTimes,
-    *,
-    device: Device,
-    artifact: Artifact,
-    drift: float,
-    protocol: MeasurementProtocol,
-    host: HostState,
-    lease_token: int,
-    session_id: str,
+def _record(
+    numbers: _Numbers, *, found: OnsiteResult, job: MeasureJob, artifact: Artifact, session_id: str, drift: float
 ) -> CostMeasurement:
-    raw_ms = times.raw_ns / 1e6
-    suspect = abs(drift) > MAX_DRIFT
+    times, judged, spec, protocol, host = numbers.times, numbers.judged, job.spec, job.protocol, found.host
+    num_rounds, runs_per_round = (1, 1) if times is None else times.raw_ns.shape
     return CostMeasurement(
         measurement_id=secrets.token_hex(6),
         session_id=session_id,
-        device_id=device.spec.device_id,
-        provenance="measured",
-        p50=float(np.median(times.round_medians_ns)) / 1e6,
-        p90=float(np.quantile(raw_ms, 0.9)),
-        p99=float(np.quantile(raw_ms, 0.99)),
-        low=times.low_ns / 1e6,
-        high=times.high_ns / 1e6,
+        device_id=spec.device_id,
+        quantity=numbers.quantity,
+        unit=numbers.unit,
+        provenance=found.provenance,
+        p50=numbers.p50,
+        p90=numbers.p90,
+        p99=numbers.p99,
+        low=numbers.low,
+        high=numbers.high,
         level=protocol.level,
-        num_rounds=raw_ms.shape[0],
-        runs_per_round=raw_ms.shape[1],
-        warmup_runs=protocol.warmup_runs,
-        converged=times.converged,
+        quantile=protocol.quantile,
+        also=numbers.also,
+        num_rounds=num_rounds,
+        runs_per_round=runs_per_round,
+        warmup_runs=0 if times is None else times.warmup_runs + num_rounds * protocol.warmup_runs,
+        converged=judged is None or judged.converged,
         drift=drift,
-        suspect=suspect,
-        suspect_reason=f"the reference network drifted by {100 * drift:+.1f} % in two sessions" if suspect else "",
-        raw_ms=tuple(tuple(runs) for runs in raw_ms.tolist()),
+        corrected=judged is not None and judged.corrected,
+        num_outliers=0 if judged is None else judged.num_outliers,
+        outlier_rule="" if judged is None else OUTLIER_RULE,
+        suspect=judged is not None and bool(judged.reasons),
+        suspect_reason="" if judged is None else "; ".join(judged.reasons),
+        raw_ms=() if times is None else tuple(tuple(runs) for runs in (times.raw_ns / 1e6).tolist()),
+        slowdown=() if times is None else tuple(times.slowdown.tolist()),
         artifact_sha256=artifact.sha256,
         protocol=protocol.name,
-        threads=device.spec.threads,
-        batch=device.spec.batch,
-        precision=device.spec.precision,
-        versions=device.backend.versions(),
+        threads=spec.threads,
+        batch=spec.batch,
+        precision=spec.precision,
+        versions=found.versions,
+        unit_name=found.unit_name,
         cpu_model=host.cpu_model,
         governor=host.governor,
+        clock_mhz=host.clock_mhz,
+        affinity=host.affinity,
         load_average=host.load_average,
-        involuntary_switches=times.involuntary_switches,
-        lease_token=lease_token,
+        foreign_cores=found.foreign_cores,
+        stolen=found.stolen,
+        waited_s=found.waited_s,
+        involuntary_switches=0 if times is None else times.involuntary_switches,
+        lease_token=found.lease_token,
         utc_time=SystemClock().now_utc(),
     )
-
-
-def _random_input(
-    artifact: Artifact, *, rng: np.random.Generator
-) -> "np.ndarray[tuple[int, ...], np.dtype[np.generic]]":
-    dtype = np.dtype(artifact.input_dtype)
-    if np.issubdtype(dtype, np.integer):
-        return rng.integers(0, 128, size=artifact.input_shape).astype(dtype)
-    return rng.standard_normal(artifact.input_shape).astype(dtype)

@@ -1,9 +1,6 @@
-"""Interleaved timing: all networks in every round, in random order, beside a reference that shows drift.
+"""Interleaved timing: all networks in every round, in random order, between visits of a reference that shows drift.
 
-Letters of array names: K networks, R rounds, B bootstrap samples.
-
-Single runs that follow each other are correlated (clock, caches, neighbours), so the median of all runs looks far
-more certain than it is. The medians of rounds that lie seconds apart are not: the interval rests on them.
+Letters of array names: K networks, R rounds, P visits of the reference ("probes").
 """
 
 import gc
@@ -18,10 +15,17 @@ from numpy.typing import NDArray
 
 from hardware.clock import Clock, SystemClock
 from hardware.errors import MeasurementError
+from hardware.judging import Judged, drift_of, judge
 from hardware.protocol import MeasurementProtocol
 from searchspaces.errors import Hinted
 
-NUM_RESAMPLES = 1000
+_NETWORKS_BETWEEN_PROBES = 8
+_LEAST_PROBE_RUNS = 3
+# Warming up: windows of runs until two neighbours agree, but not for ever.
+_WINDOW_RUNS = 5
+_STEADY = 0.05
+_MOST_WARMUP_RUNS = 100
+_MOST_WARMUP_S = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,15 +34,14 @@ class RunnerTimes:
 
     Attributes:
         raw_ns: int64 (rounds, runs), in the order in which they were taken.
-        low_ns, high_ns: bootstrap interval of the median of the round medians.
-        converged: whether the interval became as narrow as the protocol asks.
+        slowdown: float64 (rounds,): time of the reference around each visit relative to its median over the session.
+        warmup_runs: untimed runs before the first round, until the times were steady or the patience was over.
         involuntary_switches: how often the system took the CPU away from this process in its turns.
     """
 
     raw_ns: NDArray[np.int64]
-    low_ns: float
-    high_ns: float
-    converged: bool
+    slowdown: NDArray[np.float64]
+    warmup_runs: int
     involuntary_switches: int
 
     @property
@@ -55,24 +58,41 @@ class InterleavedTimes:
     Attributes:
         times: by name, the reference included.
         reference: name of the reference.
-        drift: relative change of the reference's median from the first half of the rounds to the second.
+        probes_ns: float64 (P,), medians of the reference's visits between the networks, in order.
     """
 
     times: Mapping[str, RunnerTimes]
     reference: str
-    drift: float
+    probes_ns: NDArray[np.float64]
+
+    @property
+    def drift(self) -> float:
+        """See `hardware.judging.drift_of`."""
+        return drift_of(self.probes_ns)
+
+    def judged(self, *, protocol: MeasurementProtocol, rng: np.random.Generator) -> dict[str, Judged]:
+        """What the rounds say, by name."""
+        found = judge(
+            np.stack([times.round_medians_ns for times in self.times.values()]),
+            slowdown_KR=np.stack([times.slowdown for times in self.times.values()]),
+            drift=self.drift,
+            protocol=protocol,
+            rng=rng,
+        )
+        return dict(zip(self.times, found, strict=True))
 
 
 @dataclass(slots=True, kw_only=True)
 class _Tally:
-    """What has been seen of one network so far."""
+    """What has been seen of one network so far; `probes` are the numbers of the last probe before each visit."""
 
+    warmup_runs: int
     rounds_ns: list[NDArray[np.int64]] = field(default_factory=list)
-    medians_ns: list[float] = field(default_factory=list)
-    low_ns: float = 0.0
-    high_ns: float = float("inf")
-    converged: bool = False
+    probes: list[int] = field(default_factory=list)
     involuntary_switches: int = 0
+
+    def busy_s(self) -> float:
+        return float(sum(int(runs_ns.sum()) for runs_ns in self.rounds_ns)) / 1e9
 
 
 def time_interleaved(
@@ -87,9 +107,10 @@ def time_interleaved(
 ) -> InterleavedTimes:
     """Time callables in interleaved rounds until every median is certain enough or a cap is hit.
 
-    Each round visits every network in a random order, with a short warm-up each; all of them take part until the last
-    one is certain enough, so that round n of one network belongs to the same moment as round n of every other. The
-    garbage collector is off during a round.
+    Before the first round every network is warmed up until its times are steady. Each round visits every network in a
+    random order, with a short warm-up each; all of them take part until the last one is certain enough, so that round
+    n of one network belongs to the same moment as round n of every other. The reference is also run at the beginning
+    and the end of every round and after every eight networks. The garbage collector is off during a round.
 
     Args:
         runners: one inference each, by name.
@@ -101,7 +122,8 @@ def time_interleaved(
         on_round: called after each round with the number of finished rounds; an exception from it ends the timing.
 
     Raises:
-        MeasurementError: the reference is not among the runners, or a runner failed (the message names it).
+        MeasurementError: the reference is not among the runners, a runner failed (the message names it), or the timer
+            did not advance.
     """
     if reference not in runners:
         raise MeasurementError(
@@ -110,119 +132,124 @@ def time_interleaved(
         )
     clock = SystemClock() if clock is None else clock
     names = list(runners)
-    tallies = {name: _Tally() for name in names}
+    visits = _Visits(runners, timer_ns=timer_ns)
     # Once, not every round: with everything loaded it takes longer than a round.
     gc.collect()
+    with _no_garbage_collection():
+        tallies = {name: _Tally(warmup_runs=visits.warm_up(name, clock=clock)) for name in names}
+    probes_ns: list[float] = []
     started_s = clock.monotonic_s()
     for num_rounds in range(1, protocol.max_rounds + 1):
         with _no_garbage_collection():
-            for index in rng.permutation(len(names)):
+            for position, index in enumerate(rng.permutation(len(names))):
+                if position % _NETWORKS_BETWEEN_PROBES == 0:
+                    probes_ns.append(visits.probe(reference, protocol=protocol))
                 name = names[int(index)]
-                _visit(name, run=runners[name], tally=tallies[name], protocol=protocol, timer_ns=timer_ns)
+                visits.visit(name, tally=tallies[name], protocol=protocol)
+                tallies[name].probes.append(len(probes_ns) - 1)
+            probes_ns.append(visits.probe(reference, protocol=protocol))
         if on_round is not None:
             on_round(num_rounds)
+        if num_rounds < protocol.min_rounds:
+            continue
         elapsed_s = clock.monotonic_s() - started_s
-        late = num_rounds >= protocol.min_rounds and elapsed_s > protocol.max_seconds
-        # The bootstrap costs more with every round, so it is asked less and less often.
-        due = num_rounds >= protocol.min_rounds and num_rounds % max(1, num_rounds // 8) == 0
-        if (due and elapsed_s >= protocol.min_seconds) or late or num_rounds == protocol.max_rounds:
-            _judge(list(tallies.values()), protocol=protocol, rng=rng)
-            if late or all(tally.converged for tally in tallies.values()):
+        late = elapsed_s > protocol.max_seconds
+        # Judging costs more with every round, so it is asked less and less often.
+        due = num_rounds % max(1, num_rounds // 8) == 0 and elapsed_s >= protocol.min_seconds
+        if late or num_rounds == protocol.max_rounds:
+            break
+        if due and _is_enough(tallies, reference=reference, probes_ns=probes_ns, protocol=protocol, rng=rng):
+            break
+    return _collected(tallies, reference=reference, probes_ns=probes_ns)
+
+
+class _Visits:
+    """Runs networks and times them."""
+
+    def __init__(self, runners: Mapping[str, Callable[[], None]], *, timer_ns: Callable[[], int]) -> None:
+        self._runners, self._timer_ns = runners, timer_ns
+
+    def warm_up(self, name: str, *, clock: Clock) -> int:
+        """Run a network until two neighbouring windows agree; returns how often it ran."""
+        started_s, last, num_runs = clock.monotonic_s(), float("inf"), 0
+        while num_runs < _MOST_WARMUP_RUNS:
+            now = float(np.median(self._timed(name, runs=_WINDOW_RUNS, when="while it was warmed up")))
+            num_runs += _WINDOW_RUNS
+            if abs(now / last - 1) <= _STEADY or clock.monotonic_s() - started_s > _MOST_WARMUP_S:
                 break
+            last = now
+        return num_runs
+
+    def probe(self, name: str, *, protocol: MeasurementProtocol) -> float:
+        """Median time of a short visit."""
+        runs = 1 + max(_LEAST_PROBE_RUNS, protocol.runs_per_round // 4)
+        return float(np.median(self._timed(name, runs=runs, when="as the reference")[1:]))
+
+    def visit(self, name: str, *, tally: _Tally, protocol: MeasurementProtocol) -> None:
+        """One visit of a round."""
+        when = f"in round {len(tally.rounds_ns) + 1}"
+        switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
+        times_ns = self._timed(name, runs=protocol.warmup_runs + protocol.runs_per_round, when=when)
+        tally.involuntary_switches += resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - switches
+        tally.rounds_ns.append(times_ns[protocol.warmup_runs :])
+
+    def _timed(self, name: str, *, runs: int, when: str) -> NDArray[np.int64]:
+        run, timer_ns = self._runners[name], self._timer_ns
+        times_ns = np.empty(runs, dtype=np.int64)
+        try:
+            for index in range(runs):
+                start_ns = timer_ns()
+                run()
+                times_ns[index] = timer_ns() - start_ns
+        except Hinted:
+            raise
+        # Whatever a runtime raises: the caller has to know which network it was.
+        except Exception as e:
+            raise MeasurementError(
+                f"{name!r} failed {when}: {e}",
+                hint="leave this network out, or check it alone: nas devices measure",
+            ) from e
+        if int(times_ns.min()) <= 0:
+            raise MeasurementError(
+                f"the clock stood still or went backwards {when} of {name!r}: a run took {int(times_ns.min())} ns",
+                hint="do not measure on this machine before its clock is repaired: nas devices check",
+            )
+        return times_ns
+
+
+def _is_enough(
+    tallies: Mapping[str, _Tally],
+    *,
+    reference: str,
+    probes_ns: Sequence[float],
+    protocol: MeasurementProtocol,
+    rng: np.random.Generator,
+) -> bool:
+    for tally in tallies.values():
+        runs = len(tally.rounds_ns) * protocol.runs_per_round
+        if runs < protocol.min_runs or tally.busy_s() < protocol.min_busy_seconds:
+            return False
+    found = _collected(tallies, reference=reference, probes_ns=probes_ns).judged(protocol=protocol, rng=rng)
+    return all(judged.converged for judged in found.values())
+
+
+def _collected(tallies: Mapping[str, _Tally], *, reference: str, probes_ns: Sequence[float]) -> InterleavedTimes:
+    probes_P = np.array(probes_ns)
+    around_P = (probes_P + np.append(probes_P[1:], probes_P[-1])) / 2
+    slowdown_P = around_P / np.median(around_P)
     return InterleavedTimes(
         times={
             name: RunnerTimes(
                 raw_ns=np.stack(tally.rounds_ns),
-                low_ns=tally.low_ns,
-                high_ns=tally.high_ns,
-                converged=tally.converged,
+                slowdown=slowdown_P[tally.probes],
+                warmup_runs=tally.warmup_runs,
                 involuntary_switches=tally.involuntary_switches,
             )
             for name, tally in tallies.items()
         },
         reference=reference,
-        drift=_drift(tallies[reference].medians_ns),
+        probes_ns=probes_P,
     )
-
-
-def bootstrap_median_interval(
-    round_medians: NDArray[np.float64], *, level: float, rng: np.random.Generator
-) -> tuple[float, float]:
-    """Return the percentile-bootstrap interval of the median of `round_medians`.
-
-    Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 13.
-
-    Args:
-        round_medians: (R,) finite values, at least 2.
-        level: confidence level, between 0 and 1.
-        rng: draws the samples.
-
-    Raises:
-        MeasurementError: fewer than 2 values, another shape, or values that are not finite.
-    """
-    if round_medians.ndim != 1 or len(round_medians) < 2 or not np.isfinite(round_medians).all():
-        raise MeasurementError(
-            f"an interval needs at least 2 finite round medians, got {round_medians.tolist()}",
-            hint="measure more rounds",
-        )
-    low_K, high_K = _intervals(round_medians[np.newaxis], level=level, rng=rng)
-    return float(low_K[0]), float(high_K[0])
-
-
-def _intervals(
-    medians_KR: NDArray[np.float64], *, level: float, rng: np.random.Generator
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    num_rounds = medians_KR.shape[1]
-    draws_BR = rng.integers(num_rounds, size=(NUM_RESAMPLES, num_rounds))
-    # The same draws serve all networks: rounds are what is drawn, and they share them.
-    # One network at a time: all together would be gigabytes after a thousand rounds.
-    samples_KB = np.stack([np.median(medians_R[draws_BR], axis=1) for medians_R in medians_KR])
-    low_K, high_K = np.quantile(samples_KB, [(1 - level) / 2, (1 + level) / 2], axis=1)
-    return low_K, high_K
-
-
-def _visit(
-    name: str,
-    *,
-    run: Callable[[], None],
-    tally: _Tally,
-    protocol: MeasurementProtocol,
-    timer_ns: Callable[[], int],
-) -> None:
-    times_ns = np.empty(protocol.runs_per_round, dtype=np.int64)
-    switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
-    try:
-        for _ in range(protocol.warmup_runs):
-            run()
-        for index in range(protocol.runs_per_round):
-            start_ns = timer_ns()
-            run()
-            times_ns[index] = timer_ns() - start_ns
-    except Hinted:
-        raise
-    # Whatever a runtime raises: the caller has to know which network it was.
-    except Exception as e:
-        raise MeasurementError(
-            f"{name!r} failed in round {len(tally.rounds_ns) + 1}: {e}",
-            hint="leave this network out, or check it alone: nas devices measure",
-        ) from e
-    tally.involuntary_switches += resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - switches
-    tally.rounds_ns.append(times_ns)
-    tally.medians_ns.append(float(np.median(times_ns)))
-
-
-def _judge(tallies: Sequence[_Tally], *, protocol: MeasurementProtocol, rng: np.random.Generator) -> None:
-    medians_KR = np.array([tally.medians_ns for tally in tallies])
-    low_K, high_K = _intervals(medians_KR, level=protocol.level, rng=rng)
-    for tally, low_ns, high_ns in zip(tallies, low_K, high_K, strict=True):
-        tally.low_ns, tally.high_ns = float(low_ns), float(high_ns)
-        tally.converged = tally.high_ns - tally.low_ns <= protocol.interval_width * float(np.median(tally.medians_ns))
-
-
-def _drift(medians_ns: list[float]) -> float:
-    half = len(medians_ns) // 2
-    first, second = float(np.median(medians_ns[:half])), float(np.median(medians_ns[half:]))
-    return second / first - 1 if first > 0 else 0.0
 
 
 @contextmanager

@@ -8,8 +8,9 @@ import pytest
 from scipy import stats
 
 from hardware.errors import DeviceError, MeasurementError
+from hardware.judging import bootstrap_median_interval, drift_of
 from hardware.protocol import MeasurementProtocol, get_protocol
-from hardware.timing import bootstrap_median_interval, time_interleaved
+from hardware.timing import time_interleaved
 
 PROTOCOL = MeasurementProtocol(name="test", max_rounds=30, runs_per_round=4, warmup_runs=2, max_seconds=1000.0)
 
@@ -79,18 +80,80 @@ def test_steady_networks_need_the_fewest_rounds_and_come_out_exactly(
         assert times.raw_ns.shape == (10, 4)
         assert times.raw_ns.dtype == np.int64
         assert (times.raw_ns == cost).all()
-        assert (times.low_ns, times.high_ns) == (cost, cost)
-        assert times.converged
-    assert machine.num_runs == 3 * 10 * (4 + 2)
+        assert (times.slowdown == 1).all()
+        # Two windows of five runs agree at once.
+        assert times.warmup_runs == 10
+        judged = found.judged(protocol=PROTOCOL, rng=rng)[name]
+        assert (judged.low_ns, judged.median_ns, judged.high_ns) == (cost, cost, cost)
+        assert judged.converged
+        assert not judged.reasons
+    # A probe is one untimed and three timed runs; two a round here.
+    assert machine.num_runs == 3 * 10 + 10 * (3 * (4 + 2) + 2 * 4)
 
 
-def test_warm_up_runs_do_not_count(machine: Machine, rng: np.random.Generator) -> None:
-    costs = iter([9000.0, 9000.0, 10.0, 10.0, 10.0, 10.0] * 10)
-    runners = {"cold": machine.network("cold", costs_ns=lambda: next(costs))}
+def test_a_network_is_warmed_up_until_it_is_steady(machine: Machine, rng: np.random.Generator) -> None:
+    num_runs = 0
+
+    def cost_ns() -> float:
+        nonlocal num_runs
+        num_runs += 1
+        return 1000 + 3000 * 0.9**num_runs
+
+    runners = {
+        "cold": machine.network("cold", costs_ns=cost_ns),
+        "restless": machine.network("restless", costs_ns=noisy(1000, spread=0.15)),
+    }
     found = time_interleaved(
         runners, reference="cold", protocol=PROTOCOL, rng=rng, clock=machine, timer_ns=machine.timer_ns
     )
+    assert 20 <= found.times["cold"].warmup_runs <= 60
+    assert 10 <= found.times["restless"].warmup_runs <= 100
+    assert found.times["cold"].raw_ns.max() < 1100
+
+
+def test_warm_up_runs_of_a_round_do_not_count(machine: Machine, rng: np.random.Generator) -> None:
+    seen = 0
+
+    def cost_ns() -> float:
+        # The first two runs of every visit of six are cold; warming up (10 runs) and probes (4 runs) come in between.
+        nonlocal seen
+        seen += 1
+        position = (seen - 11) % 14
+        return 9000.0 if seen > 10 and position in (4, 5) else 10.0
+
+    found = time_interleaved(
+        {"cold": machine.network("cold", costs_ns=cost_ns)},
+        reference="cold",
+        protocol=PROTOCOL,
+        rng=rng,
+        clock=machine,
+        timer_ns=machine.timer_ns,
+    )
     assert (found.times["cold"].raw_ns == 10).all()
+
+
+@pytest.mark.parametrize("step_ns", [0, -5])
+def test_a_clock_that_stands_still_or_goes_backwards_is_refused(rng: np.random.Generator, step_ns: int) -> None:
+    now_ns = 10**9
+
+    def timer_ns() -> int:
+        nonlocal now_ns
+        now_ns += step_ns
+        return now_ns
+
+    with pytest.raises(MeasurementError, match="stood still or went backwards") as caught:
+        time_interleaved({"a": lambda: None}, reference="a", protocol=PROTOCOL, rng=rng, timer_ns=timer_ns)
+    assert "nas devices check" in caught.value.hint
+
+
+def test_the_reference_is_run_after_every_eight_networks(machine: Machine, rng: np.random.Generator) -> None:
+    runners = {f"net{n}": machine.network(f"net{n}", costs_ns=steady(100)) for n in range(17)}
+    runners["ref"] = machine.network("ref", costs_ns=steady(50))
+    found = time_interleaved(
+        runners, reference="ref", protocol=PROTOCOL, rng=rng, clock=machine, timer_ns=machine.timer_ns
+    )
+    # 18 networks: before the first, the ninth and the seventeenth, and at the end of the round.
+    assert len(found.probes_ns) == 4 * 10
 
 
 def test_every_round_visits_everybody_in_an_order_of_its_own(machine: Machine, rng: np.random.Generator) -> None:
@@ -112,8 +175,10 @@ def test_every_round_visits_everybody_in_an_order_of_its_own(machine: Machine, r
         timer_ns=machine.timer_ns,
         on_round=after_round,
     )
-    assert all(sorted(order) == names for order in orders)
-    assert len(set(orders)) > 5
+    # The reference is also run before and after everybody.
+    others = [tuple(name for name in order if name != "ref") for order in orders[1:]]
+    assert all(sorted(order) == names[:3] for order in others)
+    assert len(set(others)) >= 3
 
 
 def test_all_networks_stay_in_every_round_until_the_noisy_one_is_certain(
@@ -129,9 +194,9 @@ def test_all_networks_stay_in_every_round_until_the_noisy_one_is_certain(
     )
     num_rounds = {name: len(times.raw_ns) for name, times in found.times.items()}
     assert 10 < num_rounds["noisy"] == num_rounds["steady"] == num_rounds["ref"]
-    wide = found.times["noisy"]
-    assert wide.low_ns < float(np.median(wide.round_medians_ns)) < wide.high_ns
-    assert wide.converged == (wide.high_ns - wide.low_ns <= 0.03 * np.median(wide.round_medians_ns))
+    wide = found.judged(protocol=PROTOCOL, rng=rng)["noisy"]
+    assert wide.low_ns < wide.median_ns < wide.high_ns
+    assert wide.converged == (wide.high_ns - wide.low_ns <= 0.03 * wide.median_ns)
 
 
 def test_a_hopeless_network_ends_at_the_cap_and_is_not_called_converged(
@@ -142,12 +207,14 @@ def test_a_hopeless_network_ends_at_the_cap_and_is_not_called_converged(
         runners, reference="wild", protocol=PROTOCOL, rng=rng, clock=machine, timer_ns=machine.timer_ns
     )
     assert len(found.times["wild"].raw_ns) == PROTOCOL.max_rounds
-    assert not found.times["wild"].converged
+    judged = found.judged(protocol=PROTOCOL, rng=rng)["wild"]
+    assert not judged.converged
+    assert "interval of the median" in judged.reasons[0]
 
 
 def test_the_cap_on_seconds_ends_it_but_never_before_ten_rounds(machine: Machine, rng: np.random.Generator) -> None:
     runners = {"slow": machine.network("slow", costs_ns=noisy(1e9, spread=0.2))}
-    for max_seconds, num_rounds in ((1.0, 10), (90.0, 16)):
+    for max_seconds, num_rounds in ((1.0, 10), (210.0, 16)):
         found = time_interleaved(
             runners,
             reference="slow",
@@ -157,30 +224,107 @@ def test_the_cap_on_seconds_ends_it_but_never_before_ten_rounds(machine: Machine
             timer_ns=machine.timer_ns,
         )
         assert abs(len(found.times["slow"].raw_ns) - num_rounds) <= 1
-        assert not found.times["slow"].converged
 
 
 @pytest.mark.parametrize("change", [0.2, -0.2])
-def test_drift_is_the_change_of_the_reference(machine: Machine, rng: np.random.Generator, change: float) -> None:
+def test_drift_is_the_change_of_the_reference_and_values_are_corrected_for_it(
+    machine: Machine, rng: np.random.Generator, change: float
+) -> None:
     num_rounds = 0
 
-    def cost_ns() -> float:
-        return 1000 * (1 + change * (num_rounds >= 5))
+    def speed() -> float:
+        return 1 + change * (num_rounds >= 15)
 
     def after_round(finished: int) -> None:
         nonlocal num_rounds
         num_rounds = finished
 
     found = time_interleaved(
-        {"ref": machine.network("ref", costs_ns=cost_ns)},
+        {
+            "ref": machine.network("ref", costs_ns=lambda: 1000 * speed()),
+            "other": machine.network("other", costs_ns=lambda: 5000 * speed()),
+        },
         reference="ref",
-        protocol=replace(PROTOCOL, max_rounds=10),
+        protocol=replace(PROTOCOL, min_rounds=20, max_rounds=20),
         rng=rng,
         clock=machine,
         timer_ns=machine.timer_ns,
         on_round=after_round,
     )
-    assert found.drift == pytest.approx(change)
+    assert found.drift == pytest.approx(change, rel=0.01)
+    judged = found.judged(protocol=PROTOCOL, rng=rng)["other"]
+    assert judged.corrected
+    assert judged.median_ns == pytest.approx(5000, rel=0.01)
+    assert not judged.reasons
+
+
+def test_a_host_that_becomes_another_one_is_not_corrected_but_suspect(
+    machine: Machine, rng: np.random.Generator
+) -> None:
+    num_rounds = 0
+
+    def after_round(finished: int) -> None:
+        nonlocal num_rounds
+        num_rounds = finished
+
+    found = time_interleaved(
+        {"ref": machine.network("ref", costs_ns=lambda: 1000 * (1 + 2 * (num_rounds >= 15)))},
+        reference="ref",
+        protocol=replace(PROTOCOL, min_rounds=20, max_rounds=20),
+        rng=rng,
+        clock=machine,
+        timer_ns=machine.timer_ns,
+        on_round=after_round,
+    )
+    judged = found.judged(protocol=PROTOCOL, rng=rng)["ref"]
+    assert not judged.corrected
+    assert "drifted" in judged.reasons[0]
+
+
+def test_a_slow_patch_in_the_middle_is_drift_and_little_is_none() -> None:
+    assert drift_of(np.array([1.0] * 4 + [1.3] * 4 + [1.0] * 8)) == pytest.approx(0.3)
+    assert abs(drift_of(np.array([1.0, 1.01, 0.99, 1.0, 1.02, 1.0, 1.0, 0.99]))) < 0.02
+    assert drift_of(np.array([1.0, 2.0, 3.0])) == 0.0
+
+
+def test_a_few_rounds_that_somebody_disturbed_do_not_count_and_many_make_a_network_suspect(
+    machine: Machine, rng: np.random.Generator
+) -> None:
+    for disturbed, suspect in (({4, 11}, False), (set(range(0, 28, 4)), True)):
+        finished = [0]
+
+        def cost_ns(finished: list[int] = finished, disturbed: set[int] = disturbed) -> float:
+            return 1000 * (3 if finished[-1] in disturbed else 1)
+
+        found = time_interleaved(
+            {
+                "net": machine.network("net", costs_ns=cost_ns),
+                "ref": machine.network("ref", costs_ns=steady(500)),
+            },
+            reference="ref",
+            protocol=replace(PROTOCOL, min_rounds=30, max_rounds=30),
+            rng=rng,
+            clock=machine,
+            timer_ns=machine.timer_ns,
+            on_round=finished.append,
+        )
+        judged = found.judged(protocol=PROTOCOL, rng=rng)["net"]
+        assert judged.num_outliers == len(disturbed)
+        assert judged.median_ns == 1000
+        assert bool(judged.reasons) == suspect
+
+
+def test_the_protocols_least_number_of_runs_and_busy_time_are_kept(machine: Machine, rng: np.random.Generator) -> None:
+    for changes, rounds in (({"min_runs": 100}, 25), ({"min_busy_seconds": 6e-4}, 15)):
+        found = time_interleaved(
+            {"a": machine.network("a", costs_ns=steady(10_000))},
+            reference="a",
+            protocol=replace(PROTOCOL, **changes),
+            rng=rng,
+            clock=machine,
+            timer_ns=machine.timer_ns,
+        )
+        assert rounds <= len(found.times["a"].raw_ns) <= rounds + 3
 
 
 def test_interleaving_keeps_the_order_of_networks_on_a_machine_that_slows_down(
@@ -200,7 +344,7 @@ def test_interleaving_keeps_the_order_of_networks_on_a_machine_that_slows_down(
         timer_ns=machine.timer_ns,
     )
     medians = [float(np.median(found.times[name].round_medians_ns)) for name in costs]
-    assert found.drift > 0.1
+    assert found.drift != 0
     assert stats.spearmanr(medians, list(costs.values())).statistic > 0.9
     # One network after the other, the same machine makes the last one look slower by far more than it is.
     assert max(medians) / min(medians) < 1.3
@@ -228,7 +372,7 @@ def test_a_failing_network_is_named_and_the_garbage_collector_comes_back(
         raise ValueError("out of registers")
 
     runners = {"good": machine.network("good", costs_ns=steady(10)), "bad-one": explode}
-    with pytest.raises(MeasurementError, match="'bad-one' failed in round 1: out of registers") as caught:
+    with pytest.raises(MeasurementError, match="'bad-one' failed while it was warmed up: out of registers") as caught:
         time_interleaved(runners, reference="good", protocol=PROTOCOL, rng=rng, clock=machine)
     assert caught.value.hint
     assert isinstance(caught.value.__cause__, ValueError)
