@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import json
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,11 +15,12 @@ from pydantic import JsonValue
 from experiments.datasets import load_dataset
 from experiments.errors import DataError, RecipeError
 from experiments.recipe import Recipe, first_difference, load_recipe
-from experiments.workload import Workload, train_settings
-from hardware.device import Device, get_device
+from experiments.workload import Workload, recipe_device, train_settings
+from hardware.device import Device
 from hardware.files import read_json, read_manifest, write_json, write_text
 from hardware.measuring import measure
-from nas.data import DataSplits, PreprocessedNetwork
+from nas.data import DataSplits
+from nas.deployment import Deployment
 from nas.errors import CheckpointError, RunError, TrainingError
 from nas.materialise import Workbench
 from nas.pricing import Pricer, infeasible, latency_limit
@@ -110,7 +112,7 @@ def open_session(recipe: Recipe, run_dir: Path) -> Session:
         InfeasibleError: the latency limit is below what the space can reach.
         RunError: the directory is unwritable, of another recipe, or of something else.
     """
-    device = get_device(recipe.device.id, threads=recipe.device.threads, batch=recipe.device.batch)
+    device = recipe_device(recipe)
     space = recipe_space(recipe)
     _require_supernet(space)
     exists = (run_dir / "run.json").exists()
@@ -318,12 +320,13 @@ def _require_reachable(recipe: Recipe, *, space: SearchSpace, device: Device, da
     if limit is None:
         return
     smallest = space.smallest
-    network = PreprocessedNetwork(
-        space.build_supernet(num_classes=data.num_classes).extract(smallest),
-        preprocessing=data.preprocessing,
-        shape=space.input_shape(smallest),
-    ).eval()
-    example = data.train.inputs[: device.spec.batch].float()
-    measured = measure(device, network, protocol="quick", example=example, rng=np.random.default_rng(recipe.seed))
+    deployment = Deployment(device, data=data)
+    with tempfile.TemporaryDirectory(prefix="archsmith-") as folder:
+        artifact = deployment.build(
+            space.build_supernet(num_classes=data.num_classes).extract(smallest),
+            shape=space.input_shape(smallest),
+            path=Path(folder) / f"smallest.{device.backend.artifact_format}",
+        )
+        measured = measure(device, artifact, protocol="quick", rng=np.random.default_rng(recipe.seed))
     if limit.violation(measured.low) > 0:
         raise infeasible(limit, reachable_ms=measured.p50, arch=smallest, provenance=measured.provenance)

@@ -9,8 +9,9 @@ import torch
 
 from experiments.datasets import load_dataset
 from experiments.recipe import Recipe, load_recipe
-from hardware.device import Device
+from hardware.device import Device, get_device
 from nas.data import DataSplits
+from nas.deployment import Deployment
 from nas.evaluation import SubnetJudge
 from nas.materialise import Workbench
 from nas.refine import FineTuning, RefineSettings
@@ -62,12 +63,24 @@ class Workload:
     @cached_property
     def subnet_judge(self) -> SubnetJudge:
         """Judges inherited subnets of the trained supernet."""
+        device = self.device
         return SubnetJudge(
             self.run.supernet(),
             data=self.data,
             recalibration_images=self.recipe.train.recalibration_images,
             seed=self.recipe.seed,
+            # Accuracy is that of the candidate whose cost is measured: an int8 device's is found in its own runtime.
+            scorer=None if device.spec.precision == "fp32" else Deployment(device, data=self.data).score_on_search,
         )
+
+    @cached_property
+    def device(self) -> Device:
+        """The recipe's device.
+
+        Raises:
+            DeviceError: the worker's machine does not have its runtime.
+        """
+        return recipe_device(self.recipe)
 
     def judge(self) -> Callable[[Sequence[Architecture]], tuple[SubnetScore, ...]]:
         """The function that evaluation workers apply to a task."""
@@ -81,6 +94,7 @@ class Workload:
             data=self.data,
             store=self.run.candidates,
             settings=self.refine_settings,
+            precision=self.device.spec.precision,
         )
         tuning.run(Architecture.from_json(arch_json), directory=directory, on_epoch=on_epoch)
 
@@ -94,6 +108,15 @@ class Workload:
             recalibration=f"bn {self.recipe.train.recalibration_images} augmented images in batches of 200, "
             f"seed {self.recipe.seed}",
         )
+
+
+def recipe_device(recipe: Recipe) -> Device:
+    """The device whose costs count.
+
+    Raises:
+        DeviceError: unknown, or its runtime is missing.
+    """
+    return get_device(recipe.device.id, threads=recipe.device.threads, batch=recipe.device.batch)
 
 
 def train_settings(recipe: Recipe) -> TrainSettings:

@@ -6,6 +6,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -28,6 +29,13 @@ _MOST_BYTES = 512 * 2**20
 _FLOAT_BYTES = 4
 
 
+class Scorer(Protocol):
+    """Judges a network on the search split, see `nas.deployment.Deployment.score_on_search`."""
+
+    def __call__(self, network: nn.Module, *, shape: tuple[int, ...]) -> Accuracy:
+        """Accuracy of a network that takes prepared inputs of `shape`."""
+
+
 class SubnetJudge:
     """Judges subnets with inherited weights, one network at a time; results depend on the architecture alone.
 
@@ -38,7 +46,15 @@ class SubnetJudge:
         data: the splits; `train` feeds the recalibration, `search` is judged on.
     """
 
-    def __init__(self, supernet: Supernet, *, data: DataSplits, recalibration_images: int, seed: int) -> None:
+    def __init__(
+        self,
+        supernet: Supernet,
+        *,
+        data: DataSplits,
+        recalibration_images: int,
+        seed: int,
+        scorer: Scorer | None = None,
+    ) -> None:
         """Keep what all judgements share.
 
         Args:
@@ -47,8 +63,10 @@ class SubnetJudge:
             recalibration_images: training images that a subnet's statistics come from; the once-for-all networks
                 take 2,000.
             seed: the run's.
+            scorer: judges networks on the search split in the device's arithmetic; torch in fp32 if None.
         """
         self.data = data
+        self._scorer = scorer
         self._supernet = supernet.eval()
         order = np.random.default_rng((seed, _RECALIBRATION)).permutation(len(data.train))[:recalibration_images]
         self._augmented = partial(
@@ -80,6 +98,8 @@ class SubnetJudge:
 
     def score_network(self, network: nn.Module, *, shape: tuple[int, ...]) -> Accuracy:
         """Accuracy of a network that takes prepared inputs of `shape`, on the search split."""
+        if self._scorer is not None:
+            return self._scorer(network, shape=shape)
         with torch.inference_mode():
             batches = self._searched.batches(shape, size=batch_size(shape))
             predictions_N = torch.cat([network(x).argmax(dim=1) for x in batches])

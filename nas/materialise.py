@@ -3,16 +3,15 @@
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-import numpy as np
-import torch
 from torch import nn
 
 from hardware.artifacts.artifact import Artifact
 from hardware.device import Device
 from hardware.lease import UnitLock
-from nas.accuracy import Accuracy, predict_classes, score
+from nas.accuracy import Accuracy
 from nas.candidate import Candidate, inherited_candidate
-from nas.data import DataSplits, Examples, PreprocessedNetwork
+from nas.data import DataSplits, Examples
+from nas.deployment import Deployment
 from nas.errors import CheckpointError
 from nas.evaluation import SubnetJudge
 from nas.run import Run
@@ -27,10 +26,12 @@ class Workbench:
         device: where artifacts run.
         data: the splits.
         judge: recalibrates and scores inherited subnets.
+        deployment: builds and judges the files of the device.
     """
 
     def __init__(self, run: Run, *, device: Device, data: DataSplits, judge: SubnetJudge, recalibration: str) -> None:
         self.run, self.device, self.data, self.judge = run, device, data, judge
+        self.deployment = Deployment(device, data=data)
         self._recalibration = recalibration
         self._artifacts: dict[str, Artifact] = {}
         self._checkpoint_sha256 = run.checkpoint_sha256()
@@ -62,16 +63,11 @@ class Workbench:
 
     def deployable(self, candidate: Candidate) -> nn.Module:
         """The candidate's network, taking raw images of the data set's native size."""
-        return PreprocessedNetwork(
-            self.network(candidate),
-            preprocessing=self.data.preprocessing,
-            shape=self.run.space.input_shape(candidate.architecture),
-        ).eval()
+        return self.deployment.deployable(self.network(candidate), shape=self._shape(candidate))
 
     def build(self, candidate: Candidate, path: Path) -> Artifact:
         """Write the candidate's artifact for the device to `path`."""
-        example = self.data.train.inputs[: self.device.spec.batch].float()
-        return self.device.backend.build(self.deployable(candidate), example=example, path=path)
+        return self.deployment.build(self.network(candidate), shape=self._shape(candidate), path=path)
 
     def artifact(self, candidate: Candidate) -> Artifact:
         """The candidate's artifact among the run's artifacts; built once a workbench, some 20 ms."""
@@ -83,17 +79,7 @@ class Workbench:
 
     def accuracy(self, artifact: Artifact, images: Examples) -> Accuracy:
         """Accuracy of an artifact in the device's runtime, so that it belongs to the cost measured there."""
-        session = self.device.backend.load(artifact, spec=self.device.spec)
-        batch = self.device.spec.batch
+        return self.deployment.accuracy(artifact, images)
 
-        def predict(inputs: torch.Tensor) -> torch.Tensor:
-            missing = batch - len(inputs)
-            padded = torch.cat([inputs, inputs[-1:].expand(missing, *inputs.shape[1:])]) if missing else inputs
-            logits = session.predict(np.ascontiguousarray(padded.to(torch.float32).numpy()))
-            return torch.from_numpy(logits)[: len(inputs)]
-
-        try:
-            predictions_N = predict_classes(predict, images, batch=batch)
-        finally:
-            session.close()
-        return score(images.labels_N, predictions_N, num_classes=self.data.num_classes, metric=self.data.metric)
+    def _shape(self, candidate: Candidate) -> tuple[int, ...]:
+        return self.run.space.input_shape(candidate.architecture)

@@ -74,6 +74,7 @@ class FineTuning:
 
     Attributes:
         judge: gives networks with inherited weights and scores them.
+        precision: that the judge scores in, and that candidates are deployed in.
     """
 
     def __init__(
@@ -84,7 +85,9 @@ class FineTuning:
         data: DataSplits,
         store: CandidateStore,
         settings: RefineSettings,
+        precision: str = "fp32",
     ) -> None:
+        self._precision = precision
         self._judge, self._space, self._data, self._store, self._settings = judge, space, data, store, settings
         self._teacher = judge.network(space.largest)
 
@@ -135,7 +138,7 @@ class FineTuning:
                 ),
             )
             on_epoch({"epoch": epoch + 1, "loss": loss, "accuracy": accuracy.value})
-        candidate = self._store.save_fine_tuned(arch, network)
+        candidate = self._store.save_fine_tuned(arch, network, precision=self._precision)
         result: dict[str, JSON] = {
             "candidate": dict(candidate.row()),
             "accuracy": accuracy_row(accuracy),

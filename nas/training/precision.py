@@ -14,8 +14,8 @@ _BF16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "bf16")
 def resolve_precision(wanted: str, *, device: torch.device) -> str:
     """Replace "auto" by what pays off: bf16 where the GPU or the CPU computes in it, fp32 elsewhere.
 
-    On a CPU with AVX-512-BF16 a step of the middle and largest subnets took .53 to .73 of its time in fp32, of tiny ones
-    1.0 to 1.4 (`experiments.benchmarks.supernet_step`); a CPU without it emulates bf16 and is slower throughout.
+    On a CPU with AVX-512-BF16 a step of the middle and largest subnets took .53 to .73 of its time in fp32, of tiny
+    ones 1.0 to 1.4 (`experiments.benchmarks.supernet_step`); a CPU without it emulates bf16 and is slower throughout.
 
     Raises:
         TrainingError: an unknown name, or bf16 on a GPU without it.
