@@ -12,7 +12,7 @@ from experiments.errors import RecipeError
 from experiments.recipe_problems import list_problems
 from experiments.recipe_settings import SpaceSettings
 from experiments.recipe_yaml import parse_yaml, read_yaml
-from hardware.cost import analytic_costs, peak_activation_bytes
+from hardware.cost import analytic_costs
 from hardware.files import JSON
 from searchspaces import Architecture, SearchSpace, get_space, list_spaces, space_factory
 
@@ -79,8 +79,7 @@ def find_space(where: str, *, settings: Sequence[str] = ()) -> SearchSpace:
 
 def subnet_costs(space: SearchSpace, archs: Sequence[Architecture], *, num_classes: int) -> list[SubnetCosts]:
     """Analytic costs of architectures; see `hardware.cost` for the counting convention."""
-    table = space.op_table(space.genomes(archs), num_classes=num_classes)
-    costs = analytic_costs(table)
+    costs = analytic_costs(space.op_table(space.genomes(archs), num_classes=num_classes))
     return [
         SubnetCosts(
             architecture=arch,
@@ -90,7 +89,7 @@ def subnet_costs(space: SearchSpace, archs: Sequence[Architecture], *, num_class
             activation_bytes=int(activation),
         )
         for arch, macs, params, activation in zip(
-            archs, costs.macs_N, costs.params_N, peak_activation_bytes(table), strict=True
+            archs, costs.macs_N, costs.params_N, costs.peak_activation_bytes_N, strict=True
         )
     ]
 

@@ -1,17 +1,23 @@
 """Costs by analysis: computed from the operators, for many architectures at once. Their provenance is `estimated`.
 
-MACs, parameters and bytes are exact counts under the stated convention; as a stand-in for time they are an estimate.
+MACs, parameters and bytes are exact counts under the stated convention; as a stand-in for time they are an estimate
+(`hardware.roofline` makes one). All counts are for one image or series.
+
+Letters: N architectures, S operator slots.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from hardware.errors import MeasurementError
+from hardware.liveness import peak_activation_elements
 from searchspaces import OpTable
 from searchspaces.graph import Counts
 
-_BYTES_PER_ELEMENT = {"fp32": 4}
+BYTES_PER_ELEMENT: Mapping[str, int] = {"fp32": 4, "int8": 1}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,54 +28,66 @@ class AnalyticCosts:
         macs_N: multiply-accumulate operations of convolutions and linear layers.
         params_N: learnable parameters.
         bytes_moved_N: every operator's input and output activations and its weights, each once, without any cache.
+        weight_bytes_N: memory of the learnable parameters. All have the given precision; files may hold more (scales,
+            biases of 32 bits) or less (a normalisation folded into its convolution).
+        peak_activation_bytes_N: the most activation memory that is alive at once, see `hardware.liveness`.
     """
 
     macs_N: npt.NDArray[np.int64]
     params_N: npt.NDArray[np.int64]
     bytes_moved_N: npt.NDArray[np.int64]
+    weight_bytes_N: npt.NDArray[np.int64]
+    peak_activation_bytes_N: npt.NDArray[np.int64]
 
 
 def analytic_costs(table: OpTable, *, precision: str = "fp32") -> AnalyticCosts:
-    """Sum the operators' counts.
+    """Costs of the architectures of a table.
 
     Args:
         table: operators of N architectures.
-        precision: number format of weights and activations; "fp32" (4 bytes an element).
+        precision: number format of weights and activations: "fp32" (4 bytes an element) or "int8" (1 byte).
+
+    Raises:
+        MeasurementError: another precision.
     """
-    elements = table.params + table.input_elements + table.output_elements
+    size = bytes_per_element(precision)
+    params_N = table.params.sum(axis=1)
     return AnalyticCosts(
         macs_N=table.macs.sum(axis=1),
-        params_N=table.params.sum(axis=1),
-        bytes_moved_N=elements.sum(axis=1) * _BYTES_PER_ELEMENT[precision],
+        params_N=params_N,
+        bytes_moved_N=moved_elements(table).sum(axis=1) * size,
+        weight_bytes_N=params_N * size,
+        peak_activation_bytes_N=peak_activation_bytes(table, precision=precision),
     )
 
 
 def peak_activation_bytes(table: OpTable, *, precision: str = "fp32") -> npt.NDArray[np.int64]:
-    """The most activation memory (N,) that is alive at once when the operators run one after the other.
-
-    Counted are an operator's input and output, and inside a residual block the block's input, which the sum needs
-    later. Runtimes that fuse or reuse buffers in place need less.
+    """The most activation memory (N,) that is alive at once; see `hardware.liveness` for schedule and convention.
 
     Args:
         table: operators of N architectures, for one image.
-        precision: number format of the activations; "fp32" (4 bytes an element).
+        precision: number format of the activations: "fp32" (4 bytes an element) or "int8" (1 byte).
+
+    Raises:
+        MeasurementError: another precision.
     """
-    alive_NS = np.where(table.present(), table.input_elements + table.output_elements + _held_for_sums(table), 0)
-    peaks_N: npt.NDArray[np.int64] = alive_NS.max(axis=1) * _BYTES_PER_ELEMENT[precision]
-    return peaks_N
+    return peak_activation_elements(table) * bytes_per_element(precision)
 
 
-def _held_for_sums(table: OpTable) -> Counts:
-    """Elements (N, S) that wait for the sum at the end of the operator's block while the operator runs.
+def moved_elements(table: OpTable) -> Counts:
+    """Elements (N, S) that each operator moves: its inputs, its output and its weights, each once."""
+    return table.params + table.input_elements + table.output_elements
 
-    The operators of a residual block share the first part of their names ("stage1.block2.expand", "stage1.block2.add").
-    The block's first operator reads the waiting elements itself, and so does the sum.
+
+def bytes_per_element(precision: str) -> int:
+    """Bytes of a weight or an activation.
+
+    Raises:
+        MeasurementError: a precision that has no analytic costs.
     """
-    blocks = [name.rpartition(".")[0] for name in table.names]
-    sums = {blocks[s]: s for s, kind in enumerate(table.kinds) if kind == "add"}
-    held_NS = np.zeros_like(table.output_elements)
-    for s, block in enumerate(blocks):
-        first = blocks.index(block)
-        if block in sums and s not in (first, sums[block]):
-            held_NS[:, s] = table.output_elements[:, sums[block]]
-    return held_NS
+    if precision not in BYTES_PER_ELEMENT:
+        raise MeasurementError(
+            f"no analytic costs in precision {precision!r}, there are those of {', '.join(BYTES_PER_ELEMENT)}",
+            hint='pass precision="fp32" or precision="int8"',
+        )
+    return BYTES_PER_ELEMENT[precision]

@@ -162,7 +162,7 @@ class Conv1dSpace(SearchSpace):
             choice.name: np.array(choice.values, dtype=np.int64)[genomes_NG[:, g]]
             for g, choice in enumerate(self.choices)
         }
-        build = OpTableBuilder(len(genomes_NG))
+        build = OpTableBuilder(len(genomes_NG), network_input_elements=config.in_channels * config.length)
         length, *after = config.lengths()
         stem = config.stem_channels
         _add_conv(
@@ -174,6 +174,7 @@ class Conv1dSpace(SearchSpace):
             width_N = value_N[width_gene(stage)]
             for block in range(config.depths[-1]):
                 name, present_N = f"stage{stage + 1}.block{block + 1}", value_N[depth_gene(stage)] > block
+                before = build.latest
                 _add_conv(
                     build, f"{name}.conv", stage=stage, c_in=channels, c_out=width_N,
                     kernel=value_N[block_gene(stage, block, "kernel")], lengths=(length, shorter), present=present_N,
@@ -181,7 +182,7 @@ class Conv1dSpace(SearchSpace):
                 if block > 0:
                     build.add(
                         f"{name}.add", kind="add", stage=stage, macs=0, params=0, input_elements=2 * width_N * shorter,
-                        output_elements=width_N * shorter, present=present_N,
+                        output_elements=width_N * shorter, present=present_N, reads=[build.latest, before],
                     )  # fmt: skip
                 channels, length = width_N, shorter
         build.add(

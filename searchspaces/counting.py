@@ -1,12 +1,15 @@
 """Slots of operator tables that several spaces share: convolution, sum, pool, classifier.
 
-Letters as in `searchspaces.graph`: N architectures. Sizes are heights (= widths) of square feature maps in pixels.
+Letters as in `searchspaces.graph`: N architectures. Sizes are heights (= widths) of square feature maps in pixels. The
+functions return what `OpTableBuilder.add` returns, and read what it reads.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 
-from searchspaces.graph import Counts, OpTableBuilder
+from searchspaces.graph import Counts, OpTableBuilder, Slots
 
 Mask = npt.NDArray[np.bool_]
 
@@ -28,7 +31,8 @@ def add_conv(
     present: Mask | None = None,
     depthwise: bool = False,
     norm: bool = True,
-) -> None:
+    reads: Sequence[Slots] | None = None,
+) -> Slots:
     """Add a convolution without bias, with its batch normalisation (2 params a channel) and activation.
 
     Args:
@@ -42,10 +46,11 @@ def add_conv(
         present: which architectures have it, all if None.
         depthwise: one input channel for each output channel.
         norm: whether a batch normalisation follows.
+        reads: what it reads, the slot before it if None.
     """
     in_N, out_N = sizes
     weights = c_out * (1 if depthwise else c_in) * kernel**2
-    build.add(
+    return build.add(
         name,
         kind="depthwise" if depthwise else "conv",
         stage=stage,
@@ -54,6 +59,7 @@ def add_conv(
         input_elements=(c_out if depthwise else c_in) * in_N**2,
         output_elements=c_out * out_N**2,
         present=present,
+        reads=reads,
     )
 
 
@@ -64,12 +70,13 @@ def add_sum(
     stage: int,
     channels: Counts | int,
     size: Counts,
+    reads: Sequence[Slots],
     terms: Counts | int = 2,
     present: Mask | None = None,
-) -> None:
-    """Add an element-wise sum of `terms` feature maps."""
+) -> Slots:
+    """Add an element-wise sum of `terms` feature maps, those in `reads` that are not `NOTHING`."""
     elements = channels * size**2
-    build.add(
+    return build.add(
         name,
         kind="add",
         stage=stage,
@@ -78,6 +85,7 @@ def add_sum(
         input_elements=terms * elements,
         output_elements=elements,
         present=present,
+        reads=reads,
     )
 
 
@@ -90,10 +98,11 @@ def add_pool(
     sizes: tuple[Counts, Counts | int],
     params: Counts | int = 0,
     present: Mask | None = None,
-) -> None:
+    reads: Sequence[Slots] | None = None,
+) -> Slots:
     """Add a pooling layer; it has no multiply-accumulate operations, and `params` only where a norm belongs to it."""
     in_size, out_size = sizes
-    build.add(
+    return build.add(
         name,
         kind="pool",
         stage=stage,
@@ -102,6 +111,7 @@ def add_pool(
         input_elements=channels * in_size**2,
         output_elements=channels * out_size**2,
         present=present,
+        reads=reads,
     )
 
 

@@ -207,8 +207,8 @@ class MBConvSpace(SearchSpace):
         """Operators of many architectures; the classifier is counted for `num_classes`."""
         config, genomes_NG = self.config, self.canonicalise(genomes_NG)
         columns = {choice.name: genomes_NG[:, g] for g, choice in enumerate(self.choices)}
-        build = OpTableBuilder(len(genomes_NG))
         size_N = np.array(config.resolutions, dtype=np.int64)[columns[RESOLUTION]]
+        build = OpTableBuilder(len(genomes_NG), network_input_elements=config.in_channels * size_N**2)
         stem, out_N = config.stem_channels, -(-size_N // config.stem_stride)
         add_conv(build, "stem", stage=-1, c_in=config.in_channels, c_out=stem, kernel=3, sizes=(size_N, out_N))
         size_N = out_N
@@ -230,11 +230,11 @@ class MBConvSpace(SearchSpace):
 
 
 def _add_first_block(build: OpTableBuilder, c_in: int, c_out: int, size_N: Counts) -> None:
-    sizes = (size_N, size_N)
+    sizes, before = (size_N, size_N), build.latest
     add_conv(build, "first.depthwise", stage=-1, c_in=c_in, c_out=c_in, kernel=3, sizes=sizes, depthwise=True)
     add_conv(build, "first.project", stage=-1, c_in=c_in, c_out=c_out, sizes=sizes)
     if c_in == c_out:
-        add_sum(build, "first.add", stage=-1, channels=c_out, size=size_N)
+        add_sum(build, "first.add", stage=-1, channels=c_out, size=size_N, reads=[build.latest, before])
 
 
 def _add_stage(
@@ -248,7 +248,7 @@ def _add_stage(
     stage = config.stages[number]
     depth_N = np.array(stage.depths, dtype=np.int64)[columns[depth_gene(number)]]
     for block, c_in in enumerate(config.block_inputs(number)):
-        name, present_N = f"stage{number + 1}.block{block + 1}", depth_N > block
+        name, present_N, before = f"stage{number + 1}.block{block + 1}", depth_N > block, build.latest
         kernel_N = np.array(stage.kernels, dtype=np.int64)[columns[block_gene(number, block, "kernel")]]
         expand_N = columns[block_gene(number, block, "expand")]
         hidden = [round_channels(c_in * expand) for expand in stage.expands]
@@ -265,16 +265,20 @@ def _add_stage(
         if stage.se:
             squeeze_N = np.array([squeeze_channels(channels) for channels in hidden], dtype=np.int64)[expand_N]
             weights_N, elements_N = 2 * hidden_N * squeeze_N, hidden_N * out_N**2
+            # Inside, the most is alive in the product: its gate, one number a channel, beside input and output.
             build.add(
                 f"{name}.se", kind="se", stage=number, macs=weights_N, params=weights_N + squeeze_N + hidden_N,
-                input_elements=elements_N, output_elements=elements_N, present=present_N,
+                input_elements=elements_N, output_elements=elements_N, workspace_elements=hidden_N, present=present_N,
             )  # fmt: skip
         add_conv(
             build, f"{name}.project", stage=number, c_in=hidden_N, c_out=stage.channels, sizes=(out_N, out_N),
             present=present_N,
         )  # fmt: skip
         if block > 0:
-            add_sum(build, f"{name}.add", stage=number, channels=stage.channels, size=out_N, present=present_N)
+            add_sum(
+                build, f"{name}.add", stage=number, channels=stage.channels, size=out_N, present=present_N,
+                reads=[build.latest, before],
+            )  # fmt: skip
         size_N = out_N
     return size_N
 

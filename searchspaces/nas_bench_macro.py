@@ -168,8 +168,8 @@ class NASBenchMacroSpace(SearchSpace):
         """Operators of many architectures; the classifier is counted for `num_classes`."""
         config, genomes_NG = self.config, self.canonicalise(genomes_NG)
         position = {choice.name: genomes_NG[:, g] for g, choice in enumerate(self.choices)}
-        build = OpTableBuilder(len(genomes_NG))
         size_N = np.array(config.resolutions, dtype=np.int64)[position[RESOLUTION]]
+        build = OpTableBuilder(len(genomes_NG), network_input_elements=config.in_channels * size_N**2)
         stem = config.stem_channels
         add_conv(build, "stem", stage=-1, c_in=config.in_channels, c_out=stem, kernel=3, sizes=(size_N, size_N))
         for layer in config.layers:
@@ -187,6 +187,7 @@ def _add_layer(build: OpTableBuilder, layer: MacroLayer, op_N: npt.NDArray[np.in
     kernel_N = np.array([KERNELS.get(op, 0) for op in OPERATORS], dtype=np.int64)[op_N]
     is_block_N = op_N != OPERATORS.index(IDENTITY)
     out_N = halved(size_N) if layer.stride == 2 else size_N
+    before = build.latest
     if layer.stride == 2:
         add_conv(
             build,
@@ -214,7 +215,8 @@ def _add_layer(build: OpTableBuilder, layer: MacroLayer, op_N: npt.NDArray[np.in
             depthwise=part == "depthwise",
         )
     if layer.stride == 1:
-        add_sum(build, f"{name}.add", stage=stage, channels=c_out, size=out_N, present=is_block_N)
+        reads = [build.latest, before]
+        add_sum(build, f"{name}.add", stage=stage, channels=c_out, size=out_N, present=is_block_N, reads=reads)
     return out_N
 
 

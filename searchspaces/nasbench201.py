@@ -8,10 +8,12 @@ Costs are those of the CIFAR-10 skeleton: 3x3 stem to 16 channels; three stages 
 channels at 32, 16 and 8 pixels; a residual block with stride 2 between stages, whose shortcut is an average pool and a
 1x1 convolution without normalisation; batch normalisation and ReLU (counted with the pool), global average pool,
 linear. Every operator is counted, also in nodes from which no path leads to the output, since the published networks
-compute those too. The published extremes agree: 0.073306 and 1.531546 million parameters, and 7.78305 and 220.11969
+compute those too. A node in which only "none" ends is a map of zeros: a sum of no terms, written where an operator or
+another node reads it. The published extremes agree: 0.073306 and 1.531546 million parameters, and 7.78305 and 220.11969
 million FLOPs, which are MACs plus one for each bias of the classifier.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 
@@ -21,7 +23,7 @@ from searchspaces.architecture import Architecture, Value
 from searchspaces.counting import add_conv, add_pool, add_sum, add_tail
 from searchspaces.errors import SpaceError
 from searchspaces.genomes import Choice, Genomes
-from searchspaces.graph import Counts, OpTable, OpTableBuilder
+from searchspaces.graph import NOTHING, Counts, OpTable, OpTableBuilder, Slots
 from searchspaces.space import SearchSpace
 
 OPERATORS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
@@ -96,7 +98,7 @@ class NASBench201Space(SearchSpace):
     def op_table(self, genomes_NG: Genomes, *, num_classes: int = 10) -> OpTable:
         """Operators of many architectures; the classifier is counted for `num_classes`."""
         genomes_NG = self.canonicalise(genomes_NG)
-        build = OpTableBuilder(len(genomes_NG))
+        build = OpTableBuilder(len(genomes_NG), network_input_elements=math.prod(_IMAGE_SHAPE))
         size_N = np.full(len(genomes_NG), _IMAGE_SHAPE[1], dtype=np.int64)
         add_conv(build, "stem", stage=-1, c_in=_IMAGE_SHAPE[0], c_out=_CHANNELS[0], kernel=3, sizes=(size_N, size_N))
         for stage, channels in enumerate(_CHANNELS):
@@ -128,9 +130,11 @@ def _arch_string(ops: Sequence[str]) -> str:
 def _add_cell(build: OpTableBuilder, name: str, stage: int, genomes_NG: Genomes, channels: int, size_N: Counts) -> None:
     """Add the operators of a cell and the sums in its nodes; "none" and "skip_connect" compute nothing."""
     sizes = (size_N, size_N)
-    inputs_NE = genomes_NG != _BY_COST.index("none")
+    used_NE = genomes_NG != _BY_COST.index("none")
+    nodes = [build.latest]
     for node in (1, 2, 3):
         incoming = [edge for edge, (_, target) in enumerate(EDGES) if target == node]
+        terms: list[Slots] = []
         for edge in incoming:
             op_N = genomes_NG[:, edge]
             kernel_N = np.where(op_N == _BY_COST.index("nor_conv_3x3"), 3, 1).astype(np.int64)
@@ -143,30 +147,37 @@ def _add_cell(build: OpTableBuilder, name: str, stage: int, genomes_NG: Genomes,
                 kernel=kernel_N,
                 sizes=sizes,
                 present=op_N >= _BY_COST.index("nor_conv_1x1"),
+                reads=[nodes[EDGES[edge][0]]],
             )
             is_pool_N = op_N == _BY_COST.index("avg_pool_3x3")
             add_pool(build, f"{name}.edge{edge}.pool", stage=stage, channels=channels, sizes=sizes, present=is_pool_N)
-        if len(incoming) > 1:
-            terms_N = inputs_NE[:, incoming].sum(axis=1)
-            add_sum(
-                build,
-                f"{name}.node{node}.add",
-                stage=stage,
-                channels=channels,
-                size=size_N,
-                terms=terms_N,
-                present=terms_N > 1,
-            )
+            terms.append(np.where(used_NE[:, edge], build.latest, NOTHING).astype(np.int32))
+        outgoing = [edge for edge, (source, _) in enumerate(EDGES) if source == node]
+        is_read_N = used_NE[:, outgoing].any(axis=1) if outgoing else np.True_
+        num_terms_N = used_NE[:, incoming].sum(axis=1)
+        add_sum(
+            build,
+            f"{name}.node{node}.add",
+            stage=stage,
+            channels=channels,
+            size=size_N,
+            terms=num_terms_N,
+            present=(num_terms_N > 1) | ((num_terms_N == 0) & is_read_N),
+            reads=terms,
+        )
+        nodes.append(build.latest)
 
 
 def _add_reduction(build: OpTableBuilder, name: str, *, channels: int, size_N: Counts) -> Counts:
     """Add the residual block that halves the image and doubles the channels; returns the new size."""
-    half_N, before = size_N // 2, channels // 2
+    half_N, before, cell = size_N // 2, channels // 2, build.latest
     add_conv(build, f"{name}.conv1", stage=-1, c_in=before, c_out=channels, kernel=3, sizes=(size_N, half_N))
-    add_conv(build, f"{name}.conv2", stage=-1, c_in=channels, c_out=channels, kernel=3, sizes=(half_N, half_N))
-    add_pool(build, f"{name}.shortcut_pool", stage=-1, channels=before, sizes=(size_N, half_N))
-    add_conv(build, f"{name}.shortcut_conv", stage=-1, c_in=before, c_out=channels, sizes=(half_N, half_N), norm=False)
-    add_sum(build, f"{name}.add", stage=-1, channels=channels, size=half_N)
+    body = add_conv(build, f"{name}.conv2", stage=-1, c_in=channels, c_out=channels, kernel=3, sizes=(half_N, half_N))
+    add_pool(build, f"{name}.shortcut_pool", stage=-1, channels=before, sizes=(size_N, half_N), reads=[cell])
+    shortcut = add_conv(
+        build, f"{name}.shortcut_conv", stage=-1, c_in=before, c_out=channels, sizes=(half_N, half_N), norm=False
+    )
+    add_sum(build, f"{name}.add", stage=-1, channels=channels, size=half_N, reads=[body, shortcut])
     return half_N
 
 

@@ -184,14 +184,17 @@ class ResNet50DSpace(SearchSpace):
         """Operators of many architectures; the classifier is counted for `num_classes`."""
         genomes_NG = self.canonicalise(genomes_NG)
         position = {choice.name: genomes_NG[:, g] for g, choice in enumerate(self.choices)}
-        config, build = self.config, OpTableBuilder(len(genomes_NG))
+        config = self.config
         size_N = np.array(config.resolutions, dtype=np.int64)[position[RESOLUTION]]
+        build = OpTableBuilder(len(genomes_NG), network_input_elements=config.in_channels * size_N**2)
         mid_N = _by_width(config.stem_mid_channels)[position[STEM_MID_WIDTH]]
         channels_N = _by_width(config.stem_channels)[position[STEM_WIDTH]]
         has_middle_N = position[STEM_DEPTH] == 1
         half_N = halved(size_N)
-        add_conv(build, "stem.conv1", stage=-1, c_in=config.in_channels, c_out=mid_N, kernel=3, sizes=(size_N, half_N))
-        add_conv(
+        first = add_conv(
+            build, "stem.conv1", stage=-1, c_in=config.in_channels, c_out=mid_N, kernel=3, sizes=(size_N, half_N)
+        )
+        middle = add_conv(
             build,
             "stem.conv2",
             stage=-1,
@@ -201,7 +204,7 @@ class ResNet50DSpace(SearchSpace):
             sizes=(half_N, half_N),
             present=has_middle_N,
         )
-        add_sum(build, "stem.add", stage=-1, channels=mid_N, size=half_N, present=has_middle_N)
+        add_sum(build, "stem.add", stage=-1, channels=mid_N, size=half_N, present=has_middle_N, reads=[middle, first])
         add_conv(build, "stem.conv3", stage=-1, c_in=mid_N, c_out=channels_N, kernel=3, sizes=(half_N, half_N))
         size_N = halved(half_N)
         add_pool(build, "stem.pool", stage=-1, channels=channels_N, sizes=(half_N, size_N))
@@ -232,12 +235,19 @@ class ResNet50DSpace(SearchSpace):
             hidden_N = hidden_WE[width_N, position[block_gene(stage, block, "expand")]]
             strides = block == 0 and STRIDES[stage] == 2
             to_N = halved(size_N) if strides else size_N
+            body = build.latest
+            # The network computes a projection before the convolutions beside it.
+            if strides:
+                add_pool(build, f"{name}.shortcut_pool", stage=stage, channels=channels_N, sizes=(size_N, to_N))
+            if block == 0:
+                add_conv(build, f"{name}.shortcut_conv", stage=stage, c_in=channels_N, c_out=out_N, sizes=(to_N, to_N))
+            shortcut = build.latest
             for part, c_in, c_out, kernel, sizes in (
                 ("conv1", channels_N, hidden_N, 1, (size_N, size_N)),
                 ("conv2", hidden_N, hidden_N, 3, (size_N, to_N)),
                 ("conv3", hidden_N, out_N, 1, (to_N, to_N)),
             ):
-                add_conv(
+                body = add_conv(
                     build,
                     f"{name}.{part}",
                     stage=stage,
@@ -246,12 +256,10 @@ class ResNet50DSpace(SearchSpace):
                     kernel=kernel,
                     sizes=sizes,
                     present=present_N,
+                    reads=[body],
                 )
-            if strides:
-                add_pool(build, f"{name}.shortcut_pool", stage=stage, channels=channels_N, sizes=(size_N, to_N))
-            if block == 0:
-                add_conv(build, f"{name}.shortcut_conv", stage=stage, c_in=channels_N, c_out=out_N, sizes=(to_N, to_N))
-            add_sum(build, f"{name}.add", stage=stage, channels=out_N, size=to_N, present=present_N)
+            reads = [body, shortcut]
+            add_sum(build, f"{name}.add", stage=stage, channels=out_N, size=to_N, present=present_N, reads=reads)
             size_N, channels_N = to_N, out_N
         return size_N, channels_N
 

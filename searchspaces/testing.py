@@ -10,6 +10,7 @@ import torch
 from searchspaces.architecture import Architecture
 from searchspaces.elastic.supernet import Supernet
 from searchspaces.errors import SpaceError
+from searchspaces.graph import NOTHING
 from searchspaces.space import SearchSpace
 
 _TOLERANCE = 1e-5
@@ -65,6 +66,23 @@ class SearchSpaceContract(ABC):
         table = space.op_table(space.genomes([space.smallest, space.largest]))
         assert table.params[0].sum() < table.params[1].sum()
         assert table.macs[0].sum() < table.macs[1].sum()
+
+    def test_operators_read_what_earlier_ones_wrote(self, space: SearchSpace, rng: np.random.Generator) -> None:
+        genomes_NG = np.concatenate([space.genomes([space.smallest, space.largest]), space.sample_many(50, rng)])
+        table = space.op_table(genomes_NG)
+        # What can be read: nothing, the network's input, and what each slot wrote.
+        nothing_N = np.zeros(len(genomes_NG), dtype=np.int64)
+        written_NK = np.column_stack([nothing_N, table.network_input_elements, table.output_elements])
+        read_NST = written_NK[np.arange(len(genomes_NG))[:, None, None], table.inputs - NOTHING]
+        assert (read_NST.sum(axis=2) == table.input_elements).all()
+        assert (read_NST[table.inputs != NOTHING] > 0).all()
+        assert (table.inputs < np.arange(len(table.names))[:, None]).all()
+        assert (table.inputs[~table.present()] == NOTHING).all()
+
+    def test_the_last_operator_writes_the_classes(self, space: SearchSpace, rng: np.random.Generator) -> None:
+        table = space.op_table(space.sample_many(5, rng), num_classes=7)
+        assert table.present()[:, -1].all()
+        assert (table.output_elements[:, -1] == 7).all()
 
     def test_a_bad_gene_is_refused_with_its_allowed_values(self, space: SearchSpace) -> None:
         genes = dict(space.smallest.genes)

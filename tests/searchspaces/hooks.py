@@ -20,7 +20,7 @@ class Sum(nn.Module):
 
 
 def counted(network: nn.Module, image_NCHW: torch.Tensor) -> Counter[Count]:
-    """Every convolution, pool, sum and linear layer that runs on one image."""
+    """Every convolution, pool, sum and linear layer that runs on one image; what has no input is a sum of no terms."""
     counts: Counter[Count] = Counter()
 
     def hook(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
@@ -36,6 +36,8 @@ def counted(network: nn.Module, image_NCHW: torch.Tensor) -> Counter[Count]:
             counts["add", 0, 2 * made, made] += 1
         elif isinstance(module, Sum) and len(inputs) > 1:
             counts["add", 0, taken, made] += 1
+        elif not inputs:
+            counts["add", 0, 0, made] += 1
 
     hooks = [module.register_forward_hook(hook) for module in network.modules()]
     try:

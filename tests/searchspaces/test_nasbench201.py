@@ -1,16 +1,16 @@
-"""NAS-Bench-201: the official spelling of its cells, and costs checked against a reference network written here."""
+"""NAS-Bench-201: the official spelling of its cells, and costs checked against a reference network."""
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from searchspaces import get_space
 from searchspaces.errors import SpaceError
-from searchspaces.nasbench201 import EDGES, OPERATORS, nasbench201
+from searchspaces.nasbench201 import OPERATORS, nasbench201
 from searchspaces.space import SearchSpace
 from searchspaces.testing import SearchSpaceContract
-from tests.searchspaces.hooks import Sum, counted, num_params, told
+from tests.searchspaces.hooks import counted, num_params, told
+from tests.searchspaces.nasbench201_network import reference
 
 SPACE = nasbench201()
 FIRST = "|avg_pool_3x3~0|+|nor_conv_1x1~0|skip_connect~1|+|nor_conv_1x1~0|skip_connect~1|skip_connect~2|"
@@ -20,60 +20,6 @@ class TestNASBench201(SearchSpaceContract):
     @pytest.fixture
     def space(self) -> SearchSpace:
         return nasbench201()
-
-
-def relu_conv_norm(c_in: int, c_out: int, *, kernel: int, stride: int = 1) -> nn.Sequential:
-    conv = nn.Conv2d(c_in, c_out, kernel, stride=stride, padding=kernel // 2, bias=False)
-    return nn.Sequential(nn.ReLU(), conv, nn.BatchNorm2d(c_out))
-
-
-def edge(op: str, channels: int) -> nn.Module:
-    if op == "avg_pool_3x3":
-        return nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False)
-    return relu_conv_norm(channels, channels, kernel=int(op[-1])) if "conv" in op else nn.Identity()
-
-
-class Cell(nn.Module):
-    def __init__(self, ops: tuple[str, ...], channels: int) -> None:
-        super().__init__()
-        self.ops = ops
-        self.edges = nn.ModuleList(edge(op, channels) for op in ops)
-        self.sums = nn.ModuleList(Sum() for _ in range(3))
-
-    def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
-        nodes = [x_NCHW]
-        for node in (1, 2, 3):
-            terms = [
-                self.edges[n](nodes[source])
-                for n, (source, target) in enumerate(EDGES)
-                if target == node and self.ops[n] != "none"
-            ]
-            nodes.append(self.sums[node - 1](*terms) if terms else torch.zeros_like(x_NCHW))
-        return nodes[-1]
-
-
-class Reduction(nn.Module):
-    def __init__(self, c_in: int, c_out: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            relu_conv_norm(c_in, c_out, kernel=3, stride=2), relu_conv_norm(c_out, c_out, kernel=3)
-        )
-        self.shortcut = nn.Sequential(nn.AvgPool2d(2), nn.Conv2d(c_in, c_out, 1, bias=False))
-        self.sum = Sum()
-
-    def forward(self, x_NCHW: torch.Tensor) -> torch.Tensor:
-        total: torch.Tensor = self.sum(self.shortcut(x_NCHW), self.body(x_NCHW))
-        return total
-
-
-def reference(ops: tuple[str, ...], *, num_classes: int) -> nn.Sequential:
-    layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16)]
-    for channels in (16, 32, 64):
-        if channels > 16:
-            layers.append(Reduction(channels // 2, channels))
-        layers += [Cell(ops, channels) for _ in range(5)]
-    head = [nn.BatchNorm2d(64), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, num_classes)]
-    return nn.Sequential(*layers, *head)
 
 
 def test_the_operator_table_equals_what_hooks_count_on_a_reference_network() -> None:
@@ -98,6 +44,18 @@ def test_operators_that_no_output_sees_are_counted() -> None:
     table = SPACE.op_table(SPACE.genomes([dead]))
     # a 3x3 convolution with normalisation in each of 15 cells, beside what the empty cells cost
     assert table.params.sum() == 73_306 + 5 * sum(9 * c * c + 2 * c for c in (16, 32, 64))
+
+
+def test_a_node_where_only_none_ends_is_written_as_zeros_if_somebody_reads_it() -> None:
+    def sums(*ops: str) -> list[tuple[str, int, tuple[str, ...]]]:
+        operators = SPACE.graph(SPACE.from_ops(ops)).operators
+        return [(op.name, op.input_elements, op.inputs) for op in operators if op.name.startswith("stage1.cell2.node")]
+
+    assert sums("none", "none", "none", "none", "none", "none") == [("stage1.cell2.node3.add", 0, ())]
+    assert sums("none", "skip_connect", "none", "nor_conv_1x1", "skip_connect", "none") == [
+        ("stage1.cell2.node1.add", 0, ()),
+        ("stage1.cell2.node3.add", 2 * 16 * 32 * 32, ("stage1.cell2.edge3.conv", "stage1.cell2.node1.add")),
+    ]
 
 
 def test_the_size_is_exact_and_every_cell_is_reached() -> None:

@@ -21,7 +21,7 @@ class TinySpace(SearchSpace):
 
     def op_table(self, genomes_NG: Genomes, *, num_classes: int = 10) -> OpTable:
         active_N = (genomes_NG >= 0).sum(axis=1)
-        build = OpTableBuilder(len(genomes_NG))
+        build = OpTableBuilder(len(genomes_NG), network_input_elements=1)
         build.add("all", kind="linear", stage=0, macs=active_N, params=0, input_elements=1, output_elements=num_classes)
         return build.build()
 
