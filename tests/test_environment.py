@@ -22,11 +22,14 @@ from rattler import MatchSpec
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 ENVIRONMENT = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+CONDA_LINES = [line for line in ENVIRONMENT["dependencies"] if isinstance(line, str)]
+(PIP_LINES,) = (entry["pip"] for entry in ENVIRONMENT["dependencies"] if isinstance(entry, dict))
 PIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[0-9][A-Za-z0-9.!]*")
 
 PACKAGES = ("searchspaces", "hardware", "predictors", "nas", "experiments")
 # Needed at run time without an import of ours: optuna's GP sampler imports it and does not ask for it.
-NEVER_IMPORTED = {"greenlet"}
+# Vela is run as a program.
+NEVER_IMPORTED = {"greenlet", "ethos-u-vela"}
 # Scripts that another interpreter runs, where a peer's package is installed.
 FOR_OTHERS = ROOT / "experiments" / "benchmarks" / "peers"
 # Extras that are not for running: what checks the code, and everything together.
@@ -37,6 +40,16 @@ FOR_TESTS = {"pytest"}
 CONDA_NAMES = {"torch": "pytorch"}
 # conda-forge splits the extras of ray into packages.
 CONDA_EXTRAS = {("ray", "default"): "ray-default", ("ray", "train"): "ray-train", ("ray", "tune"): "ray-tune"}
+# Not on conda-forge: pip installs them into the conda environment.
+PIP_ONLY = {
+    "ai-edge-litert",
+    "ai-edge-quantizer",
+    "bakenn",
+    "ethos-u-vela",
+    "executorch",
+    "litert-torch",
+    "torchao",
+}
 # What conda needs beyond pyproject: pip installs this project itself into the environment.
 CONDA_ONLY = {"pip": ""}
 
@@ -56,6 +69,8 @@ def expected_conda() -> dict[str, frozenset[str]]:
     expected = {name: parts(specifier) for name, specifier in CONDA_ONLY.items()}
     expected["python"] = parts(PROJECT["requires-python"])
     for requirement in required():
+        if requirement.name in PIP_ONLY:
+            continue
         names = [CONDA_EXTRAS[requirement.name, extra] for extra in sorted(requirement.extras)]
         for name in names or [CONDA_NAMES.get(requirement.name, requirement.name)]:
             expected[name] = parts(str(requirement.specifier))
@@ -110,10 +125,12 @@ def test_everything_that_we_import_is_a_declared_dependency_and_nothing_else_is(
 
 def test_conda_and_pip_name_the_same_packages_and_ranges() -> None:
     found = {}
-    for line in ENVIRONMENT["dependencies"]:
+    for line in CONDA_LINES:
         name, _, specifier = line.partition(" ")
         found[name] = parts(specifier)
     assert found == expected_conda()
+    by_pip = {requirement.name: requirement.specifier for requirement in map(Requirement, PIP_LINES)}
+    assert by_pip == {one.name: one.specifier for one in required() if one.name in PIP_ONLY}
 
 
 def test_the_environment_uses_conda_forge_alone() -> None:
@@ -121,7 +138,7 @@ def test_the_environment_uses_conda_forge_alone() -> None:
     assert ENVIRONMENT["channels"] == ["conda-forge"]
 
 
-@pytest.mark.parametrize("line", ENVIRONMENT["dependencies"])
+@pytest.mark.parametrize("line", CONDA_LINES)
 def test_conda_reads_the_spec_as_it_is_meant(line: str) -> None:
     spec = MatchSpec(line, strict=True)
     name, _, specifier = line.partition(" ")

@@ -23,11 +23,17 @@ LIGHT_MODULES = (
     "hardware.clock",
     "hardware.cost",
     "hardware.device",
+    "hardware.energy",
     "hardware.errors",
     "hardware.files",
+    "hardware.host",
+    "hardware.judging",
     "hardware.lease",
+    "hardware.liveness",
     "hardware.measurement",
+    "hardware.onsite",
     "hardware.protocol",
+    "hardware.roofline",
     "hardware.table",
     "hardware.timing",
     "predictors",
@@ -35,7 +41,7 @@ LIGHT_MODULES = (
     "experiments.recipe",
     "experiments.cli",
 )
-HEAVY = ("torch", "ray", "mlflow", "optuna", "onnx", "onnxruntime")
+HEAVY = ("torch", "ray", "mlflow", "optuna", "onnx", "onnxruntime", "openvino", "nncf", "executorch")
 
 # One process for all: what a module brings in is what was not there before it. A module that cannot be imported at all
 # says so in its own line.
