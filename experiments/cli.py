@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperGroup
 
+from experiments.cli_devices import app as devices_app
 from experiments.cli_spaces import app as spaces_app
 from searchspaces.errors import Hinted
 
@@ -47,7 +48,6 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, recipe or path, 3 infeasible limits, "
     "4 device unavailable, 130 interrupted.",
 )
-devices_app = typer.Typer(help="Devices of this machine.", no_args_is_help=True)
 app.add_typer(devices_app, name="devices")
 app.add_typer(spaces_app, name="spaces")
 
@@ -289,16 +289,6 @@ def import_ofa_(
     ))  # fmt: skip
     typer.echo(f"supernet  {imported.directory}")
     typer.echo(f"use it    nas run RECIPE --from {imported.directory}")
-
-
-@devices_app.command("list")
-def devices_list() -> None:
-    """List the devices of this machine."""
-    from hardware import list_devices
-
-    for status in list_devices():
-        text = "available" if status.available else f"not available: {status.reason} ({status.hint})"
-        typer.echo(f"{status.device_id}  {text}")
 
 
 def _overrides(set_: list[str] | None, *, from_: Path | None) -> list[str]:

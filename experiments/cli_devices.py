@@ -1,0 +1,293 @@
+"""The commands `nas devices list | show | measure | calibrate`."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from experiments.cli_spaces import Format, FormatOption
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from hardware.device import Device
+    from hardware.measurement import CostMeasurement
+    from searchspaces import SearchSpace
+
+app = typer.Typer(help="Devices: what networks cost where they will run.", no_args_is_help=True)
+
+
+DeviceArgument = Annotated[
+    str, typer.Argument(metavar="DEVICE", help="Device id, see `nas devices list`.", show_default=False)
+]
+DeviceOption = Annotated[str, typer.Option("--device", metavar="ID", help="Device id, see `nas devices list`.")]
+SpaceOption = Annotated[
+    str,
+    typer.Option("--space", metavar="SPACE|FILE", help="A space's name, or a YAML file with `name` and `settings`."),
+]
+ClassesOption = Annotated[int, typer.Option("--classes", min=2, help="Classes of the classifier.")]
+ProtocolOption = Annotated[str, typer.Option("--protocol", help="How thoroughly: quick, standard or mlperf.")]
+ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="Threads of one inference.")]
+BatchOption = Annotated[int, typer.Option("--batch", min=1, help="Images of one inference.")]
+
+_SHOWN = ("arch_id", "purpose", "p50", "low", "high", "p90", "p99", "unit", "provenance", "suspect_reason", "utc_time")
+
+
+@app.command("list")
+def list_(format_: FormatOption = Format.table) -> None:
+    """List the devices that can be measured on. Example: nas devices list."""
+    from hardware import list_devices
+
+    statuses = list_devices()
+    if format_ is Format.json:
+        rows = [
+            {
+                "device": one.device_id,
+                "backend": one.backend,
+                "available": one.available,
+                "reason": one.reason,
+                "hint": one.hint,
+                "versions": dict(one.versions),
+            }
+            for one in statuses
+        ]
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    for status in statuses:
+        text = "available" if status.available else f"not available: {status.reason} ({status.hint})"
+        typer.echo(f"{status.device_id}  {text}")
+
+
+@app.command()
+def show(
+    device: DeviceArgument,
+    space: Annotated[str | None, typer.Option("--space", metavar="ID", help="Only this space's measurements.")] = None,
+    format_: FormatOption = Format.table,
+) -> None:
+    """Show what was measured on a device, and who measures or waits on it now.
+
+    Examples:
+        nas devices show onnxruntime-cpu
+
+        nas devices show onnxruntime-cpu --space mbconv-small --format json
+    """
+    from hardware import get_device
+    from hardware.records import measured_spaces, measurement_table
+
+    get_device(device)
+    spaces = measured_spaces(device) if space is None else [space]
+    tables = {name: measurement_table(device, space_id=name).read() for name in spaces}
+    if format_ is Format.json:
+        typer.echo(json.dumps({name: _rows(frame) for name, frame in tables.items()}, indent=2))
+        return
+    if not any(len(frame) for frame in tables.values()):
+        typer.echo(f"nothing was measured on {device} yet; measure: nas devices measure MODEL.onnx --device {device}")
+    for name, frame in tables.items():
+        shown = Table(title=f"{device}, {name}: {len(frame)} measurements", title_justify="left")
+        for heading in ("network", "for", "median", "95 % interval", "p90", "p99", "unit", "provenance", "UTC", "note"):
+            shown.add_column(heading, justify="right" if heading in ("median", "p90", "p99") else "left")
+        for row in _rows(frame):
+            shown.add_row(
+                str(row["arch_id"]),
+                str(row["purpose"]),
+                f"{row['p50']:.5g}",
+                f"{row['low']:.5g} - {row['high']:.5g}",
+                f"{row['p90']:.5g}",
+                f"{row['p99']:.5g}",
+                str(row["unit"]),
+                str(row["provenance"]),
+                str(row["utc_time"])[:16],
+                escape(str(row["suspect_reason"])),
+            )
+        _out().print(shown)
+
+
+@app.command()
+def measure(
+    what: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL.onnx|ARCH",
+            help="Any ONNX file with one input of fixed size; or an architecture as JSON text, a file with it, "
+            "'smallest' or 'largest' of --space.",
+            show_default=False,
+        ),
+    ],
+    device: DeviceOption = "onnxruntime-cpu",
+    space: SpaceOption = "mbconv-small",
+    classes: ClassesOption = 10,
+    protocol: ProtocolOption = "standard",
+    threads: ThreadsOption = 1,
+    batch: BatchOption = 1,
+    format_: FormatOption = Format.table,
+) -> None:
+    """Measure a network and keep the record.
+
+    Examples:
+        nas devices measure model.onnx --device onnxruntime-cpu --threads 2
+
+        nas devices measure largest --space ofa-mobilenetv3-w1.0 --classes 1000 --device openvino-cpu-int8
+    """
+    from hardware import get_device
+
+    chosen = get_device(device, threads=threads, batch=batch)
+    if what.endswith(".onnx"):
+        record = _measure_file(chosen, Path(what), protocol=protocol)
+    else:
+        record = _measure_architecture(chosen, what, space=_space(space), classes=classes, protocol=protocol)
+    if format_ is Format.json:
+        typer.echo(json.dumps(_document(record), indent=2))
+        return
+    typer.echo(f"{record.quantity} {record.p50:.5g} {record.unit} ({record.provenance}, median)")
+    typer.echo(f"interval    {record.low:.5g} - {record.high:.5g} {record.unit} ({record.level:.0%})")
+    typer.echo(f"p90, p99    {record.p90:.5g}, {record.p99:.5g} {record.unit}")
+    if record.quantile != 0.5:
+        typer.echo(f"reported    {record.reported:.5g} {record.unit}: percentile {record.quantile:.0%} of {protocol}")
+    for name, value in record.also.items():
+        typer.echo(f"{name}    {value:,.0f}")
+    typer.echo(f"measured    {record.num_rounds} rounds of {record.runs_per_round} runs, drift {record.drift:+.1%}")
+    if record.suspect:
+        _err().print(f"[yellow]suspect[/yellow]: {escape(record.suspect_reason)}", highlight=False)
+
+
+@app.command()
+def calibrate(
+    device: DeviceArgument,
+    space: SpaceOption = "mbconv-small",
+    samples: Annotated[int, typer.Option("--samples", help="Subnets that the predictor is fitted to.")] = 20,
+    held_out: Annotated[int, typer.Option("--held-out", help="Further subnets that judge it.")] = 8,
+    classes: ClassesOption = 10,
+    protocol: ProtocolOption = "quick",
+    threads: ThreadsOption = 1,
+    batch: BatchOption = 1,
+    seed: Annotated[int, typer.Option("--seed", help="Chooses the subnets.")] = 0,
+    format_: FormatOption = Format.table,
+) -> None:
+    """Measure the subnets that tell most, fit the latency predictor and say how wrong it is.
+
+    Example: nas devices calibrate onnxruntime-cpu --space ofa-mobilenetv3-w1.0 --classes 1000 --samples 20.
+    """
+    from experiments.console import ConsoleReporter
+    from hardware import get_device
+    from nas.calibrate import calibrate as run
+
+    chosen = get_device(device, threads=threads, batch=batch)
+    with ConsoleReporter(_err()) as reporter:
+        reporter.stage("calibrate", text=f"{samples} + {held_out} subnets on {device}")
+        found = run(
+            chosen,
+            _space(space),
+            samples=samples,
+            held_out=held_out,
+            num_classes=classes,
+            protocol=protocol,
+            seed=seed,
+            on_built=lambda done, total: reporter.progress(done, total, text="files"),
+            on_round=lambda done, total: reporter.progress(done, total, text="rounds"),
+        )
+        scores = found.scores
+        reporter.done(f"held-out error {scores.mape_percent:.1f} %")
+    document = {
+        "device": device,
+        "space": found.predictor.space_id,
+        "unit": found.predictor.unit,
+        "family": found.predictor.family,
+        "num_fit": found.num_fit,
+        "num_held_out": found.num_held_out,
+        "suspect": list(found.suspect),
+        "held_out": {
+            "mape_percent": scores.mape_percent,
+            "spearman": scores.spearman,
+            "kendall": scores.kendall,
+            "within_5_percent": scores.within_5_percent,
+            "within_10_percent": scores.within_10_percent,
+        },
+        "predictor": str(found.directory),
+    }
+    if format_ is Format.json:
+        typer.echo(json.dumps(document, indent=2))
+        return
+    typer.echo(
+        f"held-out error on {found.num_held_out} subnets {scores.mape_percent:.1f} % (mean), Spearman "
+        f"{scores.spearman:.3f}, {scores.within_5_percent:.0%} within 5 %, {scores.within_10_percent:.0%} within 10 %"
+    )
+    if found.suspect:
+        typer.echo(f"left out    {len(found.suspect)} suspect measurements: {', '.join(found.suspect)}")
+    typer.echo(f"predictor   {found.predictor.family}, fitted to {found.num_fit} subnets, in {found.directory}")
+
+
+def _measure_file(device: "Device", path: Path, *, protocol: str) -> "CostMeasurement":
+    from hardware.artifacts.onnx import open_onnx
+    from hardware.measuring import measure as measure_network
+    from hardware.records import FILES, measurement_table
+
+    artifact = open_onnx(path)
+    record = measure_network(device, artifact, protocol=protocol)
+    row = {
+        **record.to_row(),
+        "arch_id": artifact.sha256[:12],
+        "candidate_id": path.name,
+        "architecture": "{}",
+        "purpose": "measure",
+    }
+    measurement_table(device.spec.device_id, space_id=FILES).append([row])
+    return record
+
+
+def _measure_architecture(
+    device: "Device", what: str, *, space: "SearchSpace", classes: int, protocol: str
+) -> "CostMeasurement":
+    from experiments.console import ConsoleReporter
+    from nas.calibrate import measure_architectures
+    from searchspaces import Architecture
+
+    if what in ("smallest", "largest"):
+        arch = space.smallest if what == "smallest" else space.largest
+    else:
+        arch = Architecture.from_json(Path(what).read_text(encoding="utf-8") if Path(what).is_file() else what)
+        space.validate(arch)
+    with ConsoleReporter(_err()) as reporter:
+        reporter.stage("measure", text=f"{arch.arch_id} on {device.spec.device_id}")
+        found = measure_architectures(
+            device,
+            space,
+            {arch: "measure"},
+            num_classes=classes,
+            protocol=protocol,
+            seed=0,
+            on_built=lambda done, total: None,
+            on_round=lambda done, total: reporter.progress(done, total, text="rounds"),
+        )
+        reporter.done("kept in the device's table")
+    return found[arch]
+
+
+def _space(where: str) -> "SearchSpace":
+    from experiments.spaces import find_space
+
+    return find_space(where)
+
+
+def _document(record: "CostMeasurement") -> dict[str, object]:
+    row = record.to_row()
+    row["versions"], row["also"] = dict(record.versions), dict(record.also)
+    row["utc_time"] = record.utc_time.isoformat(timespec="seconds")
+    return row
+
+
+def _rows(frame: "pd.DataFrame") -> list[dict[str, object]]:
+    rows = frame[list(_SHOWN)].assign(utc_time=frame["utc_time"].astype(str)).to_dict("records")
+    return [{str(key): value for key, value in row.items()} for row in rows]
+
+
+def _out() -> Console:
+    return Console(soft_wrap=False, width=None if sys.stdout.isatty() else 160)
+
+
+def _err() -> Console:
+    return Console(stderr=True, soft_wrap=not sys.stderr.isatty())

@@ -1,0 +1,44 @@
+"""What was measured on a device outside of runs: one table for each device and space, in the user's own directory."""
+
+import os
+import re
+from pathlib import Path
+
+from hardware.errors import StorageError
+from hardware.measurement import MEASUREMENT_SCHEMA
+from hardware.table import Table
+
+HOME_VARIABLE = "ARCHSMITH_HOME"
+FILES = "files"
+"""In place of a space: networks that came as files."""
+
+
+def archsmith_home() -> Path:
+    """Directory of what belongs to the user and not to a run: $ARCHSMITH_HOME, or ~/.archsmith."""
+    return Path(os.environ.get(HOME_VARIABLE) or "~/.archsmith").expanduser()
+
+
+def measurement_table(device_id: str, *, space_id: str) -> Table:
+    """The measurements of a device on the architectures of one space (or on `FILES`), in append order."""
+    return Table(_directory("measurements", device_id, space_id), schema=MEASUREMENT_SCHEMA)
+
+
+def measured_spaces(device_id: str) -> list[str]:
+    """Spaces (and `FILES`) of which the device has measurements, sorted."""
+    directory = _directory("measurements", device_id)
+    return sorted(entry.name for entry in directory.iterdir() if entry.is_dir()) if directory.is_dir() else []
+
+
+def calibrated_predictor(device_id: str, *, space_id: str) -> Path:
+    """Directory of the predictor that `nas devices calibrate` fitted; it exists once it did."""
+    return _directory("predictors", device_id, space_id)
+
+
+def _directory(*names: str) -> Path:
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", name):
+            raise StorageError(
+                f"{name!r} cannot be the name of a directory of measurements",
+                hint="device and space ids are letters, digits, dots, - and _",
+            )
+    return archsmith_home().joinpath(*names)

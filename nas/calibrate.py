@@ -1,0 +1,237 @@
+"""Calibrates a device for a space without any training: measures the subnets that tell most, fits a predictor.
+
+What a network costs does not depend on its weights, so subnets of an untrained supernet are measured.
+"""
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from hardware.artifacts.artifact import Artifact
+from hardware.device import Device
+from hardware.lease import UnitLock
+from hardware.measurement import CostMeasurement
+from hardware.measuring import measure_many
+from hardware.records import calibrated_predictor, measurement_table
+from nas.errors import RunError
+from nas.profile import choose_subnets
+from predictors import fit_latency_predictor
+from predictors.latency import LatencyPredictor
+from predictors.scores import Scores
+from searchspaces import Architecture, SearchSpace
+
+CALIBRATE_FIT, CALIBRATE_HELD_OUT = "calibrate-fit", "calibrate-held-out"
+_FEWEST = 10
+_CALIBRATION_INPUTS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibration:
+    """What calibrating a device came to.
+
+    Attributes:
+        predictor: fitted to `num_fit` subnets, its scores those on the held-out ones.
+        scores: errors on `num_held_out` subnets that it never saw.
+        num_fit, num_held_out: measured subnets that were used.
+        suspect: ids of architectures whose measurements failed their checks and were left out.
+        directory: where the predictor is stored.
+    """
+
+    predictor: LatencyPredictor
+    scores: Scores
+    num_fit: int
+    num_held_out: int
+    suspect: tuple[str, ...]
+    directory: Path
+
+
+def untrained_artifacts(
+    device: Device,
+    space: SearchSpace,
+    archs: Sequence[Architecture],
+    *,
+    num_classes: int,
+    directory: Path,
+    on_progress: Callable[[int, int], None],
+) -> dict[Architecture, Artifact]:
+    """Write subnets with random weights for a device, inputs as the networks take them (no preprocessing inside).
+
+    Args:
+        device: whose format is written.
+        space: of the architectures; it needs a supernet.
+        archs: what to write.
+        num_classes: of the classifier.
+        directory: where the files go.
+        on_progress: called with (written, all).
+
+    Raises:
+        SpaceError: the space has no supernet.
+        MeasurementError: the format does not know an operator; it is named.
+    """
+    torch.manual_seed(0)
+    supernet = space.build_supernet(num_classes=num_classes).eval()
+    artifacts = {}
+    for number, arch in enumerate(archs, start=1):
+        shape = space.input_shape(arch)
+        artifacts[arch] = device.backend.build(
+            supernet.extract(arch),
+            example=torch.zeros(device.spec.batch, *shape),
+            path=directory / f"{arch.arch_id}.{device.backend.artifact_format}",
+            precision=device.spec.precision,
+            calibration=torch.randn(_CALIBRATION_INPUTS, *shape) if device.spec.precision != "fp32" else None,
+        )
+        on_progress(number, len(archs))
+    return artifacts
+
+
+def measure_architectures(
+    device: Device,
+    space: SearchSpace,
+    purposes: dict[Architecture, str],
+    *,
+    num_classes: int,
+    protocol: str,
+    seed: int,
+    on_built: Callable[[int, int], None],
+    on_round: Callable[[int, int], None],
+) -> dict[Architecture, CostMeasurement]:
+    """Build untrained subnets, measure them in one session and append the records to the device's table.
+
+    Args:
+        device: where they run.
+        space: of the architectures.
+        purposes: what is measured, and what for (a column of the table).
+        num_classes: of the classifiers.
+        protocol: measurement protocol.
+        seed: of the order.
+        on_built: called with (written, all) artifacts.
+        on_round: called with (rounds done, most rounds).
+
+    Raises:
+        DeviceError: the device is unavailable or busy.
+        MeasurementError, SpaceError: as `untrained_artifacts`.
+    """
+    with tempfile.TemporaryDirectory(prefix="archsmith-") as folder:
+        with UnitLock(device.spec.physical_unit()).computing(owner=f"build for {device.spec.device_id}"):
+            artifacts = untrained_artifacts(
+                device,
+                space,
+                list(purposes),
+                num_classes=num_classes,
+                directory=Path(folder),
+                on_progress=on_built,
+            )
+        measured = measure_many(
+            device,
+            {arch.arch_id: artifact for arch, artifact in artifacts.items()},
+            # The largest one's time is hardly ever the shortest: its drift is seen best.
+            reference=max(artifacts.values(), key=lambda artifact: artifact.size_bytes),
+            protocol=protocol,
+            rng=np.random.default_rng(seed),
+            together=False,
+            on_progress=on_round,
+        )
+    table = measurement_table(device.spec.device_id, space_id=space.space_id)
+    table.append(
+        [
+            {
+                **measured[arch.arch_id].to_row(),
+                "arch_id": arch.arch_id,
+                "candidate_id": "untrained",
+                "architecture": arch.to_json(),
+                "purpose": purpose,
+            }
+            for arch, purpose in purposes.items()
+        ]
+    )
+    return {arch: measured[arch.arch_id] for arch in purposes}
+
+
+def calibrate(
+    device: Device,
+    space: SearchSpace,
+    *,
+    samples: int,
+    held_out: int,
+    num_classes: int,
+    protocol: str,
+    seed: int,
+    on_built: Callable[[int, int], None],
+    on_round: Callable[[int, int], None],
+) -> Calibration:
+    """Measure `samples` subnets spread over the space's sizes and as many more as judge the predictor, and store it.
+
+    Args:
+        device: what to calibrate.
+        space: the search space.
+        samples: subnets that the predictor is fitted to, at least 10.
+        held_out: further subnets that judge it, at least 2.
+        num_classes: of the classifiers.
+        protocol: measurement protocol.
+        seed: chooses the subnets.
+        on_built: called with (written, all) artifacts.
+        on_round: called with (rounds done, most rounds).
+
+    Raises:
+        RunError: too few samples, or more than the space has; or too many suspect measurements.
+        DeviceError, MeasurementError, SpaceError: see `measure_architectures`.
+    """
+    if samples < _FEWEST or held_out < 2 or samples + held_out > space.size:
+        raise RunError(
+            f"{samples} samples and {held_out} held-out subnets of space {space.space_id}, which has {space.size:,}",
+            hint=f"ask for at least {_FEWEST} samples and 2 held-out ones, and no more than there are",
+        )
+    chosen = choose_subnets(space, num=samples + held_out, seed=seed)
+    judges = np.random.default_rng((seed, 6)).permutation(np.arange(2, len(chosen)))[:held_out].tolist()
+    purposes = {arch: CALIBRATE_HELD_OUT if number in judges else CALIBRATE_FIT for number, arch in enumerate(chosen)}
+    measured = measure_architectures(
+        device,
+        space,
+        purposes,
+        num_classes=num_classes,
+        protocol=protocol,
+        seed=seed,
+        on_built=on_built,
+        on_round=on_round,
+    )
+    good = {arch: record for arch, record in measured.items() if not record.suspect}
+    suspect = tuple(arch.arch_id for arch in measured if arch not in good)
+    fit = [arch for arch in good if purposes[arch] == CALIBRATE_FIT]
+    judging = [arch for arch in good if purposes[arch] == CALIBRATE_HELD_OUT]
+    if len(fit) < _FEWEST or len(judging) < 2:
+        reasons = sorted({record.suspect_reason for record in measured.values() if record.suspect})
+        raise RunError(
+            f"{len(suspect)} of {len(measured)} measurements on {device.spec.device_id} are suspect: "
+            f"{'; '.join(reasons[:3])}",
+            hint="they are in the table, marked; measure again on a quieter machine",
+        )
+    unit = good[fit[0]].unit
+    predictor = fit_latency_predictor(
+        _table(good, fit, unit=unit), space=space, device_id=device.spec.device_id, unit=unit
+    )
+    scores = predictor.score(_table(good, judging, unit=unit))
+    predictor = predictor.with_scores(scores)
+    directory = calibrated_predictor(device.spec.device_id, space_id=space.space_id)
+    predictor.save(directory)
+    return Calibration(
+        predictor=predictor,
+        scores=scores,
+        num_fit=len(fit),
+        num_held_out=len(judging),
+        suspect=suspect,
+        directory=directory,
+    )
+
+
+def _table(measured: dict[Architecture, CostMeasurement], archs: Sequence[Architecture], *, unit: str) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "architecture": [arch.to_json() for arch in archs],
+            f"latency_{unit}": [measured[arch].p50 for arch in archs],
+        }
+    )
