@@ -2,36 +2,48 @@
 
 The lock is a file lock (flock) on the unit's own host, so the system frees it when a process dies, however it dies,
 and searches with different databases still exclude each other. Beside it lies a book (`hardware.lock_state`) with
-the names of the holders, the expiry of the lease, and the fencing token. Three files a unit:
+the names of the holders, the queue, the expiry of the lease, and the fencing token. The files of a unit:
 
-    <unit>.book      the book; locked for the microseconds in which anything below changes
-    <unit>.gate      held by whoever waits to measure: while it is, nobody new starts to compute
-    <unit>.<n>.lock  shared by those who compute, exclusive for the one who measures
+    <unit>.book       the book; locked for the microseconds in which anything below changes
+    <unit>.<n>.lock   shared by those who compute, exclusive for the one who measures
+    <unit>.<k>.place  locked by one who waits, for as long as it waits
+
+Whoever comes first is served first, to compute or to measure alike; neighbours in the queue who compute share the
+unit. Nobody is told of a turn: those who wait look at the book now and then, and strike out the dead ahead of them.
+The queue has `MAX_WAITING` places. Who finds none waits outside, looks as often as the others, and gets into the queue
+where its time of arrival puts it when a place is free; until then, later ones in the queue may be served before.
 
 A process that hangs keeps its file lock. When its lease has expired, the next one moves on to the file <n+1>, and
-the hanging process learns from `Lease.check` that its numbers no longer count.
+the hanging process learns from `Lease.check` that its numbers no longer count. If it hangs while it waits, it is
+passed over, and comes back to where it stood when it goes on.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TypeVar
 
 from hardware.clock import Clock, SystemClock
 from hardware.errors import DeviceError
 from hardware.lock_files import LockFiles, default_lock_directory
-from hardware.lock_state import Holder, LockState, new_holder, read_state, write_state
+from hardware.lock_state import Holder, LockState, UnitStatus, Waiter, new_holder, read_state, write_state
 
 _LOG = logging.getLogger(__name__)
-_T = TypeVar("_T")
+
+# So many that the book still fits its page.
+MAX_WAITING = 16
 
 # Waiting processes look again at these intervals; rarely, because they would disturb the one who measures.
 _FIRST_PAUSE_S = 0.005
 _LONGEST_PAUSE_S = 0.5
 _LOG_AFTER_S = 5.0
+# A waiter signs the book this often, and is passed over when it did not for that long: a stopped process.
+_SIGN_OF_LIFE_S = 10.0
+_SILENT_AFTER_S = 60.0
+# The book is locked for microseconds. Who has it for longer hangs, but not in the middle of a write.
+_STATUS_PATIENCE_S = 0.5
 
 
 class Lease:
@@ -112,31 +124,29 @@ class UnitLock:
 
     @contextmanager
     def computing(self, *, owner: str, timeout_s: float | None = None) -> Iterator[None]:
-        """Hold the unit together with others who compute, and keep measurers out.
+        """Hold the unit together with others who compute, and keep measurers out; after those who came before.
 
         Keep it short, minutes at most: it is what a measurer waits for.
 
         Args:
             owner: who this is, for the messages to others.
-            timeout_s: how long to wait for a measurer; None waits for ever, 0 tries once.
+            timeout_s: how long to wait for measurers; None waits for ever, 0 tries once.
 
         Raises:
-            DeviceError: still measured on after `timeout_s` (the message names the holder), or no lock possible here.
+            DeviceError: still measured on after `timeout_s`, or waited for by a measurer who came before (the message
+                names them), or no lock possible here.
         """
         holder = new_holder(owner, now=self._clock.now_utc())
-        start_s = self._clock.monotonic_s()
         # Waiting is inside, because Ctrl-C may come right after the lock did.
         try:
-            self._wait(
-                lambda: self._try_compute(holder), holder=holder, what="compute", start_s=start_s, timeout_s=timeout_s
-            )
+            self._wait(holder, ttl_s=None, timeout_s=timeout_s)
             yield
         finally:
             self._release(holder)
 
     @contextmanager
     def measuring(self, *, owner: str, ttl_s: float, timeout_s: float | None = None) -> Iterator[Lease]:
-        """Hold the unit alone. Who computes now is waited for; who wants to compute from now on waits.
+        """Hold the unit alone, after all who came before; who comes later waits.
 
         Args:
             owner: who this is, for the messages to others.
@@ -149,96 +159,130 @@ class UnitLock:
         if not ttl_s > 0:
             raise DeviceError(f"ttl_s is {ttl_s}, expected > 0", hint="give the lease a time to live in seconds")
         holder = new_holder(owner, now=self._clock.now_utc())
-        start_s = self._clock.monotonic_s()
         try:
-            gate = self._wait(
-                lambda: self._try_gate(holder), holder=holder, what="measure", start_s=start_s, timeout_s=timeout_s
-            )
-            state = self._wait(
-                lambda: self._try_measure(holder, ttl_s=ttl_s),
-                holder=holder,
-                what="measure",
-                start_s=start_s,
-                timeout_s=timeout_s,
-            )
-            self._files.close(gate)
+            state = self._wait(holder, ttl_s=ttl_s, timeout_s=timeout_s)
             yield Lease(unit=self.unit, files=self._files, clock=self._clock, state=state)
         finally:
             self._release(holder)
 
-    def _wait(
-        self,
-        attempt: Callable[[], _T | None],
-        *,
-        holder: Holder,
-        what: str,
-        start_s: float,
-        timeout_s: float | None,
-    ) -> _T:
+    def status(self) -> UnitStatus:
+        """Tell who holds the unit and who waits for it. Takes and changes nothing, and waits for nobody for long.
+
+        Raises:
+            DeviceError: the book is damaged, or files cannot be locked here.
+        """
+        start_s = self._clock.monotonic_s()
+        while True:
+            with self._files.book_as_it_is() as (book, locked):
+                if book is None:
+                    return UnitStatus()
+                if locked or self._clock.monotonic_s() - start_s >= _STATUS_PATIENCE_S:
+                    return self._describe(read_state(book, path=self._files.book_path))
+            self._clock.sleep(_FIRST_PAUSE_S)
+
+    def _describe(self, state: LockState) -> UnitStatus:
+        # The files tell what is held, the book tells only names: those of the killed may still be in it.
+        path = self._files.lock_path(state.generation)
+        measured_on = self._files.is_taken(path, exclusive=False)
+        computed_on = not measured_on and self._files.is_taken(path, exclusive=True)
+        measuring = state.measuring if measured_on else None
+        left_s = state.deadline_s - self._clock.monotonic_s()
+        return UnitStatus(
+            measuring=measuring,
+            computing=state.living_computing() or state.computing if computed_on else (),
+            waiting=tuple(other for other in state.waiting if self._is_waiting(other)),
+            token=state.token,
+            expires_at_utc=None if measuring is None else self._clock.now_utc() + timedelta(seconds=left_s),
+        )
+
+    def _wait(self, holder: Holder, *, ttl_s: float | None, timeout_s: float | None) -> LockState:
+        """Take the unit when it is `holder`'s turn: to measure for `ttl_s`, or to compute if that is None."""
+        start_s = self._clock.monotonic_s()
+        waiter = Waiter(holder=holder, measures=ttl_s is not None, came_s=round(start_s, 3))
+        place: int | None = None
         pause_s, logged = _FIRST_PAUSE_S, False
-        while (found := attempt()) is None:
-            waited_s = self._clock.monotonic_s() - start_s
+        while True:
             with self._files.book() as book:
-                state = read_state(book, path=self._files.book_path).without(holder)
-            self._refuse_self_wait(state, holder=holder, what=what)
-            if timeout_s is not None and waited_s >= timeout_s:
-                raise DeviceError(
-                    f"{holder.owner or 'unnamed'} could not {what} on {self.unit} within {timeout_s:g} s: "
-                    f"it is {state.holders()}",
-                    hint="wait for that process or end it; a process that died frees the unit by itself",
-                )
+                found = read_state(book, path=self._files.book_path)
+                state, taken = self._try(found, waiter=waiter, ttl_s=ttl_s)
+                if taken:
+                    write_state(book, state)
+                    if place is not None:
+                        self._files.close(place)
+                    return state
+                self._refuse_self_wait(state, waiter=waiter)
+                waited_s = self._clock.monotonic_s() - start_s
+                if timeout_s is not None and waited_s >= timeout_s:
+                    raise DeviceError(
+                        f"{holder.owner or 'unnamed'} could not {waiter.purpose} on {self.unit} within "
+                        f"{timeout_s:g} s: it is {self._in_the_way(state, waiter)}",
+                        hint="wait for that process or end it; a process that died frees the unit by itself",
+                    )
+                waiter, place = self._keep_place(waiter, place)
+                if place is not None:
+                    state = state.with_waiting(waiter)
+                if state != found:
+                    write_state(book, state)
             if waited_s >= _LOG_AFTER_S and not logged:
-                _LOG.info("%s waits to %s on %s: it is %s", holder.owner, what, self.unit, state.holders())
+                in_the_way = self._in_the_way(state, waiter)
+                _LOG.info("%s waits to %s on %s: it is %s", holder.owner, waiter.purpose, self.unit, in_the_way)
                 logged = True
             self._clock.sleep(pause_s if timeout_s is None else min(pause_s, timeout_s - waited_s))
             pause_s = min(pause_s * 1.3, _LONGEST_PAUSE_S)
-        return found
 
-    def _refuse_self_wait(self, state: LockState, *, holder: Holder, what: str) -> None:
-        mine = [other for other in (state.measuring, *state.computing) if other and other.is_same_thread(holder)]
+    def _in_the_way(self, state: LockState, waiter: Waiter) -> str:
+        # A killed measurer stays in the book until the first in the queue has looked.
+        measured_on = self._files.is_taken(self._files.lock_path(state.generation), exclusive=False)
+        measuring = state.measuring if measured_on else None
+        return replace(state, measuring=measuring, waiting=state.ahead_of(waiter)).holders()
+
+    def _refuse_self_wait(self, state: LockState, *, waiter: Waiter) -> None:
+        mine = [other for other in (state.measuring, *state.computing) if other and other.is_same_thread(waiter.holder)]
         if mine:
             raise DeviceError(
-                f"{holder.owner or 'unnamed'} wants to {what} on {self.unit}, but the same thread already holds it "
-                f"as {mine[0]}: it would wait for itself",
+                f"{waiter.holder.owner or 'unnamed'} wants to {waiter.purpose} on {self.unit}, but the same thread "
+                f"already holds it as {mine[0]}: it would wait for itself",
                 hint="leave the first `with` block before entering the second",
             )
 
-    def _try_gate(self, holder: Holder) -> int | None:
-        with self._files.book() as book:
-            state = read_state(book, path=self._files.book_path)
-            gate = self._files.try_lock(self._files.gate_path, exclusive=True, keeper=holder)
-            if gate is not None:
-                write_state(book, replace(state, waiting=holder))
-            return gate
+    def _keep_place(self, waiter: Waiter, descriptor: int | None) -> tuple[Waiter, int | None]:
+        """Return `waiter` with its place in the queue, and the open file of that; None if there is none free."""
+        now_s = round(self._clock.monotonic_s(), 3)
+        if descriptor is not None:
+            if self._files.is_at(descriptor, path=self._files.place_path(waiter.place)):
+                overdue = now_s - waiter.seen_s >= _SIGN_OF_LIFE_S
+                return (replace(waiter, seen_s=now_s) if overdue else waiter), descriptor
+            # Somebody deleted the file, so this waiter looks dead to the others.
+            self._files.close(descriptor)
+        for place in range(MAX_WAITING):
+            descriptor = self._files.try_lock(self._files.place_path(place), exclusive=True, keeper=waiter.holder)
+            if descriptor is not None:
+                return replace(waiter, place=place, seen_s=now_s), descriptor
+        return waiter, None
 
-    def _try_compute(self, holder: Holder) -> LockState | None:
-        with self._files.book() as book:
-            state = read_state(book, path=self._files.book_path)
-            # A thread that computes already must not queue behind a measurer who waits for just this thread.
-            if not any(other.is_same_thread(holder) for other in state.computing):
-                gate = self._files.try_lock(self._files.gate_path, exclusive=False, keeper=holder)
-                if gate is None:
-                    return None
-                self._files.close(gate)
-            state, locked = self._try_lock(state, exclusive=False, keeper=holder)
-            if not locked:
-                return None
-            state = state.with_computing(holder)
-            write_state(book, state)
-            return state
+    def _is_waiting(self, waiter: Waiter) -> bool:
+        return self._files.is_taken(self._files.place_path(waiter.place), exclusive=False)
 
-    def _try_measure(self, holder: Holder, *, ttl_s: float) -> LockState | None:
-        with self._files.book() as book:
-            state = read_state(book, path=self._files.book_path)
-            state, locked = self._try_lock(state, exclusive=True, keeper=holder)
-            if not locked:
-                return None
-            deadline_s = self._clock.monotonic_s() + ttl_s
-            state = replace(
-                state, token=state.token + 1, measuring=holder, deadline_s=deadline_s, waiting=None, computing=()
-            )
-            write_state(book, state)
-            return state
+    def _try(self, state: LockState, *, waiter: Waiter, ttl_s: float | None) -> tuple[LockState, bool]:
+        """Return the book without the dead ahead of `waiter`, and whether it has the unit now."""
+        holder = waiter.holder
+        # A thread that computes already must not queue behind a measurer who waits for just this thread.
+        if waiter.measures or not any(other.is_same_thread(holder) for other in state.computing):
+            for other in state.ahead_of(waiter):
+                if not (waiter.measures or other.measures):
+                    continue
+                silent = self._clock.monotonic_s() - other.seen_s >= _SILENT_AFTER_S
+                if not silent and self._is_waiting(other):
+                    return state, False
+                state = state.without_waiting(other.holder)
+        state, locked = self._try_lock(state, exclusive=waiter.measures, keeper=holder)
+        if not locked:
+            return state, False
+        state = state.without_waiting(holder)
+        if ttl_s is None:
+            return state.with_computing(holder), True
+        deadline_s = self._clock.monotonic_s() + ttl_s
+        return replace(state, token=state.token + 1, measuring=holder, deadline_s=deadline_s, computing=()), True
 
     def _try_lock(self, state: LockState, *, exclusive: bool, keeper: Holder) -> tuple[LockState, bool]:
         path = self._files.lock_path(state.generation)

@@ -32,10 +32,9 @@ class LockFiles:
         """File that says who holds the unit."""
         return self._directory / f"{self._stem}.book"
 
-    @property
-    def gate_path(self) -> Path:
-        """File that is locked by whoever waits to measure."""
-        return self._directory / f"{self._stem}.gate"
+    def place_path(self, place: int) -> Path:
+        """File that is locked by whoever has this place while it waits."""
+        return self._directory / f"{self._stem}.{place}.place"
 
     def lock_path(self, generation: int) -> Path:
         """File that is locked by whoever computes or measures."""
@@ -83,6 +82,48 @@ class LockFiles:
                 if not locked:
                     self.close(descriptor)
 
+    def is_taken(self, path: Path, *, exclusive: bool) -> bool:
+        """Tell whether somebody holds a file in a way that excludes this; nothing is created and nothing kept."""
+        descriptor = self._open_existing(path)
+        if descriptor is None:
+            return False
+        try:
+            fcntl.flock(descriptor, (fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH) | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError as e:
+            raise self.unusable(e) from e
+        finally:
+            self.close(descriptor)
+        return False
+
+    def is_at(self, descriptor: int, *, path: Path) -> bool:
+        """Tell whether a file that is open here is still the one at `path`, which others look at."""
+        return descriptor in self._keepers and _is_at(descriptor, path=path)
+
+    @contextmanager
+    def book_as_it_is(self) -> Iterator[tuple[int | None, bool]]:
+        """Open the book only to read it, without waiting for it.
+
+        Yields:
+            The book, None if nobody made one yet; and whether it is locked, so that nobody changes anything meanwhile.
+        """
+        descriptor = self._open_existing(self.book_path)
+        if descriptor is None:
+            yield None, True
+            return
+        try:
+            locked = True
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                locked = False
+            except OSError as e:
+                raise self.unusable(e) from e
+            yield descriptor, locked
+        finally:
+            self.close(descriptor)
+
     def close(self, descriptor: int) -> None:
         """Unlock and close a file; does nothing if a fork closed it in this process."""
         if descriptor in self._keepers:
@@ -116,6 +157,17 @@ class LockFiles:
         self._keepers[descriptor] = keeper
         return descriptor
 
+    def _open_existing(self, path: Path) -> int | None:
+        try:
+            _check_directory(self._directory)
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            return None
+        except OSError as e:
+            raise self.unusable(e) from e
+        self._keepers[descriptor] = None
+        return descriptor
+
     def _forget(self, descriptor: int) -> None:
         del self._keepers[descriptor]
         os.close(descriptor)
@@ -129,15 +181,18 @@ def default_lock_directory() -> Path:
 
 def _prepare_directory(directory: Path) -> None:
     try:
-        status = directory.lstat()
+        _check_directory(directory)
     except FileNotFoundError:
         directory.parent.mkdir(parents=True, exist_ok=True)
         with suppress(FileExistsError):
             directory.mkdir()
             # The process's umask would keep other users out.
             directory.chmod(0o1777)
-        status = directory.lstat()
-    if not stat.S_ISDIR(status.st_mode):
+        _check_directory(directory)
+
+
+def _check_directory(directory: Path) -> None:
+    if not stat.S_ISDIR(directory.lstat().st_mode):
         raise DeviceError(
             f"the lock directory {directory} is a link or a file; somebody may have put it there on purpose",
             hint=f"look at it, then delete it: ls -l {directory}",

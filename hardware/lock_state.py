@@ -3,9 +3,10 @@
 import json
 import os
 import threading
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, fields, replace
 from datetime import datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,52 @@ class Holder:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Waiter:
+    """Somebody in the queue for the unit.
+
+    Attributes:
+        holder: who it is.
+        measures: whether it waits to measure; to compute otherwise.
+        came_s: when it came, on the monotonic clock: the queue is served in this order.
+        place: number of the file that it keeps locked while it waits, so that its death is seen; -1 without one.
+        seen_s: its last sign of life, on the same clock; a process that hangs keeps its file.
+    """
+
+    holder: Holder
+    measures: bool
+    came_s: float
+    place: int = -1
+    seen_s: float = 0.0
+
+    @property
+    def purpose(self) -> str:
+        """What it waits to do, as a verb."""
+        return "measure" if self.measures else "compute"
+
+    def __str__(self) -> str:
+        return f"{self.holder} to {self.purpose}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnitStatus:
+    """Who holds a unit and who waits for it, at one moment.
+
+    Attributes:
+        measuring: who measures, alone.
+        computing: who compute; of very many the first may be missing.
+        waiting: who waits, in the order in which they get the unit.
+        token: the highest fencing token handed out.
+        expires_at_utc: when others may take the unit over from the one who measures; None if nobody does.
+    """
+
+    measuring: Holder | None = None
+    computing: tuple[Holder, ...] = ()
+    waiting: tuple[Waiter, ...] = ()
+    token: int = 0
+    expires_at_utc: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LockState:
     """The book of one unit.
 
@@ -51,7 +98,7 @@ class LockState:
         token: the highest fencing token handed out.
         measuring: who holds the unit exclusively, with `deadline_s` on the monotonic clock.
         deadline_s: when that lease expires; 0 without one.
-        waiting: who waits to measure.
+        waiting: the queue, the first in front; a killed process may still be listed.
         computing: who computes; for messages only, a killed process may still be listed.
     """
 
@@ -59,13 +106,34 @@ class LockState:
     token: int = 0
     measuring: Holder | None = None
     deadline_s: float = 0.0
-    waiting: Holder | None = None
+    waiting: tuple[Waiter, ...] = ()
     computing: tuple[Holder, ...] = ()
+
+    def ahead_of(self, waiter: Waiter) -> tuple[Waiter, ...]:
+        """Return those in the queue who came before `waiter`, who may be in the queue or not."""
+        return tuple(
+            takewhile(lambda other: other.holder != waiter.holder and other.came_s <= waiter.came_s, self.waiting)
+        )
+
+    def with_waiting(self, waiter: Waiter) -> "LockState":
+        """Return the book after `waiter` queued up, or gave a sign of life where it stands."""
+        ahead = self.ahead_of(waiter)
+        behind = [other for other in self.waiting[len(ahead) :] if other.holder != waiter.holder]
+        queue = (*ahead, waiter, *behind)
+        # Who had the same place before must have died: its file was free.
+        return replace(self, waiting=tuple(one for one in queue if one is waiter or one.place != waiter.place))
+
+    def without_waiting(self, holder: Holder) -> "LockState":
+        """Return the book after `holder` left the queue; what else it holds stays."""
+        return replace(self, waiting=tuple(other for other in self.waiting if other.holder != holder))
 
     def with_computing(self, holder: Holder) -> "LockState":
         """Return the book after `holder` started to compute: so nobody measures."""
-        others = tuple(other for other in self.computing if _is_alive(other.pid))
-        return replace(self, measuring=None, deadline_s=0.0, computing=(*others, holder))
+        return replace(self, measuring=None, deadline_s=0.0, computing=(*self.living_computing(), holder))
+
+    def living_computing(self) -> tuple[Holder, ...]:
+        """Return those who compute and whose process is seen here; others may be in another container."""
+        return tuple(holder for holder in self.computing if _is_alive(holder.pid))
 
     def without(self, holder: Holder) -> "LockState":
         """Return the book after `holder` left: stopped to wait, to measure, or to compute (once)."""
@@ -75,28 +143,28 @@ class LockState:
             computing.remove(holder)
         measures = self.measuring == holder
         return replace(
-            self,
+            self.without_waiting(holder),
             measuring=None if measures else self.measuring,
             deadline_s=0.0 if measures else self.deadline_s,
-            waiting=None if self.waiting == holder else self.waiting,
             computing=tuple(computing),
         )
 
     def holders(self) -> str:
         """Say in words who stands in the way."""
         parts = [f"measured on by {self.measuring}"] if self.measuring is not None else []
-        alive = [str(holder) for holder in self.computing if _is_alive(holder.pid)]
+        alive = [str(holder) for holder in self.living_computing()]
         if alive:
             parts.append(f"computed on by {', '.join(alive)}")
-        if self.waiting is not None and _is_alive(self.waiting.pid):
-            parts.append(f"waited for by {self.waiting} to measure")
+        waiting = [str(waiter) for waiter in self.waiting if _is_alive(waiter.holder.pid)]
+        if waiting:
+            parts.append(f"waited for by {', '.join(waiting)}")
         return "; ".join(parts) or "held by a process that did not leave its name"
 
 
 def new_holder(owner: str, *, now: datetime) -> Holder:
     """Return the entry of this process."""
-    # ASCII, so that the length in characters bounds the length in bytes.
-    printable = "".join(c if c.isascii() and c.isprintable() else "?" for c in owner)
+    # ASCII that JSON does not escape, so that the length in characters bounds the length in bytes.
+    printable = "".join(c if c.isascii() and c.isprintable() and c not in '"\\' else "?" for c in owner)
     since = now.isoformat(timespec="milliseconds")
     return Holder(
         owner=printable[:_MAX_OWNER_CHARACTERS],
@@ -130,8 +198,12 @@ def write_state(descriptor: int, state: LockState) -> None:
     """Replace the book in an open file by one write, which a kill cannot cut in two."""
     content = _spell(state)
     while len(content) > _MAX_BYTES:
-        # The names of the many who compute serve messages only: the oldest go.
-        state = replace(state, computing=state.computing[1:])
+        if state.computing:
+            # The names of the many who compute serve messages only: the oldest go.
+            state = replace(state, computing=state.computing[1:])
+        else:
+            # The last in the queue miss themselves at their next look, and come back when there is room.
+            state = replace(state, waiting=state.waiting[:-1])
         content = _spell(state)
     os.pwrite(descriptor, content, 0)
     os.ftruncate(descriptor, len(content))
@@ -146,10 +218,15 @@ def _spell(state: LockState) -> bytes:
         "token": state.token,
         "measuring": entry(state.measuring),
         "deadline_s": state.deadline_s,
-        "waiting": entry(state.waiting),
+        # Read by processes that started with the version before the queue, in which one measurer waited at a gate.
+        "waiting": None,
         "computing": [entry(holder) for holder in state.computing],
+        "queue": [
+            [*astuple(waiter.holder), waiter.measures, waiter.came_s, waiter.place, waiter.seen_s]
+            for waiter in state.waiting
+        ],
     }
-    return json.dumps(content).encode("ascii") + b"\n"
+    return json.dumps(content, separators=(",", ":")).encode("ascii") + b"\n"
 
 
 def _parse(value: Mapping[str, Any]) -> LockState:
@@ -162,12 +239,24 @@ def _parse(value: Mapping[str, Any]) -> LockState:
             since_utc=str(entry["since_utc"]),
         )
 
+    def waiter(entry: Sequence[Any]) -> Waiter:
+        *who, measures, came_s, place, seen_s = entry
+        names = [field.name for field in fields(Holder)]
+        return Waiter(
+            holder=holder(dict(zip(names, who, strict=True))),
+            measures=bool(measures),
+            came_s=float(came_s),
+            place=int(place),
+            seen_s=float(seen_s),
+        )
+
     return LockState(
         generation=int(value["generation"]),
         token=int(value["token"]),
         measuring=holder(value["measuring"]) if value["measuring"] is not None else None,
         deadline_s=float(value["deadline_s"]),
-        waiting=holder(value["waiting"]) if value["waiting"] is not None else None,
+        # Books of the version before have no queue; who waited there is waited for by nobody here.
+        waiting=tuple(waiter(entry) for entry in value.get("queue", ())),
         computing=tuple(holder(entry) for entry in value["computing"]),
     )
 

@@ -1,7 +1,8 @@
-"""A process that takes a unit's lock and obeys commands: `python -m tests.hardware.lock_child DIR KIND OWNER TTL`.
+"""A process that takes a unit's lock and obeys commands: `python -m tests.hardware.lock_child DIR KIND OWNER TTL WAIT`.
 
-It prints "held TOKEN" when it holds the lock. Commands, one a line: check, renew, release, fork (a child that lives
-on until standard input closes). Every command is answered by one line.
+It prints "held TOKEN" when it holds the lock, or "gave up: WHY" if it does not within WAIT seconds. Commands, one a
+line: check, renew, release, fork (a child that lives on until standard input closes). Every command is answered by
+one line.
 """
 
 import os
@@ -38,16 +39,21 @@ def obey(lease: Lease | None) -> None:
 def main() -> None:
     # A shell that runs the tests in the background lets its children ignore Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    directory, kind, owner, ttl = sys.argv[1:]
+    directory, kind, owner, ttl, wait = sys.argv[1:]
     lock = UnitLock("host:test", directory=Path(directory))
-    if kind == "computing":
-        with lock.computing(owner=owner):
-            print("held 0", flush=True)
-            obey(None)
-    else:
-        with lock.measuring(owner=owner, ttl_s=float(ttl)) as lease:
-            print(f"held {lease.token}", flush=True)
-            obey(lease)
+    timeout_s = float(wait)
+    try:
+        if kind == "computing":
+            with lock.computing(owner=owner, timeout_s=timeout_s):
+                print("held 0", flush=True)
+                obey(None)
+        else:
+            with lock.measuring(owner=owner, ttl_s=float(ttl), timeout_s=timeout_s) as lease:
+                print(f"held {lease.token}", flush=True)
+                obey(lease)
+    except DeviceError as e:
+        print(f"gave up: {e}", flush=True)
+        return
     print("released", flush=True)
 
 
