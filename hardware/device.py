@@ -5,16 +5,22 @@ import importlib
 import os
 import pkgutil
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from hardware import backends
 from hardware.errors import DeviceError
 
 if TYPE_CHECKING:
     from hardware.backends.backend import DeviceBackend
+    from hardware.fleet import DeviceEntry
+    from hardware.health import CheckableHost
+    from hardware.onsite import DeviceHost
+
+# How devices of one kind of place ("ray") are reached, by kind.
+Connectors: TypeAlias = "Mapping[str, Callable[[DeviceEntry], CheckableHost]]"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +33,7 @@ class DeviceSpec:
         precision: number format the network computes in.
         batch: images an inference takes, at least 1.
         threads: threads an inference may use, at least 1.
-        location: "local", or later the address of another host.
+        location: "local", or the address of another host, for example "ssh://pi@10.0.0.7:22".
     """
 
     device_id: str
@@ -57,10 +63,17 @@ class DeviceSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """A usable device: its description and the backend that runs networks on it."""
+    """A usable device.
+
+    Attributes:
+        spec: its description.
+        backend: builds and runs networks of its kind here.
+        host: measures where the device is; None for devices of this machine.
+    """
 
     spec: DeviceSpec
     backend: "DeviceBackend"
+    host: "DeviceHost | None" = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,42 +97,61 @@ class DeviceStatus:
     versions: Mapping[str, str]
 
 
-def get_device(device_id: str, *, threads: int = 1, batch: int = 1) -> Device:
-    """Return a device of this machine.
+def get_device(
+    device_id: str, *, threads: int | None = None, batch: int | None = None, connectors: "Connectors | None" = None
+) -> Device:
+    """Return a device of this machine, or one of `devices.yaml` (see `hardware.fleet`).
+
+    A device in quarantine is given too, because not everything needs it to answer; measuring on it is refused.
 
     Args:
-        device_id: one of `list_devices()`: a backend's name, with "-<precision>" for all but its first precision.
-        threads: threads an inference may use, at most the cores that this process may use.
-        batch: images an inference takes.
+        device_id: one of `list_devices()`: a backend's name, with "-<precision>" for all but its first precision, or
+            an id of the file.
+        threads: threads an inference may use, at most the cores that this process may use; 1 if None. A device of the
+            file has its own number, and takes no other.
+        batch: images an inference takes; likewise.
+        connectors: how places other than this machine and SSH are reached.
 
     Raises:
         DeviceError: unknown id (the message lists the known ones), a runtime that is missing, more threads than
-            cores, or a number below 1.
+            cores, a number below 1, an error in the file, or a place that nothing here can reach.
     """
     found, broken = _discover()
     known = {name: (backend, precision) for backend in found for name, precision in _device_ids(backend)}
+    entries = _fleet_entries(known)
+    if device_id in entries:
+        from hardware.connections import open_device
+
+        return open_device(entries[device_id], threads=threads, batch=batch, connectors=connectors)
     if device_id not in known:
         because = f"; its module cannot be imported: {broken[device_id]}" if device_id in broken else ""
         raise DeviceError(
-            f"unknown device {device_id!r}, known are {sorted(known)}{because}",
+            f"unknown device {device_id!r}, known are {sorted([*known, *entries])}{because}",
             hint="list the devices of this machine: nas devices list",
         )
     backend, precision = known[device_id]
-    reason = backend.missing()
-    if reason is not None:
-        raise DeviceError(f"device {device_id!r} is not available: {reason}", hint=f"pip install {backend.requirement}")
-    spec = DeviceSpec(device_id=device_id, backend=backend.name, precision=precision, batch=batch, threads=threads)
-    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-    if threads > num_cores:
-        raise DeviceError(
-            f"device {device_id!r}: threads is {threads}, this process may use {num_cores} cores",
-            hint=f"set device.threads to {num_cores} or less",
-        )
+    spec = DeviceSpec(
+        device_id=device_id,
+        backend=backend.name,
+        precision=precision,
+        batch=1 if batch is None else batch,
+        threads=1 if threads is None else threads,
+    )
+    require_usable(backend, spec=spec)
     return Device(spec=spec, backend=backend)
 
 
-def list_devices() -> list[DeviceStatus]:
-    """Return every device that a module of hardware/backends offers, available or not, by id."""
+def list_devices(*, connectors: "Connectors | None" = None) -> list[DeviceStatus]:
+    """Return every device that a module of hardware/backends or `devices.yaml` offers, available or not, by id.
+
+    Nothing is connected to: a device elsewhere counts as available unless it is in quarantine; see `check_device`.
+
+    Args:
+        connectors: see `get_device`.
+
+    Raises:
+        DeviceError: an error in the file.
+    """
     found, broken = _discover()
     statuses = []
     for backend in found:
@@ -131,7 +163,7 @@ def list_devices() -> list[DeviceStatus]:
                     backend=backend.name,
                     available=reason is None,
                     reason=reason or "",
-                    hint="" if reason is None else f"pip install {backend.requirement}",
+                    hint="" if reason is None else _install_hint(backend),
                     versions=backend.versions() if reason is None else {},
                 )
             )
@@ -146,7 +178,78 @@ def list_devices() -> list[DeviceStatus]:
                 versions={},
             )
         )
+    entries = _fleet_entries([status.device_id for status in statuses])
+    if entries:
+        from hardware.connections import status_of
+
+        statuses.extend(status_of(entry, connectors=connectors) for entry in entries.values())
     return sorted(statuses, key=lambda status: status.device_id)
+
+
+def find_backend(name: str) -> "DeviceBackend":
+    """Return the backend with a name, whether its runtime is there or not.
+
+    Raises:
+        DeviceError: unknown name; the message lists the known ones.
+    """
+    found, broken = _discover()
+    for backend in found:
+        if backend.name == name:
+            return backend
+    because = f"; its module cannot be imported: {broken[name]}" if name in broken else ""
+    raise DeviceError(
+        f"unknown backend {name!r}, known are {sorted(backend.name for backend in found)}{because}",
+        hint="list the devices of this machine: nas devices list",
+    )
+
+
+def require_usable(backend: "DeviceBackend", *, spec: DeviceSpec) -> None:
+    """Refuse a device that this machine cannot be.
+
+    Raises:
+        DeviceError: the runtime is missing, the precision unknown, or there are more threads than cores.
+    """
+    reason = backend.missing()
+    if reason is not None:
+        raise DeviceError(f"device {spec.device_id!r} is not available: {reason}", hint=_install_hint(backend))
+    require_precision(backend, spec=spec)
+    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    if spec.threads > num_cores:
+        raise DeviceError(
+            f"device {spec.device_id!r}: threads is {spec.threads}, this process may use {num_cores} cores",
+            hint=f"set device.threads to {num_cores} or less",
+        )
+
+
+def require_precision(backend: "DeviceBackend", *, spec: DeviceSpec) -> None:
+    """Refuse a precision that the backend does not have.
+
+    Raises:
+        DeviceError: the message lists those that it has.
+    """
+    if spec.precision not in backend.precisions:
+        raise DeviceError(
+            f"device {spec.device_id!r}: precision is {spec.precision!r}, {backend.name} has {backend.precisions}",
+            hint=f"set precision to one of {', '.join(backend.precisions)}",
+        )
+
+
+def _fleet_entries(built_in: Iterable[str]) -> "dict[str, DeviceEntry]":
+    """The devices of `devices.yaml` by id; none if there is no such file."""
+    from hardware.fleet import load_fleet
+
+    entries = {entry.device_id: entry for entry in load_fleet()}
+    for device_id in entries.keys() & set(built_in):
+        raise DeviceError(
+            f"{entries[device_id].source}: the id {device_id!r} is that of a built-in device",
+            hint="give the device another id",
+        )
+    return entries
+
+
+def _install_hint(backend: "DeviceBackend") -> str:
+    """What to type; backends that need more than pip say so in an attribute `install_hint`."""
+    return str(getattr(backend, "install_hint", f"pip install {backend.requirement}"))
 
 
 def _device_ids(backend: "DeviceBackend") -> list[tuple[str, str]]:
@@ -164,7 +267,7 @@ def _discover() -> tuple[list["DeviceBackend"], dict[str, str]]:
             continue
         try:
             module = importlib.import_module(f"{backends.__name__}.{module_info.name}")
-            found.append(module.BACKEND)
+            found.extend(module.BACKENDS if hasattr(module, "BACKENDS") else (module.BACKEND,))
         # One broken extension must not take the working devices away; its reason is shown in the list.
         except Exception as e:  # noqa: BLE001
             broken[module_info.name.replace("_", "-")] = f"{type(e).__name__}: {e}"

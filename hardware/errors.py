@@ -13,3 +13,15 @@ class MeasurementError(Hinted, RuntimeError):
 
 class StorageError(Hinted, RuntimeError):
     """A file that is missing, damaged or cannot be written."""
+
+
+class UnreachableError(DeviceError):
+    """A device that cannot be reached, or whose connection was lost: trying again may help."""
+
+
+class HangingError(DeviceError):
+    """A device that was reached and then said nothing for longer than it may."""
+
+
+class UntrustedError(DeviceError):
+    """A device that is not what it should be (host key, version) or whose numbers cannot be true: look at it first."""
