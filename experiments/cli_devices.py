@@ -1,7 +1,9 @@
-"""The commands `nas devices list | show | measure | calibrate`."""
+"""The commands `nas devices list | show | measure | calibrate | check`."""
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,7 +17,7 @@ from experiments.cli_spaces import Format, FormatOption
 if TYPE_CHECKING:
     import pandas as pd
 
-    from hardware.device import Device
+    from hardware.device import Connectors, Device
     from hardware.measurement import CostMeasurement
     from searchspaces import SearchSpace
 
@@ -32,8 +34,16 @@ SpaceOption = Annotated[
 ]
 ClassesOption = Annotated[int, typer.Option("--classes", min=2, help="Classes of the classifier.")]
 ProtocolOption = Annotated[str, typer.Option("--protocol", help="How thoroughly: quick, standard or mlperf.")]
-ThreadsOption = Annotated[int, typer.Option("--threads", min=1, help="Threads of one inference.")]
-BatchOption = Annotated[int, typer.Option("--batch", min=1, help="Images of one inference.")]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option("--threads", min=1, help="Threads of one inference; default: 1, or as in devices.yaml."),
+]
+BatchOption = Annotated[
+    int | None, typer.Option("--batch", min=1, help="Images of one inference; default: 1, or as in devices.yaml.")
+]
+AddressOption = Annotated[
+    str | None, typer.Option("--address", metavar="HOST:PORT", help="Ray cluster, for a device on one of its nodes.")
+]
 
 _SHOWN = ("arch_id", "purpose", "p50", "low", "high", "p90", "p99", "unit", "provenance", "suspect_reason", "utc_time")
 
@@ -77,14 +87,27 @@ def show(
         nas devices show onnxruntime-cpu --space mbconv-small --format json
     """
     from hardware import get_device
+    from hardware.lease import UnitLock
     from hardware.records import measured_spaces, measurement_table
 
-    get_device(device)
+    status = UnitLock(get_device(device, connectors=_connectors()).spec.physical_unit()).status()
     spaces = measured_spaces(device) if space is None else [space]
     tables = {name: measurement_table(device, space_id=name).read() for name in spaces}
     if format_ is Format.json:
-        typer.echo(json.dumps({name: _rows(frame) for name, frame in tables.items()}, indent=2))
+        held = {
+            "measuring": None if status.measuring is None else str(status.measuring),
+            "computing": [str(holder) for holder in status.computing],
+            "waiting": [str(waiter) for waiter in status.waiting],
+        }
+        measurements = {name: _rows(frame) for name, frame in tables.items()}
+        typer.echo(json.dumps({"device": device, "unit": held, "measurements": measurements}, indent=2))
         return
+    if status.measuring is not None:
+        typer.echo(f"measured on by {status.measuring}")
+    for holder in status.computing:
+        typer.echo(f"computed on by {holder}")
+    for waiter in status.waiting:
+        typer.echo(f"waited for by {waiter}")
     if not any(len(frame) for frame in tables.values()):
         typer.echo(f"nothing was measured on {device} yet; measure: nas devices measure MODEL.onnx --device {device}")
     for name, frame in tables.items():
@@ -122,8 +145,9 @@ def measure(
     space: SpaceOption = "mbconv-small",
     classes: ClassesOption = 10,
     protocol: ProtocolOption = "standard",
-    threads: ThreadsOption = 1,
-    batch: BatchOption = 1,
+    threads: ThreadsOption = None,
+    batch: BatchOption = None,
+    address: AddressOption = None,
     format_: FormatOption = Format.table,
 ) -> None:
     """Measure a network and keep the record.
@@ -135,11 +159,12 @@ def measure(
     """
     from hardware import get_device
 
-    chosen = get_device(device, threads=threads, batch=batch)
-    if what.endswith(".onnx"):
-        record = _measure_file(chosen, Path(what), protocol=protocol)
-    else:
-        record = _measure_architecture(chosen, what, space=_space(space), classes=classes, protocol=protocol)
+    chosen = get_device(device, threads=threads, batch=batch, connectors=_connectors())
+    with _connected(address):
+        if what.endswith(".onnx"):
+            record = _measure_file(chosen, Path(what), protocol=protocol)
+        else:
+            record = _measure_architecture(chosen, what, space=_space(space), classes=classes, protocol=protocol)
     if format_ is Format.json:
         typer.echo(json.dumps(_document(record), indent=2))
         return
@@ -163,9 +188,10 @@ def calibrate(
     held_out: Annotated[int, typer.Option("--held-out", help="Further subnets that judge it.")] = 8,
     classes: ClassesOption = 10,
     protocol: ProtocolOption = "quick",
-    threads: ThreadsOption = 1,
-    batch: BatchOption = 1,
+    threads: ThreadsOption = None,
+    batch: BatchOption = None,
     seed: Annotated[int, typer.Option("--seed", help="Chooses the subnets.")] = 0,
+    address: AddressOption = None,
     format_: FormatOption = Format.table,
 ) -> None:
     """Measure the subnets that tell most, fit the latency predictor and say how wrong it is.
@@ -176,8 +202,8 @@ def calibrate(
     from hardware import get_device
     from nas.calibrate import calibrate as run
 
-    chosen = get_device(device, threads=threads, batch=batch)
-    with ConsoleReporter(_err()) as reporter:
+    chosen = get_device(device, threads=threads, batch=batch, connectors=_connectors())
+    with _connected(address), ConsoleReporter(_err()) as reporter:
         reporter.stage("calibrate", text=f"{samples} + {held_out} subnets on {device}")
         found = run(
             chosen,
@@ -219,6 +245,48 @@ def calibrate(
     if found.suspect:
         typer.echo(f"left out    {len(found.suspect)} suspect measurements: {', '.join(found.suspect)}")
     typer.echo(f"predictor   {found.predictor.family}, fitted to {found.num_fit} subnets, in {found.directory}")
+
+
+@app.command()
+def check(
+    device: DeviceArgument,
+    address: AddressOption = None,
+    format_: FormatOption = Format.table,
+) -> None:
+    """Check a device where it is; one in quarantine is used again if all is well. Example: nas devices check pi."""
+    from hardware.connections import check_device
+    from hardware.errors import DeviceError
+
+    with _connected(address):
+        items = check_device(device, connectors=_connectors())
+    if format_ is Format.json:
+        typer.echo(json.dumps([{"name": one.name, "ok": one.ok, "detail": one.detail} for one in items], indent=2))
+    else:
+        for item in items:
+            typer.echo(f"{'ok' if item.ok else 'NO':3} {item.name:10} {item.detail}")
+    if failed := [item.name for item in items if not item.ok]:
+        raise DeviceError(
+            f"device {device!r} cannot be measured on: {', '.join(failed)}",
+            hint=f"repair that, then: nas devices check {device}",
+        )
+
+
+def _connectors() -> "Connectors":
+    from experiments.ray.device_host import ray_connectors
+
+    return ray_connectors()
+
+
+@contextmanager
+def _connected(address: str | None) -> Iterator[None]:
+    """Connected to a Ray cluster, if there is an address."""
+    if address is None:
+        yield
+        return
+    from experiments.ray.cluster import connect
+
+    with connect(address):
+        yield
 
 
 def _measure_file(device: "Device", path: Path, *, protocol: str) -> "CostMeasurement":

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from experiments.datasets import load_dataset
+from experiments.ray.device_host import ray_connectors
 from experiments.recipe import Recipe, load_recipe
 from hardware.device import Device, get_device
 from nas.data import DataSplits
@@ -116,7 +117,9 @@ def recipe_device(recipe: Recipe) -> Device:
     Raises:
         DeviceError: unknown, or its runtime is missing.
     """
-    return get_device(recipe.device.id, threads=recipe.device.threads, batch=recipe.device.batch)
+    return get_device(
+        recipe.device.id, threads=recipe.device.threads, batch=recipe.device.batch, connectors=ray_connectors()
+    )
 
 
 def train_settings(recipe: Recipe) -> TrainSettings:
