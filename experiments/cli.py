@@ -52,6 +52,13 @@ app.add_typer(devices_app, name="devices")
 app.add_typer(spaces_app, name="spaces")
 
 
+class Precision(StrEnum):
+    """Number formats of `nas export`."""
+
+    fp32 = "fp32"
+    int8 = "int8"
+
+
 class FrontFormat(StrEnum):
     """Formats of `nas pareto`."""
 
@@ -185,9 +192,34 @@ def export(
     arch: Annotated[
         str | None, typer.Option("--arch", metavar="ID", help="A verified architecture; default: the front's knee.")
     ] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--format",
+            metavar="FORMAT",
+            help="onnx, openvino, litert, executorch or cmsis, beside the file for the run's own device; can be "
+            "repeated; default: export.formats of the recipe.",
+        ),
+    ] = None,
+    precision: Annotated[
+        Precision | None, typer.Option("--precision", help="Of the files of --format; default: fp32.")
+    ] = None,
 ) -> None:
-    """Stage 6: write a verified candidate with its card. Example: nas export runs/quickstart --arch 0123456789ab."""
-    _show_export(_stage(where, "export", arch_id=arch))
+    """Stage 6: write a verified candidate with its card; a second call writes what is missing.
+
+    Every file is opened again in its runtime, compared with PyTorch, evaluated and measured there.
+
+    Examples:
+        nas export runs/quickstart --arch 0123456789ab
+
+        nas export runs/quickstart --format openvino --format litert
+
+        nas export runs/quickstart --format onnx --precision int8
+    """
+    if precision is not None and not formats:
+        raise typer.BadParameter("--precision goes with --format")
+    wanted = [f"{name}-{precision}" if precision else name for name in formats] if formats else None
+    _show_export(_stage(where, "export", arch_id=arch, formats=wanted))
 
 
 @app.command()
@@ -299,23 +331,36 @@ def _default_run_dir(name: str, *, quick: bool) -> Path:
     return Path("runs") / (f"{name}-quick" if quick else name)
 
 
-def _stage(where: Path, name: str, *, address: str | None = None, arch_id: str | None = None) -> "Outcome":
+def _stage(
+    where: Path,
+    name: str,
+    *,
+    address: str | None = None,
+    arch_id: str | None = None,
+    formats: list[str] | None = None,
+) -> "Outcome":
     from experiments.session import exclusive, resume_session
     from nas import open_run
 
     open_run(where)
     with exclusive(where):
-        return _run_stages(resume_session(where), names=[name], address=address, arch_id=arch_id)
+        session = resume_session(where)
+        return _run_stages(session, names=[name], address=address, arch_id=arch_id, formats=formats)
 
 
 def _run_stages(
-    session: "Session", *, names: "list[str] | tuple[str, ...]", address: str | None, arch_id: str | None = None
+    session: "Session",
+    *,
+    names: "list[str] | tuple[str, ...]",
+    address: str | None,
+    arch_id: str | None = None,
+    formats: list[str] | None = None,
 ) -> "Outcome":
     from experiments.console import ConsoleReporter
     from experiments.pipeline import run_stages
 
     with ConsoleReporter(_err()) as reporter:
-        return run_stages(session, names=names, reporter=reporter, address=address, arch_id=arch_id)
+        return run_stages(session, names=names, reporter=reporter, address=address, arch_id=arch_id, formats=formats)
 
 
 def _show_outcome(directory: Path, outcome: "Outcome") -> None:
@@ -328,6 +373,8 @@ def _show_outcome(directory: Path, outcome: "Outcome") -> None:
 def _show_export(outcome: "Outcome") -> None:
     if outcome.exported is not None:
         typer.echo(f"exported model  {outcome.exported.model_path}")
+        for key, path in outcome.exported.format_paths.items():
+            typer.echo(f"{key:<15} {path}")
     if outcome.registered is not None:
         typer.echo(f"registered      {outcome.registered}")
 

@@ -54,6 +54,7 @@ def run_stages(
     reporter: Reporter,
     address: str | None = None,
     arch_id: str | None = None,
+    formats: Sequence[str] | None = None,
     tracker: Tracker | None = None,
 ) -> Outcome:
     """Run the named stages; each does only what is missing.
@@ -64,11 +65,14 @@ def run_stages(
         reporter: hears of progress.
         address: Ray cluster; None starts an embedded instance when a stage needs one.
         arch_id: what to export; None for the knee.
+        formats: of exported files, see `stages.export`; None for the recipe's.
         tracker: mirrors the run; None for the recipe's. If it fails, the run goes on and says so.
 
     Raises:
         Hinted: whatever a stage cannot do; what was finished stays.
     """
+    if "export" in names:
+        stages.require_formats(session, formats=formats)
     mirror = _Mirror(session, tracker=tracker or make_tracker(session), reporter=reporter)
     # The stack is the inner one: workers have ended, and written what they had, when the mirror tells how.
     with mirror.telling_how_it_ends(), ExitStack() as stack:
@@ -89,7 +93,7 @@ def run_stages(
         if "export" not in names:
             return Outcome(exported=None, registered=None, tracked=mirror.healthy)
         # Still inside: Ray's processes ending would disturb the last measurement.
-        exported = stages.export(session, reporter=reporter, arch_id=arch_id)
+        exported = stages.export(session, reporter=reporter, arch_id=arch_id, formats=formats)
     mirror.sync()
     return Outcome(
         exported=exported, registered=mirror.register(exported, knee=arch_id is None), tracked=mirror.healthy

@@ -8,8 +8,11 @@ from experiments.datasets import locate_dataset
 from experiments.errors import DataError, RecipeError
 from experiments.recipe import Recipe
 from experiments.session import SERIES_SETTINGS, is_trained, recipe_space, recipe_to_continue, require_trainable
+from experiments.workload import recipe_device
 from hardware.device import list_devices
+from hardware.errors import DeviceError
 from nas.errors import CheckpointError, RunError, TrainingError
+from nas.formats import further_formats
 from nas.run import open_run
 from nas.training.augmentation import check_augmentation
 from searchspaces import SearchSpace, SpaceError
@@ -52,7 +55,7 @@ def make_plan(recipe: Recipe, run_dir: Path) -> list[PlanLine]:
         ),
         PlanLine(subject="4 refine", text=f"{refine.candidates} candidates, {refine.epochs} epochs each"),
         PlanLine(subject="5 verify", text=f"at most {recipe.verify.candidates} candidates measured and evaluated"),
-        PlanLine(subject="6 export", text=f"{', '.join(recipe.export.formats)}, registered as {recipe.model_name!r}"),
+        _export_line(recipe),
         directory,
         PlanLine(
             subject="tracking", text=recipe.tracking.uri or f"MLflow in {run_dir / 'mlflow'} (SQLite), nas ui {run_dir}"
@@ -109,6 +112,22 @@ def _device_line(recipe: Recipe) -> PlanLine:
         subject="device",
         text=f"{wanted}: found ({versions}), {recipe.device.threads} thread(s), batch {recipe.device.batch}",
     )
+
+
+def _export_line(recipe: Recipe) -> PlanLine:
+    """What is written, and on which device each file beside that of the run's own device is judged."""
+    registered, formats = f"registered as {recipe.model_name!r}", recipe.export.formats
+    try:
+        own = recipe_device(recipe)
+    except DeviceError:
+        # Its own line says why.
+        return PlanLine(subject="6 export", text=f"{', '.join(formats)}; {registered}")
+    try:
+        devices = [(one.key, one.device(like=own).spec.device_id) for one in further_formats(formats, device=own)]
+    except DeviceError as e:
+        return PlanLine(subject="6 export", text=f"{e}; {e.hint}", ok=False)
+    further = "".join(f", {key} for {device_id}" for key, device_id in devices)
+    return PlanLine(subject="6 export", text=f"the file for {recipe.device.id}{further}; {registered}")
 
 
 def _continued(recipe: Recipe, run_dir: Path) -> tuple[Recipe, PlanLine]:

@@ -18,6 +18,17 @@ from searchspaces import SpaceError, get_space, list_spaces
 
 OPERATIONAL: dict[str, JsonValue] = {"operational": True}
 
+FileFormatName = Literal[
+    "onnx",
+    "openvino",
+    "litert",
+    "executorch",
+    "onnx-int8",
+    "openvino-int8",
+    "litert-int8",
+    "executorch-int8",
+]
+
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Workers = Annotated[int, Field(ge=1, le=1_024)]
 
@@ -161,7 +172,8 @@ class TrainSettings(Section):
     )
     use_gpu: bool = Field(default=False, description="train each worker on a GPU", json_schema_extra=OPERATIONAL)
     precision: Literal["fp32", "bf16", "auto"] = Field(
-        default="auto", description="arithmetic; auto: bf16 where the GPU or CPU has instructions for it, fp32 elsewhere"
+        default="auto",
+        description="arithmetic; auto: bf16 where the GPU or CPU has instructions for it, fp32 elsewhere",
     )
     distillation: float = Field(
         default=1.0, ge=0, le=1, description="share of the teacher in the loss (progressive: weight beside the labels)"
@@ -249,10 +261,10 @@ class VerifySettings(Section):
 
 
 class ExportSettings(Section):
-    """What is written for the chosen candidate."""
+    """What is written for the chosen candidate, beside the file of the run's own device."""
 
-    formats: Annotated[tuple[Literal["onnx"], ...], Field(strict=False, min_length=1)] = Field(
-        default=("onnx",), description="artifact formats"
+    formats: Annotated[tuple[FileFormatName, ...], Field(strict=False)] = Field(
+        default=("onnx",), description="formats of the files: fp32, or int8 where the name says so"
     )
     alias: Annotated[str, AfterValidator(_free_alias)] = Field(
         default="knee",

@@ -13,11 +13,12 @@ from experiments.ray.trainer import train_on_ray
 from experiments.ray.tune_refine import refine_on_ray
 from experiments.reporter import Reporter
 from experiments.session import Session, is_trained, require_trainable
-from hardware.files import has_manifest
+from hardware.files import MANIFEST_NAME, has_manifest
 from nas.accuracy import accuracy_row, metric_label
 from nas.candidate import Candidate
 from nas.errors import CheckpointError, RunError
 from nas.export import Exported, choose_point, export_candidate
+from nas.formats import further_formats
 from nas.pareto import verified_points
 from nas.pricing import latency_limit, require_reachable
 from nas.profile import ProfileSettings, profile_device, profile_path
@@ -380,13 +381,36 @@ def verify(session: Session, *, reporter: Reporter) -> None:
     reporter.done(found if num else f"finished before; {found}")
 
 
-def export(session: Session, *, reporter: Reporter, arch_id: str | None = None) -> Exported:
-    """Stage 6: write the knee of the verified front, or the point of an architecture."""
+def require_formats(session: Session, *, formats: Sequence[str] | None) -> None:
+    """Refuse formats that cannot be written here before hours are spent; an export may have been made elsewhere.
+
+    Raises:
+        DeviceError: unknown format or precision, or a runtime that is missing.
+    """
+    if any(session.run.export_dir.glob(f"*/{MANIFEST_NAME}")):
+        return
+    for one in further_formats(_asked_for(session, formats=formats), device=session.device):
+        one.device(like=session.device)
+
+
+def export(
+    session: Session, *, reporter: Reporter, arch_id: str | None = None, formats: Sequence[str] | None = None
+) -> Exported:
+    """Stage 6: write the knee of the verified front, or the point of an architecture.
+
+    Args:
+        session: an open session.
+        reporter: hears of progress.
+        arch_id: whose point; None for the knee.
+        formats: of the files beside that of the run's own device, "onnx-int8" for example; None for the recipe's.
+    """
     run = session.run
     verified = run.verifications()
     everything = verified_points(verified, device_id=session.device_id)
     point = choose_point(run.front(), verified=everything, arch_id=arch_id)
-    reporter.stage("export", text=f"candidate {point.candidate}")
+    asked = _asked_for(session, formats=formats)
+    further = [one.key for one in further_formats(asked, device=session.device)]
+    reporter.stage("export", text=", ".join([f"candidate {point.candidate} for {session.device_id}", *further]))
     row = verified[verified["candidate_id"] == point.candidate].iloc[-1]
     exported = export_candidate(
         session.bench,
@@ -395,6 +419,11 @@ def export(session: Session, *, reporter: Reporter, arch_id: str | None = None) 
         protocol=session.recipe.verify.protocol,
         seed=session.recipe.seed,
         on_progress=reporter.progress,
+        formats=asked,
     )
     reporter.done(f"written to {exported.directory}")
     return exported
+
+
+def _asked_for(session: Session, *, formats: Sequence[str] | None) -> Sequence[str]:
+    return session.recipe.export.formats if formats is None else formats

@@ -11,6 +11,7 @@ from experiments.datasets import load_dataset
 from experiments.ray.device_host import ray_connectors
 from experiments.recipe import Recipe, load_recipe
 from hardware.device import Device, get_device
+from hardware.errors import DeviceError
 from nas.data import DataSplits
 from nas.deployment import Deployment
 from nas.evaluation import SubnetJudge
@@ -115,11 +116,18 @@ def recipe_device(recipe: Recipe) -> Device:
     """The device whose costs count.
 
     Raises:
-        DeviceError: unknown, or its runtime is missing.
+        DeviceError: unknown, its runtime is missing, or its costs are no times.
     """
-    return get_device(
+    device = get_device(
         recipe.device.id, threads=recipe.device.threads, batch=recipe.device.batch, connectors=ray_connectors()
     )
+    if device.backend.provenance != "measured":
+        raise DeviceError(
+            f"device {recipe.device.id!r} gives {device.backend.provenance} counts, a search needs latencies in ms",
+            hint="choose a measured device (nas devices list); counts of one network: nas devices measure ARCH --device "
+            f"{recipe.device.id}",
+        )
+    return device
 
 
 def train_settings(recipe: Recipe) -> TrainSettings:

@@ -1,48 +1,40 @@
 """The card of an exported model: what it is, what was promised, what was found, and how to check it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import Any
 
 from hardware.files import JSON
 from hardware.measurement import CostMeasurement
 from nas.accuracy import LEVEL, Accuracy, metric_label
-from nas.pareto import FrontPoint
 
 CARD_SCHEMA = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparison:
-    """How far the exported file's outputs are from the PyTorch network's, on real images.
-
-    Attributes:
-        num_images: compared images.
-        max_difference: largest absolute difference of a logit.
-        max_relative_difference: that, divided by the largest absolute logit.
-    """
-
-    num_images: int
-    max_difference: float
-    max_relative_difference: float
-
-
 def latency_entry(measured: CostMeasurement) -> dict[str, JSON]:
-    """What the card says about a measured latency."""
+    """What the card says about the cost of the run's own file on the run's device."""
     return {
+        "quantity": measured.quantity,
+        "unit": measured.unit,
         "p50_ms": measured.p50,
         "p90_ms": measured.p90,
         "p99_ms": measured.p99,
         "interval_ms": [measured.low, measured.high],
-        "level": measured.level,
-        "provenance": measured.provenance,
-        "protocol": measured.protocol,
-        "rounds": measured.num_rounds,
-        "suspect": measured.suspect,
-        "suspect_reason": measured.suspect_reason,
-        "threads": measured.threads,
-        "batch": measured.batch,
+        **_circumstances(measured),
         "runtime": dict(measured.versions),
-        "processor": measured.cpu_model,
-        "utc_time": measured.utc_time.isoformat(timespec="seconds"),
+    }
+
+
+def cost_entry(measured: CostMeasurement) -> dict[str, JSON]:
+    """What the card says about the cost of a further file: a latency, or the count of a simulator or a compiler."""
+    return {
+        "quantity": measured.quantity,
+        "unit": measured.unit,
+        "p50": measured.p50,
+        "p90": measured.p90,
+        "p99": measured.p99,
+        "interval": [measured.low, measured.high],
+        "also": dict(measured.also),
+        **_circumstances(measured),
     }
 
 
@@ -58,45 +50,107 @@ def accuracy_entry(accuracy: Accuracy) -> dict[str, JSON]:
     }
 
 
-def card_text(
-    name: str,
-    *,
-    point: FrontPoint,
-    report: Accuracy,
-    exported: CostMeasurement,
-    comparison: Comparison,
-    slowdown: float,
-) -> str:
-    """The card for people, in Markdown: the winner's curse is the way from the first accuracy to the last."""
-    low, high = point.latency_interval_ms
-    verified = f"{low:.4f} ... {high:.4f} | {point.provenance}"
-    again = f"{exported.low:.4f} ... {exported.high:.4f} | {exported.provenance}"
-    return f"""# {name}: {point.candidate}
+def card_text(card: Mapping[str, Any]) -> str:
+    """The card for people, in Markdown: the winner's curse is the way from the first accuracy to the last.
 
-Architecture `{point.arch_id}`, {point.weights_kind} weights, {exported.precision}; {point.macs:,} MACs,
-{point.params:,} parameters.
+    Args:
+        card: content of card.json.
+    """
+    accuracy, comparison = card["accuracy"], card["comparison"]
+    report, verify = accuracy["report"], accuracy["verify"]
+    return f"""# {card["name"]}: {card["candidate"]}
 
-| {metric_label(report.metric)} on | value | 95 % interval |
+Architecture `{card["arch_id"]}`, {card["weights_kind"]} weights, {card["precision"]}; {card["macs"]:,} MACs,
+{card["params"]:,} parameters.
+
+| {metric_label(report["metric"])} on | value | 95 % interval |
 |---|---|---|
-| search (what the search saw) | {point.accuracy_search:.2%} | |
-| verify (decided the front) | {point.accuracy:.2%} | {_percent(point.accuracy_interval)} |
-| **report** (this card only) | **{report.value:.2%}** | {_percent(report.interval)} |
+| search (what the search saw) | {_share(accuracy["search"])} | |
+| verify (decided the front) | {_share(verify["value"])} | {_shares(verify["interval"])} |
+| **report** (this card only) | **{_share(report["value"])}** | {_shares(report["interval"])} |
 
-| latency on {exported.device_id} | p50 ms | interval | provenance |
-|---|---|---|---|
-| promised by the predictor | {point.latency_predicted_ms:.4f} | | predicted |
-| verified | {point.latency_ms:.4f} | {verified} |
-| **this file, measured again** | **{exported.p50:.4f}** | {again} |
+{_latency_text(card["device_id"], card["latency"])}
 
-The reference network ran {slowdown:.2f} times as long in the last session as in the one before: at the speed that the
-host had then, this file takes {exported.p50 / slowdown:.4f} ms.
-
-Outputs against PyTorch on {comparison.num_images} images: largest difference {comparison.max_difference:.2e}.
+Outputs against PyTorch on {comparison["num_images"]} images: largest difference {comparison["max_difference"]:.2e}\
+{_same_text(comparison)}.
 
 Input `image`: raw values as the data set stores them (float32, shape in `card.json`); resizing and normalisation are
 inside the file. Output: `logits`. `report_split.json` lists the examples of the report split.
+{"".join(_format_text(key, entry) for key, entry in card.get("formats", {}).items())}"""
+
+
+def _latency_text(device_id: str, latency: Mapping[str, Any]) -> str:
+    verified, exported = latency["verified"], latency["exported"]
+    quantity, unit = exported.get("quantity", "latency"), exported.get("unit", "ms")
+    text = f"""| {quantity} on {device_id} | p50 {unit} | interval | provenance |
+|---|---|---|---|
+| promised by the predictor | {latency["predicted_ms"]:.4f} | | predicted |
+| verified | {verified["p50_ms"]:.4f} | {_numbers(verified["interval_ms"])} | {verified.get("provenance", "")} |
+| **this file, measured again** | **{exported["p50_ms"]:.4f}** | {_numbers(exported["interval_ms"])} | \
+{exported["provenance"]} |"""
+    slowdown = latency["host_slowdown_since_verified"]
+    if slowdown is None:
+        return text
+    return f"""{text}
+
+The reference network ran {slowdown:.2f} times as long in the last session as in the one before: at the speed that the
+host had then, this file takes {exported["p50_ms"] / slowdown:.4f} {unit}."""
+
+
+def _format_text(key: str, entry: Mapping[str, Any]) -> str:
+    """The section of a further file; `key` is its format and precision."""
+    accuracy, comparison, cost = entry["accuracy"], entry["comparison"], entry["cost"]
+    label, versions = metric_label(accuracy["metric"]), entry["versions"].items()
+    num, unit = cost["p50"], "" if cost["unit"] == cost["quantity"] else f" {cost['unit']}"
+    counted = [f"| {name} | {value:,.0f} |\n" for name, value in cost["also"].items()]
+    suspect = f"; suspect: {cost['suspect_reason']}" if cost["suspect"] else ""
+    return f"""
+## {key}: `{entry["file"]}`
+
+| in its own runtime | |
+|---|---|
+| **{label} on report** | **{_share(accuracy["value"])}** ({_shares(accuracy["interval"])}) |
+| **{cost["quantity"]} on {entry["device"]}** | **{_number(num)}{unit}** ({_numbers(cost["interval"])}) |
+| provenance | {cost["provenance"]}{suspect} |
+{"".join(counted)}\
+| outputs against PyTorch on {comparison["num_images"]} images | largest relative difference \
+{comparison["max_relative_difference"]:.2e}{_same_text(comparison)} |
+| size | {entry["size_bytes"]:,} bytes |
+| runtime | {", ".join(f"{name} {version}" for name, version in versions)} |
 """
 
 
-def _percent(interval: tuple[float, float]) -> str:
+def _circumstances(measured: CostMeasurement) -> dict[str, JSON]:
+    return {
+        "level": measured.level,
+        "provenance": measured.provenance,
+        "protocol": measured.protocol,
+        "rounds": measured.num_rounds,
+        "suspect": measured.suspect,
+        "suspect_reason": measured.suspect_reason,
+        "threads": measured.threads,
+        "batch": measured.batch,
+        "processor": measured.cpu_model,
+        "utc_time": measured.utc_time.isoformat(timespec="seconds"),
+    }
+
+
+def _same_text(comparison: Mapping[str, Any]) -> str:
+    # Cards of earlier versions do not say it.
+    return f", {comparison['same_answers']:.1%} equal answers" if "same_answers" in comparison else ""
+
+
+def _share(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.2%}"
+
+
+def _shares(interval: tuple[float, float]) -> str:
     return f"{interval[0]:.2%} ... {interval[1]:.2%}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}" if value < 1000 else f"{value:,.0f}"
+
+
+def _numbers(interval: tuple[float, float]) -> str:
+    return f"{_number(interval[0])} ... {_number(interval[1])}"

@@ -6,17 +6,31 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from hardware.artifacts.artifact import Artifact
-from hardware.files import JSON, has_manifest, read_manifest, write_json, write_manifest, write_text
+from hardware.errors import StorageError
+from hardware.files import (
+    JSON,
+    MANIFEST_NAME,
+    has_manifest,
+    read_json,
+    read_manifest,
+    sha256_file,
+    write_json,
+    write_manifest,
+    write_text,
+)
 from hardware.measurement import CostMeasurement
 from nas.accuracy import Accuracy
 from nas.candidate import Candidate
-from nas.card import CARD_SCHEMA, Comparison, accuracy_entry, card_text, latency_entry
-from nas.errors import ExportError, RunError
+from nas.card import CARD_SCHEMA, accuracy_entry, card_text, latency_entry
+from nas.deployment import Comparison
+from nas.errors import RunError
+from nas.formats import EXPORT, further_formats, write_format
 from nas.materialise import Workbench
 from nas.measure import host_slowdown, measure_artifacts
 from nas.pareto import FrontPoint, ParetoFront
@@ -25,23 +39,22 @@ from nas.training.checkpoints import WEIGHTS_FILE, save_tensors
 
 CARD_FILE, CARD_TEXT_FILE, SPLIT_FILE = "card.json", "card.md", "report_split.json"
 
-_COMPARED_IMAGES = 64
-_TOLERANCE = 1e-4
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
     """A finished export.
 
     Attributes:
-        directory: holds the model file, weights, card and manifest.
-        model_path: the file to deploy.
+        directory: holds the model files, weights, card and manifest.
+        model_path: the file to deploy on the run's own device.
+        format_paths: further files by format and precision, "onnx-int8" for example.
         candidate_id: what was exported.
         card: content of card.json.
     """
 
     directory: Path
     model_path: Path
+    format_paths: Mapping[str, Path]
     candidate_id: str
     card: Mapping[str, JSON]
 
@@ -77,10 +90,12 @@ def export_candidate(
     protocol: str,
     seed: int,
     on_progress: Callable[[int, int], None],
+    formats: Sequence[str] = (),
 ) -> Exported:
     """Write model, weights and card; reopen the model, compare, evaluate on `report` and measure before it counts.
 
-    The manifest lands last, so a directory without one is no export. A second call returns the finished one.
+    The manifest lands last, so a directory without one is no export. A second call makes what is missing: formats that
+    were not asked for before. Each joins the card as soon as everything is known about it.
 
     Args:
         bench: makes and runs artifacts.
@@ -88,43 +103,97 @@ def export_candidate(
         candidate: what to export.
         protocol: measurement protocol.
         seed: order of measuring.
-        on_progress: called with (rounds done, most rounds) of the measurement.
+        on_progress: called with (rounds done, most rounds) of each measurement.
+        formats: files beside that of the run's own device, see `nas.formats.FileFormat.parse`.
 
     Raises:
-        ExportError: the file's outputs differ from the network's.
-        DeviceError: the device is unavailable or busy.
+        ExportError: a file's outputs differ from the network's.
+        DeviceError: a device is unavailable or busy, or nothing writes one of the formats. What can be told at once is
+            told before anything is written.
+        MeasurementError: a format does not know an operator of the network, or a device refuses it.
+        StorageError: a file of the finished export is missing or damaged.
     """
     directory = bench.run.export_dir / candidate.candidate_id
-    model_path = directory / f"model.{bench.device.backend.artifact_format}"
-    if has_manifest(directory):
-        card = read_manifest(directory).details
-        return Exported(directory=directory, model_path=model_path, candidate_id=candidate.candidate_id, card=card)
+    card = _known_card(directory)
+    known = _formats(card)
+    missing = [one for one in further_formats(formats, device=bench.device) if one.key not in known]
+    devices = [one.device(like=bench.device) for one in missing]
+    if card is None:
+        card = _export_own(
+            bench,
+            point=point,
+            candidate=candidate,
+            directory=directory,
+            protocol=protocol,
+            seed=seed,
+            on_progress=on_progress,
+        )
+    if not has_manifest(directory):
+        _finish(bench, candidate, directory=directory, card=card)
+    for one, device in zip(missing, devices, strict=True):
+        entry = write_format(
+            bench.on(device), candidate, directory=directory, protocol=protocol, seed=seed, on_progress=on_progress
+        )
+        card = {**card, "formats": {**_formats(card), one.key: entry}}
+        _finish(bench, candidate, directory=directory, card=card)
+    return Exported(
+        directory=directory,
+        model_path=directory / f"model.{bench.device.backend.artifact_format}",
+        format_paths={key: directory / str(entry["file"]) for key, entry in _formats(card).items()},
+        candidate_id=candidate.candidate_id,
+        card=card,
+    )
+
+
+def _export_own(
+    bench: Workbench,
+    *,
+    point: FrontPoint,
+    candidate: Candidate,
+    directory: Path,
+    protocol: str,
+    seed: int,
+    on_progress: Callable[[int, int], None],
+) -> dict[str, JSON]:
+    """Write the model file of the run's own device, find out everything about it, and return the card."""
     if directory.exists():
         shutil.rmtree(directory)  # an export that was broken off
     with bench.computing():
-        artifact = bench.build(candidate, model_path)
-        comparison = _compare(bench, candidate, artifact)
+        artifact = bench.build(candidate, directory / f"model.{bench.device.backend.artifact_format}")
+        comparison = bench.compare(candidate, artifact, bench.data.report)
         accuracy = bench.accuracy(artifact, bench.data.report)
     measured = measure_artifacts(
         bench,
         {candidate: artifact},
-        purposes={candidate: "export"},
+        purposes={candidate: EXPORT},
         protocol=protocol,
         seed=seed,
         on_round=on_progress,
     )[candidate.candidate_id]
-    slowdown = host_slowdown(bench, measured, earlier_id=_verified_by(bench, candidate))
-    card = _card(
+    return _card(
         bench,
         point=point,
         artifact=artifact,
         comparison=comparison,
         accuracy=accuracy,
         measured=measured,
-        slowdown=slowdown,
+        slowdown=host_slowdown(bench, measured, earlier_id=_verified_by(bench, candidate)),
     )
+
+
+def _finish(bench: Workbench, candidate: Candidate, *, directory: Path, card: Mapping[str, JSON]) -> None:
+    """Write everything around the model files, and the manifest.
+
+    An old manifest goes first. The weights and the split, which are written next, are the same as before, and writing
+    them flushes the directory: when the card changes, the old manifest is gone for good. From then on the card knows
+    all that was found out, so whatever happens before the new manifest is there, nothing has to be done again.
+    """
+    (directory / MANIFEST_NAME).unlink(missing_ok=True)
+    models, report = _model_files(card), bench.data.report
+    for path in directory.glob("model.*"):
+        if path.name not in models:
+            path.unlink()  # left by a call that was broken off before the card knew the file
     save_tensors(directory / WEIGHTS_FILE, bench.network(candidate).state_dict())
-    report, run_name = bench.data.report, bench.run.info.name
     split: dict[str, JSON] = {
         "dataset": bench.data.name,
         "part": report.part,
@@ -132,13 +201,40 @@ def export_candidate(
     }
     write_json(directory / SPLIT_FILE, split)
     write_json(directory / CARD_FILE, card)
-    write_text(
-        directory / CARD_TEXT_FILE,
-        card_text(run_name, point=point, report=accuracy, exported=measured, comparison=comparison, slowdown=slowdown),
-    )
-    files = [model_path.name, WEIGHTS_FILE, SPLIT_FILE, CARD_FILE, CARD_TEXT_FILE]
+    write_text(directory / CARD_TEXT_FILE, card_text(card))
+    files = [*models, WEIGHTS_FILE, SPLIT_FILE, CARD_FILE, CARD_TEXT_FILE]
     write_manifest(directory, files=files, details=card)
-    return Exported(directory=directory, model_path=model_path, candidate_id=candidate.candidate_id, card=card)
+
+
+def _known_card(directory: Path) -> dict[str, JSON] | None:
+    """The card of an export that is finished, or was broken off when only the manifest was missing; else None.
+
+    Raises:
+        StorageError: a file of a finished export is missing or damaged.
+    """
+    if has_manifest(directory):
+        return dict(read_manifest(directory).details)
+    try:
+        card = read_json(directory / CARD_FILE)
+        whole = isinstance(card, dict) and all(
+            sha256_file(directory / name) == sha256 for name, sha256 in _model_files(card).items()
+        )
+    # No card, or a file of it is missing: an export that was broken off earlier.
+    except (StorageError, KeyError):
+        return None
+    return dict(card) if whole and isinstance(card, dict) else None
+
+
+def _model_files(card: Mapping[str, Any]) -> dict[str, str]:
+    """SHA-256 by name of every model file that a card describes."""
+    entries = [card["model"], *_formats(card).values()]
+    return {entry["file"]: entry["sha256"] for entry in entries}
+
+
+def _formats(card: Mapping[str, Any] | None) -> Mapping[str, Mapping[str, JSON]]:
+    """What a card says about files beside that of the run's own device, by "<format>-<precision>"."""
+    formats: Mapping[str, Mapping[str, JSON]] = {} if card is None else card.get("formats", {})
+    return formats
 
 
 def _own_version() -> str:
@@ -146,30 +242,6 @@ def _own_version() -> str:
         return version("archsmith")
     except PackageNotFoundError:
         return "not installed, run from its source tree"
-
-
-def _compare(bench: Workbench, candidate: Candidate, artifact: Artifact) -> Comparison:
-    """Run the reopened file and the PyTorch network on the same real images."""
-    images_NCHW, batch = bench.data.report.inputs, bench.device.spec.batch
-    # Whole batches only; where a batch is larger than the split, images repeat.
-    num = max(1, min(_COMPARED_IMAGES, len(images_NCHW)) // batch) * batch
-    images_NCHW = images_NCHW[torch.arange(num) % len(images_NCHW)]
-    session = bench.device.backend.load(artifact, spec=bench.device.spec)
-    try:
-        outputs = [session.predict(np.ascontiguousarray(x_NCHW.float().numpy())) for x_NCHW in images_NCHW.split(batch)]
-    finally:
-        session.close()
-    with torch.no_grad():
-        expected_NC = bench.deployable(candidate)(images_NCHW)
-    difference = float((torch.from_numpy(np.concatenate(outputs)) - expected_NC).abs().max())
-    relative = difference / float(expected_NC.abs().max())
-    if not relative <= _TOLERANCE:
-        raise ExportError(
-            f"the outputs of {artifact.path} differ from PyTorch's by {difference:.3g} (relative {relative:.3g}, "
-            f"allowed {_TOLERANCE:g})",
-            hint="do not deploy the file; report the architecture and the runtime's version",
-        )
-    return Comparison(num_images=len(images_NCHW), max_difference=difference, max_relative_difference=relative)
 
 
 def _verified_by(bench: Workbench, candidate: Candidate) -> str:
@@ -230,12 +302,17 @@ def _card(
         },
         "latency": {
             "predicted_ms": point.latency_predicted_ms,
-            "verified": {"p50_ms": point.latency_ms, "interval_ms": list(point.latency_interval_ms)},
+            "verified": {
+                "p50_ms": point.latency_ms,
+                "interval_ms": list(point.latency_interval_ms),
+                "provenance": point.provenance,
+            },
             "exported": latency_entry(measured),
             # the same reference network in both sessions: 1.5 means that the host was 1.5 times slower at export
             "host_slowdown_since_verified": slowdown if np.isfinite(slowdown) else None,
         },
         "comparison": asdict(comparison),
+        "formats": {},
         "versions": {
             "archsmith": _own_version(),
             "torch": torch.__version__,

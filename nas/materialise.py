@@ -1,6 +1,7 @@
 """Candidates made real: weights on disk, and the very file that is measured, verified and exported."""
 
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
@@ -11,7 +12,7 @@ from hardware.lease import UnitLock
 from nas.accuracy import Accuracy
 from nas.candidate import Candidate, inherited_candidate
 from nas.data import DataSplits, Examples
-from nas.deployment import Deployment
+from nas.deployment import Comparison, Deployment
 from nas.errors import CheckpointError
 from nas.evaluation import SubnetJudge
 from nas.run import Run
@@ -29,12 +30,47 @@ class Workbench:
         deployment: builds and judges the files of the device.
     """
 
-    def __init__(self, run: Run, *, device: Device, data: DataSplits, judge: SubnetJudge, recalibration: str) -> None:
+    def __init__(
+        self,
+        run: Run,
+        *,
+        device: Device,
+        data: DataSplits,
+        judge: SubnetJudge,
+        recalibration: str,
+        stored_precision: str | None = None,
+    ) -> None:
+        """Make a workbench.
+
+        Args:
+            run: the run whose supernet is used.
+            device: where artifacts run.
+            data: the splits.
+            judge: recalibrates and scores inherited subnets.
+            recalibration: how it recalibrates, in words.
+            stored_precision: of the candidates under whose names the run stores weights; the device's if None.
+        """
         self.run, self.device, self.data, self.judge = run, device, data, judge
         self.deployment = Deployment(device, data=data)
         self._recalibration = recalibration
+        self._stored_precision = stored_precision or device.spec.precision
         self._artifacts: dict[str, Artifact] = {}
         self._checkpoint_sha256 = run.checkpoint_sha256()
+
+    def on(self, device: Device) -> "Workbench":
+        """A workbench for the same run, data and weights on another device."""
+        return Workbench(
+            self.run,
+            device=device,
+            data=self.data,
+            judge=self.judge,
+            recalibration=self._recalibration,
+            stored_precision=self._stored_precision,
+        )
+
+    def twin(self, candidate: Candidate) -> Candidate:
+        """The same architecture with the same weights in the precision of this workbench's device."""
+        return replace(candidate, precision=self.device.spec.precision)
 
     def inherit(self, arch: Architecture) -> Candidate:
         """The candidate with the supernet's weights."""
@@ -52,14 +88,16 @@ class Workbench:
     def network(self, candidate: Candidate) -> nn.Module:
         """The candidate's network, taking prepared images; inherited weights are stored, recalibrated, at first use."""
         store = self.run.candidates
-        if not store.has(candidate) and candidate.weights_kind == "inherited":
-            if candidate != self.inherit(candidate.architecture):
+        # Weights are stored once, in fp32, whatever precisions they are deployed in.
+        stored = replace(candidate, precision=self._stored_precision)
+        if not store.has(stored) and candidate.weights_kind == "inherited":
+            if self.twin(candidate) != self.inherit(candidate.architecture):
                 raise CheckpointError(
                     f"candidate {candidate.candidate_id} has the weights of an earlier supernet, which are gone",
                     hint=f"nas search {self.run.path} evaluates with the present one",
                 )
-            store.save(candidate, self.judge.network(candidate.architecture))
-        return store.load(candidate)
+            store.save(stored, self.judge.network(candidate.architecture))
+        return store.load(stored)
 
     def deployable(self, candidate: Candidate) -> nn.Module:
         """The candidate's network, taking raw images of the data set's native size."""
@@ -80,6 +118,10 @@ class Workbench:
     def accuracy(self, artifact: Artifact, images: Examples) -> Accuracy:
         """Accuracy of an artifact in the device's runtime, so that it belongs to the cost measured there."""
         return self.deployment.accuracy(artifact, images)
+
+    def compare(self, candidate: Candidate, artifact: Artifact, images: Examples) -> Comparison:
+        """The candidate's artifact beside its network in PyTorch; see `Deployment.compare` for what is refused."""
+        return self.deployment.compare(artifact, self.network(candidate), shape=self._shape(candidate), images=images)
 
     def _shape(self, candidate: Candidate) -> tuple[int, ...]:
         return self.run.space.input_shape(candidate.architecture)

@@ -26,7 +26,7 @@ from predictors.latency import LatencyPredictor
 from searchspaces import SearchSpace, get_space
 from searchspaces.elastic.supernet import Supernet
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 _INFO_FILE = "run.json"
 _RECIPE_FILE = "recipe.yaml"
 LOCK_FILE = ".lock"

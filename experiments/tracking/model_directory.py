@@ -25,6 +25,9 @@ class ModelDirectory:
     sha256: str
 
 
+_MODEL_FILES = ("model.onnx", "model.fp32.onnx")
+
+
 @contextmanager
 def assemble_model(export_dir: Path) -> Iterator[ModelDirectory]:
     """Lay out an exported model as MLflow does, in a temporary directory that goes when the block ends.
@@ -41,6 +44,8 @@ def assemble_model(export_dir: Path) -> Iterator[ModelDirectory]:
         read_manifest(export_dir)
     # Hidden files are what a killed writer left.
     found = sorted(path for path in export_dir.glob("*.onnx") if not path.name.startswith("."))
+    # An export may have other formats, too: the device's own file counts, then ONNX as it is without quantisation.
+    found = next(([path] for name in _MODEL_FILES for path in found if path.name == name), found)
     if len(found) != 1:
         names = ", ".join(path.name for path in found) or "none"
         raise TrackingError(

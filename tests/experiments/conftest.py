@@ -35,7 +35,7 @@ def nas_process(*args: str | Path, cwd: Path = ROOT) -> "subprocess.Popen[str]":
     )
 
 
-def nas(*args: str | Path, cwd: Path = ROOT, timeout: float = 280) -> Result:
+def nas(*args: str | Path, cwd: Path = ROOT, timeout: float = 800) -> Result:
     """Run `nas` to its end."""
     process = nas_process(*args, cwd=cwd)
     try:

@@ -9,6 +9,7 @@ import yaml
 from experiments.recipe import load_recipe
 from experiments.session import new_run, recipe_space
 from hardware.backends.onnxruntime_cpu import OnnxRuntimeCpu
+from hardware.device import list_devices
 from nas.supernet_files import save_supernet
 from tests.experiments.conftest import QUICKSTART, InProcess
 
@@ -256,3 +257,14 @@ def test_a_device_that_the_run_does_not_know_is_refused_with_those_it_knows(nas:
     result = nas("pareto", tmp_path / "run", "--device", "phone")
     assert result.code == 2
     assert "onnxruntime-cpu" in result.err
+
+
+@pytest.mark.parametrize("device", ["ethos-u55-128", "cortex-m4"])
+def test_a_search_refuses_devices_whose_costs_are_counts(nas: InProcess, tmp_path: Path, device: str) -> None:
+    reason = next(status.reason for status in list_devices() if status.device_id == device)
+    if reason:
+        pytest.skip(reason)
+    result = nas("run", QUICKSTART, "--set", f"device.id={device}", "--run-dir", tmp_path / "run")
+    assert result.code == 4
+    assert "a search needs latencies in ms" in result.err
+    assert not (tmp_path / "run").exists()

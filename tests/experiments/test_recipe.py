@@ -132,7 +132,9 @@ def test_overrides_are_yaml_scalars_lists_and_sections() -> None:
         ("search.sampler=grid", "search.sampler: got 'grid', expected one of 'nsga2', 'tpe'"),
         ("search.limits.latency_ms=-1", "search.limits.latency_ms: got -1, expected a number > 0 or null"),
         ("profile.fit=110", "profile.max_measured: got 120, expected an integer >= fit + held_out = 110 + 16"),
-        ("export.formats=[onnx, tflite]", "export.formats[1]: got 'tflite', expected 'onnx'"),
+        ("export.formats=[onnx, tflite]", "export.formats[1]: got 'tflite', expected one of 'onnx', 'openvino', "),
+        ("export.formats=[onnx-int4]", "export.formats[0]: got 'onnx-int4', expected one of "),
+        ("export.formats=onnx", "export.formats: got 'onnx', expected a list, each item one of 'onnx', "),
         ("export.alias=latest", "export.alias: got 'latest', expected an alias other than"),
         ("export.alias=V2", "export.alias: got 'V2', expected an alias other than"),
         ("export.alias=a b", "export.alias: got 'a b', expected letters, digits, - and _"),
@@ -147,6 +149,13 @@ def test_a_bad_value_is_named_with_what_is_allowed(override: str, words: str) ->
     message = refusal(QUICKSTART, override)
     assert words in message
     assert "pydantic" not in message
+
+
+@pytest.mark.parametrize("formats", [[], ["onnx-int8"], ["litert", "executorch-int8", "openvino", "openvino-int8"]])
+def test_formats_of_further_files_are_named_with_their_precision(formats: list[str], tmp_path: Path) -> None:
+    recipe = load_recipe(QUICKSTART, overrides=[f"export.formats={formats}"])
+    assert recipe.export.formats == tuple(formats)
+    assert load_recipe(written(tmp_path, recipe.to_yaml())) == recipe
 
 
 def test_all_problems_are_listed_at_once(tmp_path: Path) -> None:

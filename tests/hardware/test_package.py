@@ -17,6 +17,7 @@ WITHOUT_TORCH = (
     "hardware.device",
     "hardware.errors",
     "hardware.files",
+    "hardware.formats",
     "hardware.lease",
     "hardware.measurement",
     "hardware.measuring",

@@ -1,4 +1,4 @@
-"""Devices on nodes of a Ray cluster of several nodes: found by their resource, measured there, under the unit's lock."""
+"""Devices on nodes of a Ray cluster of several nodes: found by resource, measured there, under the unit's lock."""
 
 import dataclasses
 import threading

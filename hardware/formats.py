@@ -1,0 +1,46 @@
+"""Formats by name: which device of this machine writes the files that somebody asks for."""
+
+from typing import TYPE_CHECKING
+
+from hardware.device import _device_ids, _discover, _install_hint
+from hardware.errors import DeviceError
+
+if TYPE_CHECKING:
+    from hardware.backends.backend import DeviceBackend
+
+
+def device_for_format(format: str, *, precision: str) -> str:
+    """Return the id of the device of this machine that writes files of a format and runs them again.
+
+    Of several, one that is measured goes before those that are simulated or estimated, and the CPU before others.
+
+    Args:
+        format: for example "onnx", "openvino", "litert", "executorch" or "cmsis"; see `format_name`.
+        precision: number format the network computes in, for example "fp32" or "int8".
+
+    Raises:
+        DeviceError: no backend writes such files (the message says what there is), or its runtime is missing.
+    """
+    found, broken = _discover()
+    fitting = [backend for backend in found if format_name(backend) == format and precision in backend.precisions]
+    if not fitting:
+        offered = sorted({f"{format_name(backend)} in {name}" for backend in found for name in backend.precisions})
+        because = f"; modules that cannot be imported: {broken}" if broken else ""
+        raise DeviceError(
+            f"no backend writes {format!r} files in {precision!r}, there are: {', '.join(offered)}{because}",
+            hint="choose one of these, for example: nas export RUN --format onnx --precision int8",
+        )
+    fitting.sort(key=lambda backend: (backend.provenance != "measured", not backend.name.endswith("-cpu")))
+    available = next((backend for backend in fitting if backend.missing() is None), None)
+    if available is None:
+        reasons = "; ".join(f"{backend.name}: {backend.missing()}" for backend in fitting)
+        raise DeviceError(
+            f"{format!r} files cannot be written in {precision!r} here: {reasons}", hint=_install_hint(fitting[0])
+        )
+    return next(device_id for device_id, offered in _device_ids(available) if offered == precision)
+
+
+def format_name(backend: "DeviceBackend") -> str:
+    """Name of the format that a backend writes, by which people ask for it: the runtime's, where endings say less."""
+    ending = backend.artifact_format.partition(".")[0]
+    return {"tflite": "litert", "pte": "executorch"}.get(ending, ending)
