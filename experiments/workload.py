@@ -124,8 +124,8 @@ def recipe_device(recipe: Recipe) -> Device:
     if device.backend.provenance != "measured":
         raise DeviceError(
             f"device {recipe.device.id!r} gives {device.backend.provenance} counts, a search needs latencies in ms",
-            hint="choose a measured device (nas devices list); counts of one network: nas devices measure ARCH --device "
-            f"{recipe.device.id}",
+            hint="choose a measured device (nas devices list); counts of one network: "
+            f"nas devices measure ARCH --device {recipe.device.id}",
         )
     return device
 
