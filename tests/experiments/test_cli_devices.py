@@ -49,7 +49,7 @@ def test_calibrating_leaves_a_predictor_with_its_held_out_error(nas: InProcess) 
     arguments = ("onnxruntime-cpu", "--space", "mbconv-small", "--samples", "10", "--held-out", "4")
     result = nas("devices", "calibrate", *arguments, "--format", "json")
     # A host that others keep busy may give nothing that can be believed; that has its own words.
-    if result.code == 1 and "suspect" in result.err:
+    if result.code and "are suspect" in result.err:
         pytest.skip("the host is too busy to measure on")
     assert result.code == 0, result.err
     document = json.loads(result.out)
