@@ -76,7 +76,7 @@ class Health:
 def state_directory() -> Path:
     """Where this user's state lies: $ARCHSMITH_HOME, else ~/.archsmith."""
     named = os.environ.get(HOME_VARIABLE)
-    return Path(named) if named else Path.home() / ".archsmith"
+    return Path(named).expanduser() if named else Path.home() / ".archsmith"
 
 
 class HealthBook:

@@ -1,21 +1,15 @@
 """What was measured on a device outside of runs: one table for each device and space, in the user's own directory."""
 
-import os
 import re
 from pathlib import Path
 
 from hardware.errors import StorageError
+from hardware.health import state_directory
 from hardware.measurement import MEASUREMENT_SCHEMA
 from hardware.table import Table
 
-HOME_VARIABLE = "ARCHSMITH_HOME"
 FILES = "files"
 """In place of a space: networks that came as files."""
-
-
-def archsmith_home() -> Path:
-    """Directory of what belongs to the user and not to a run: $ARCHSMITH_HOME, or ~/.archsmith."""
-    return Path(os.environ.get(HOME_VARIABLE) or "~/.archsmith").expanduser()
 
 
 def measurement_table(device_id: str, *, space_id: str) -> Table:
@@ -41,4 +35,4 @@ def _directory(*names: str) -> Path:
                 f"{name!r} cannot be the name of a directory of measurements",
                 hint="device and space ids are letters, digits, dots, - and _",
             )
-    return archsmith_home().joinpath(*names)
+    return state_directory().joinpath(*names)

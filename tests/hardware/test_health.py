@@ -195,6 +195,7 @@ def test_a_check_that_goes_well_readmits(book: HealthBook, clock: FakeClock) -> 
 def test_other_devices_are_not_touched(book: HealthBook) -> None:
     book.record_failure("pi", error=UntrustedError("lies", hint=""), max_failures=3)
     book.require_admitted("other")
+    assert book.health("other") == Health()
 
 
 def test_a_success_does_not_end_a_quarantine(book: HealthBook) -> None:
