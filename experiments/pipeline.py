@@ -14,6 +14,7 @@ from experiments.report import run_view, write_report
 from experiments.reporter import Reporter
 from experiments.session import Session
 from experiments.tracking.mlflow import MlflowTracker
+from hardware.errors import DeadDeviceError
 from nas.errors import RunError
 from nas.export import Exported
 from nas.tracking import RunStatus, Tracker
@@ -88,7 +89,12 @@ def run_stages(
         }
         for name in STAGES:
             if name in actions and name in names:
-                actions[name]()
+                try:
+                    actions[name]()
+                except DeadDeviceError:
+                    # What needs no device is done and marked.
+                    mirror.sync()
+                    raise
                 mirror.sync()
         if "export" not in names:
             return Outcome(exported=None, registered=None, tracked=mirror.healthy)

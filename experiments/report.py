@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +11,7 @@ import plotly.graph_objects as go
 from experiments.tracking.figures import hypervolume_figure, pareto_figure, predictor_figure, write_html
 from hardware.files import JSON, read_json, write_json
 from nas.errors import RunError
-from nas.pareto import ParetoFront, hypervolume_by_evaluation
+from nas.pareto import FrontPoint, ParetoFront, hypervolume_by_evaluation, unmeasured_points
 from nas.profile import PROFILE_HELD_OUT, profile_path, profiled_subnets
 from nas.run import Run
 from nas.tracking import RunStatus, RunView
@@ -31,6 +32,7 @@ def front_document(run: Run, *, device: str | None = None) -> dict[str, JSON]:
         raise RunError(f"run {run.path} knows no device {device_id!r}", hint=f"its devices are: {', '.join(known)}")
     front = run.front(device=device_id)
     profile = read_profile(run, device_id)
+    unmeasured = unmeasured_points(run.verifications(), device_id=device_id)
     return {
         "run": str(run.path),
         "run_id": run.info.run_id,
@@ -43,15 +45,29 @@ def front_document(run: Run, *, device: str | None = None) -> dict[str, JSON]:
         "hypervolume": front.hypervolume,
         "reference_point": list(front.reference_point),
         "points": [point.to_json() for point in front.points],
+        "unmeasured": [point.to_json() for point in unmeasured],
         "predictor": profile,
-        "warnings": list(front_warnings(front, profile=profile)),
+        "warnings": list(front_warnings(front, profile=profile, unmeasured=unmeasured)),
     }
 
 
-def front_warnings(front: ParetoFront, *, profile: dict[str, JSON] | None) -> list[str]:
-    """What speaks against a front, in sentences."""
+def front_warnings(
+    front: ParetoFront, *, profile: dict[str, JSON] | None, unmeasured: Sequence[FrontPoint]
+) -> list[str]:
+    """What speaks against a front, in sentences.
+
+    Args:
+        front: the front.
+        profile: of its device, None before profiling.
+        unmeasured: verified candidates without a latency.
+    """
     warnings = []
-    if front.provenance == "predicted":
+    if unmeasured:
+        warnings.append(
+            f"{len(unmeasured)} verified candidates are unmeasured because the device was dead: "
+            f"`nas devices check {front.device_id}`, then `nas verify`"
+        )
+    elif front.provenance == "predicted":
         warnings.append("latencies are predicted and accuracies are of the search split: run `nas verify`")
     if profile is not None and not profile["accepted"]:
         scores = profile["scores"]
@@ -79,7 +95,8 @@ def front_page(run: Run, *, device: str | None = None) -> str:
 def _front_figure(run: Run, front: ParetoFront, *, device_id: str) -> go.Figure:
     evaluations, verifications = run.evaluations(), run.verifications()
     verb = "Verified" if front.provenance == "measured" else "Predicted"
-    warned = front_warnings(front, profile=read_profile(run, device_id))
+    unmeasured = unmeasured_points(verifications, device_id=device_id)
+    warned = front_warnings(front, profile=read_profile(run, device_id), unmeasured=unmeasured)
     return pareto_figure(
         [dict(point.to_json()) for point in front.points],
         evaluations[evaluations["device_id"] == device_id],

@@ -19,7 +19,7 @@ from nas.candidate import Candidate
 from nas.errors import CheckpointError, RunError
 from nas.export import Exported, choose_point, export_candidate
 from nas.formats import further_formats
-from nas.pareto import verified_points
+from nas.pareto import unmeasured_points, verified_points
 from nas.pricing import latency_limit, require_reachable
 from nas.profile import ProfileSettings, profile_device, profile_path
 from nas.refine import choose_for_refinement, read_refined
@@ -358,7 +358,11 @@ def _gain(session: Session) -> str:
 
 
 def verify(session: Session, *, reporter: Reporter) -> None:
-    """Stage 5: measure and evaluate the front's candidates."""
+    """Stage 5: measure and evaluate the front's candidates.
+
+    Raises:
+        DeadDeviceError: the device does not measure; accuracies are in the table, without latencies.
+    """
     recipe, run = session.recipe.verify, session.run
     require_trained(session)
     evaluations = current_evaluations(session)
@@ -367,7 +371,7 @@ def verify(session: Session, *, reporter: Reporter) -> None:
     chosen = choose_for_verification(evaluations, space=run.space, device_id=session.device_id, num=recipe.candidates)
     reporter.stage("verify", text=f"{len(chosen)} candidates on {session.device_id} and on the verify split")
     settings = VerifySettings(candidates=recipe.candidates, protocol=recipe.protocol, seed=session.recipe.seed)
-    num = verify_candidates(
+    verified = verify_candidates(
         session.bench,
         chosen,
         evaluations=evaluations,
@@ -375,10 +379,14 @@ def verify(session: Session, *, reporter: Reporter) -> None:
         settings=settings,
         on_progress=reporter.progress,
     )
+    if verified.dead is not None:
+        num = len(unmeasured_points(run.verifications(), device_id=session.device_id))
+        reporter.message(f"the device is dead: accuracies are verified, {num} points are marked as unmeasured")
+        raise verified.dead
     front = run.front()
     spans = [point.latency_ms for point in front.points]
     found = f"verified front of {len(front.points)} points over a latency span of {max(spans) / min(spans):.2f}"
-    reporter.done(found if num else f"finished before; {found}")
+    reporter.done(found if verified.num_new else f"finished before; {found}")
 
 
 def require_formats(session: Session, *, formats: Sequence[str] | None) -> None:

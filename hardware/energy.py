@@ -218,3 +218,9 @@ class NvmlReader(EnergyReader):
             yield read
         finally:
             nvml.nvmlShutdown()
+
+
+def energy_reader(backend: str) -> EnergyReader | None:
+    """The reader for what a backend computes on, or None where the machine tells no energy."""
+    reader: EnergyReader = NvmlReader() if backend.endswith("cuda") else RaplReader()
+    return reader if reader.missing() is None else None

@@ -15,13 +15,21 @@ class StorageError(Hinted, RuntimeError):
     """A file that is missing, damaged or cannot be written."""
 
 
-class UnreachableError(DeviceError):
+class DeadDeviceError(DeviceError):
+    """A device that does not answer as it should. Other work can go on without it."""
+
+
+class UnreachableError(DeadDeviceError):
     """A device that cannot be reached, or whose connection was lost: trying again may help."""
 
 
-class HangingError(DeviceError):
+class HangingError(DeadDeviceError):
     """A device that was reached and then said nothing for longer than it may."""
 
 
-class UntrustedError(DeviceError):
+class UntrustedError(DeadDeviceError):
     """A device that is not what it should be (host key, version) or whose numbers cannot be true: look at it first."""
+
+
+class QuarantinedError(DeadDeviceError):
+    """A device that failed too often and was not checked since."""

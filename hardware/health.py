@@ -15,7 +15,7 @@ from typing import Protocol
 
 from hardware.clock import Clock, SystemClock
 from hardware.device import DeviceSpec
-from hardware.errors import DeviceError, HangingError, StorageError, UnreachableError, UntrustedError
+from hardware.errors import DeviceError, HangingError, QuarantinedError, StorageError, UnreachableError, UntrustedError
 from hardware.files import read_json, write_json
 from hardware.onsite import DeviceHost, MeasureJob, OnProgress, OnsiteResult
 from hardware.selftest import CheckItem
@@ -118,12 +118,12 @@ class HealthBook:
         """Refuse a device in quarantine.
 
         Raises:
-            DeviceError: it is; the message says since when and why.
+            QuarantinedError: it is; the message says since when and why.
             StorageError: its file is damaged or unreadable.
         """
         health = self.health(device_id)
         if health.quarantined:
-            raise DeviceError(
+            raise QuarantinedError(
                 f"device {device_id!r} is in quarantine since {health.since_utc}, after {health.failures} failed "
                 f"calls; the last: {health.reason}",
                 hint=f"repair it, then re-admit it: nas devices check {device_id}",
@@ -226,7 +226,8 @@ class GuardedHost:
         """Measure, see `DeviceHost.measure`; progress starts again with every attempt.
 
         Raises:
-            DeviceError: the device is in quarantine, or as the guarded host; `UnreachableError` after the last attempt.
+            QuarantinedError: the device is.
+            DeviceError: as the guarded host; `UnreachableError` after the last attempt.
             MeasurementError, StorageError: as the guarded host; also if the device's health cannot be read.
         """
         self._book.require_admitted(self._device_id)

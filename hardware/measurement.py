@@ -35,7 +35,8 @@ class CostMeasurement:
         low, high: bootstrap interval of the median over the round medians; a count's value: it is exact.
         level: confidence level of the interval.
         quantile: the percentile that the protocol reports, .5 or .9 or .99.
-        also: further numbers of a simulator or estimating compiler, the unit in their name ("sram_bytes").
+        also: further numbers of a simulator or estimating compiler, the unit in their name ("sram_bytes"); of measured
+            devices "energy_mj", millijoules of one run, where the machine counts energy.
         num_rounds, runs_per_round: how much was measured.
         warmup_runs: untimed runs before the first round (until the times were steady) and in every round.
         converged: whether the interval is as narrow as the protocol asks.

@@ -210,6 +210,7 @@ def _numbers_of_times(times: RunnerTimes, judged: Judged) -> _Numbers:
         p99=float(np.quantile(single_ms, 0.99)),
         low=judged.low_ns / 1e6,
         high=judged.high_ns / 1e6,
+        also={} if times.energy_mj is None else {"energy_mj": times.energy_mj},
         times=times,
         judged=judged,
     )

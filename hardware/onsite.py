@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from hardware.artifacts.artifact import Artifact
 from hardware.backends.backend import Count, CountingSession, DeviceBackend, Provenance, Session
 from hardware.clock import Clock, SystemClock
+from hardware.energy import energy_reader
 from hardware.host import CpuTimes, HostState, look_at_cpu_times, look_at_host
 from hardware.lease import Lease, UnitLock
 from hardware.protocol import MeasurementProtocol
@@ -154,7 +155,13 @@ def _time(backend: DeviceBackend, job: MeasureJob, *, lease: Lease, on_progress:
         # The first round has no round before it to judge by.
         lease.renew(ttl_s=_first_ttl_s(job.protocol))
         times = time_interleaved(
-            runners, reference=reference, protocol=job.protocol, rng=rng, clock=clock, on_round=after_round
+            runners,
+            reference=reference,
+            protocol=job.protocol,
+            rng=rng,
+            clock=clock,
+            on_round=after_round,
+            energy=energy_reader(job.spec.backend),
         )
     if on_progress is not None:
         on_progress(num_done, num_done)

@@ -7,13 +7,14 @@ import gc
 import resource
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hardware.clock import Clock, SystemClock
+from hardware.energy import EnergyReader
 from hardware.errors import MeasurementError
 from hardware.judging import Judged, drift_of, judge
 from hardware.protocol import MeasurementProtocol
@@ -37,12 +38,15 @@ class RunnerTimes:
         slowdown: float64 (rounds,): time of the reference around each visit relative to its median over the session.
         warmup_runs: untimed runs before the first round, until the times were steady or the patience was over.
         involuntary_switches: how often the system took the CPU away from this process in its turns.
+        energy_mj: millijoules of one run, the mean over all turns, of the whole package or accelerator with whatever
+            else ran there; None where the machine does not tell.
     """
 
     raw_ns: NDArray[np.int64]
     slowdown: NDArray[np.float64]
     warmup_runs: int
     involuntary_switches: int
+    energy_mj: float | None = None
 
     @property
     def round_medians_ns(self) -> NDArray[np.float64]:
@@ -90,9 +94,14 @@ class _Tally:
     rounds_ns: list[NDArray[np.int64]] = field(default_factory=list)
     probes: list[int] = field(default_factory=list)
     involuntary_switches: int = 0
+    joules: list[float] = field(default_factory=list)
+    counted_runs: int = 0
 
     def busy_s(self) -> float:
         return float(sum(int(runs_ns.sum()) for runs_ns in self.rounds_ns)) / 1e9
+
+    def energy_mj(self) -> float | None:
+        return 1e3 * sum(self.joules) / self.counted_runs if self.counted_runs else None
 
 
 def time_interleaved(
@@ -104,6 +113,7 @@ def time_interleaved(
     clock: Clock | None = None,
     timer_ns: Callable[[], int] = time.perf_counter_ns,
     on_round: Callable[[int], None] | None = None,
+    energy: EnergyReader | None = None,
 ) -> InterleavedTimes:
     """Time callables in interleaved rounds until every median is certain enough or a cap is hit.
 
@@ -120,6 +130,7 @@ def time_interleaved(
         clock: for the cap on seconds; the system's if None.
         timer_ns: what runs are timed with.
         on_round: called after each round with the number of finished rounds; an exception from it ends the timing.
+        energy: counts what each turn uses; None: nobody asks, or the machine does not tell.
 
     Raises:
         MeasurementError: the reference is not among the runners, a runner failed (the message names it), or the timer
@@ -132,7 +143,7 @@ def time_interleaved(
         )
     clock = SystemClock() if clock is None else clock
     names = list(runners)
-    visits = _Visits(runners, timer_ns=timer_ns)
+    visits = _Visits(runners, timer_ns=timer_ns, energy=energy)
     # Once, not every round: with everything loaded it takes longer than a round.
     gc.collect()
     with _no_garbage_collection():
@@ -166,8 +177,10 @@ def time_interleaved(
 class _Visits:
     """Runs networks and times them."""
 
-    def __init__(self, runners: Mapping[str, Callable[[], None]], *, timer_ns: Callable[[], int]) -> None:
-        self._runners, self._timer_ns = runners, timer_ns
+    def __init__(
+        self, runners: Mapping[str, Callable[[], None]], *, timer_ns: Callable[[], int], energy: EnergyReader | None
+    ) -> None:
+        self._runners, self._timer_ns, self._energy = runners, timer_ns, energy
 
     def warm_up(self, name: str, *, clock: Clock) -> int:
         """Run a network until two neighbouring windows agree; returns how often it ran."""
@@ -188,8 +201,13 @@ class _Visits:
     def visit(self, name: str, *, tally: _Tally, protocol: MeasurementProtocol) -> None:
         """One visit of a round."""
         when = f"in round {len(tally.rounds_ns) + 1}"
+        num_runs = protocol.warmup_runs + protocol.runs_per_round
         switches = resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw
-        times_ns = self._timed(name, runs=protocol.warmup_runs + protocol.runs_per_round, when=when)
+        with nullcontext() if self._energy is None else self._energy.interval() as interval:
+            times_ns = self._timed(name, runs=num_runs, when=when)
+        if interval is not None and interval.joules is not None:
+            tally.joules.append(interval.joules)
+            tally.counted_runs += num_runs
         tally.involuntary_switches += resource.getrusage(resource.RUSAGE_SELF).ru_nivcsw - switches
         tally.rounds_ns.append(times_ns[protocol.warmup_runs :])
 
@@ -244,6 +262,7 @@ def _collected(tallies: Mapping[str, _Tally], *, reference: str, probes_ns: Sequ
                 slowdown=slowdown_P[tally.probes],
                 warmup_runs=tally.warmup_runs,
                 involuntary_switches=tally.involuntary_switches,
+                energy_mj=tally.energy_mj(),
             )
             for name, tally in tallies.items()
         },

@@ -34,7 +34,7 @@ from hardware.timing import InterleavedTimes, RunnerTimes
 from searchspaces.errors import Hinted
 
 # Raised whenever a message changes its meaning; both sides must agree.
-WIRE_VERSION = 1
+WIRE_VERSION = 2
 # The version in pyproject.toml, which is not there where only the sources were copied to.
 PACKAGE_VERSION = "0.1.0"
 MAX_LINE_BYTES = 256 * 2**20
@@ -199,6 +199,7 @@ def _times_to_json(times: InterleavedTimes) -> dict[str, JSON]:
                 "slowdown": _array_to_json(runner.slowdown),
                 "warmup_runs": runner.warmup_runs,
                 "involuntary_switches": runner.involuntary_switches,
+                "energy_mj": runner.energy_mj,
             }
             for name, runner in times.times.items()
         },
@@ -220,6 +221,7 @@ def _runner_from_json(value: object) -> RunnerTimes:
         slowdown=_array(message, "slowdown", dtype="float64", ndim=1),
         warmup_runs=_take(message, "warmup_runs", int),
         involuntary_switches=_take(message, "involuntary_switches", int),
+        energy_mj=None if message.get("energy_mj") is None else _number(message, "energy_mj"),
     )
 
 

@@ -159,5 +159,5 @@ def _measure(
         "architecture": candidate.architecture.to_json(),
         "purpose": EXPORT,
     }
-    bench.run.measurements_table.append([{**measured.to_row(), **key}])
+    bench.run.measurements_table(bench.device.spec.device_id).append([{**measured.to_row(), **key}])
     return measured

@@ -47,8 +47,9 @@ def measure_artifacts(
 ) -> Mapping[str, CostMeasurement]:
     """Measure artifacts in one interleaved session and append the records to the run's table.
 
-    The largest subnet with inherited weights runs in every round as the reference that shows drift; its own record is
-    kept with the session (the same session id), so that sessions of different hours can be compared.
+    On measured devices the largest subnet with inherited weights runs in every round as the reference that shows drift;
+    its own record is kept with the session (the same session id), so that sessions of different hours can be compared.
+    Devices that count do not drift, and the largest subnet may not even fit them: there is no reference there.
 
     Args:
         bench: runs artifacts.
@@ -59,25 +60,29 @@ def measure_artifacts(
         on_round: called with (rounds done, most rounds).
 
     Returns:
-        Measurement by candidate_id, the reference's included.
+        Measurement by candidate_id, the reference's included; nothing for no artifacts.
 
     Raises:
         DeviceError: the device is unavailable or busy, or the run was measured on another machine.
     """
     _require_same_machine(bench)
-    reference = _reference(bench)
-    with bench.computing():
-        everything = {reference: bench.artifact(reference), **artifacts}
+    if not artifacts:
+        return {}
+    everything = dict(artifacts)
+    if bench.device.backend.provenance == "measured":
+        reference = _reference(bench)
+        with bench.computing():
+            everything = {reference: bench.artifact(reference), **artifacts}
     measurements = measure_many(
         bench.device,
         {candidate.candidate_id: artifact for candidate, artifact in everything.items()},
-        reference=everything[reference],
+        reference=next(iter(everything.values())),
         protocol=protocol,
         rng=np.random.default_rng((seed, _ORDER)),
         owner=f"nas {bench.run.info.name}",
         on_progress=on_round,
     )
-    bench.run.measurements_table.append(
+    bench.run.measurements_table(bench.device.spec.device_id).append(
         [
             {
                 **measurements[candidate.candidate_id].to_row(),
@@ -101,7 +106,7 @@ def host_slowdown(bench: Workbench, later: CostMeasurement, *, earlier_id: str) 
         earlier_id: measurement id of one of the earlier session.
 
     Returns:
-        Ratio of the reference's medians; NaN if a session has no record of it.
+        Ratio of the reference's medians; NaN if a session has no record of it, as on devices that count.
     """
     rows = bench.run.measurements()
     sessions = rows.set_index("measurement_id")["session_id"]

@@ -28,7 +28,7 @@ class FrontPoint:
         accuracy_search: on the search split with the candidate's own weights.
         latency_ms, latency_interval_ms: median and its interval.
         latency_predicted_ms: what the predictor had promised.
-        provenance: "measured" or "predicted", of `latency_ms`.
+        provenance: "measured", "predicted" or "unmeasured" (there is none), of `latency_ms`.
         suspect: the measurement failed its own checks.
         macs, params: counts for one image.
         weights_kind: "inherited" or "fine-tuned".
@@ -137,12 +137,12 @@ def hypervolume_by_evaluation(evaluations: pd.DataFrame, *, device_id: str) -> l
 
 
 def compute_front(evaluations: pd.DataFrame, verifications: pd.DataFrame, *, device_id: str) -> ParetoFront:
-    """The verified front, or the predicted one as long as nothing is verified.
+    """The verified front, or the predicted one as long as nothing is verified and measured.
 
     One row a candidate (the newest), in the order of latency, then candidate id; a candidate equal to another in both
     objectives stays out if its id comes later.
     """
-    verified = _of_device(verifications, device_id)
+    verified = _measured(_of_device(verifications, device_id))
     if len(verified):
         return _front(verified, device_id=device_id, latency="latency", split="verify")
     evaluated = _of_device(evaluations, device_id).assign(provenance="predicted", suspect=False)
@@ -155,9 +155,16 @@ def compute_front(evaluations: pd.DataFrame, verifications: pd.DataFrame, *, dev
 
 
 def verified_points(verifications: pd.DataFrame, *, device_id: str) -> list[FrontPoint]:
-    """Every verified candidate of a device, on the front or behind it, the newest row of each, fastest first."""
-    rows = _of_device(verifications, device_id).drop_duplicates("candidate_id", keep="last")
+    """Every measured candidate of a device, on the front or behind it, the newest row of each, fastest first."""
+    rows = _measured(_of_device(verifications, device_id)).drop_duplicates("candidate_id", keep="last")
     rows = rows.sort_values(["latency_ms", "candidate_id"])
+    return [_point(row, latency="latency") for row in rows.to_dict("records")]
+
+
+def unmeasured_points(verifications: pd.DataFrame, *, device_id: str) -> list[FrontPoint]:
+    """Candidates whose accuracy is verified, but whose device was dead: their latency is NaN. Most accurate first."""
+    rows = _of_device(verifications, device_id).drop_duplicates("candidate_id", keep="last")
+    rows = rows[rows["latency_ms"].isna()].sort_values(["accuracy", "candidate_id"], ascending=[False, True])
     return [_point(row, latency="latency") for row in rows.to_dict("records")]
 
 
@@ -206,6 +213,10 @@ def _number(value: object) -> float:
 
 def _of_device(rows: pd.DataFrame, device_id: str) -> pd.DataFrame:
     return rows[rows["device_id"] == device_id]
+
+
+def _measured(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows[rows["latency_ms"].notna()]
 
 
 def _column(rows: pd.DataFrame, name: str) -> npt.NDArray[np.float64]:

@@ -54,8 +54,9 @@ class Profile:
     Attributes:
         device_id: the device.
         scores: errors on the held-out subnets.
-        num_fit, num_held_out: measured subnets of each kind.
-        num_suspect: measurements that failed their own checks (kept and marked in the table).
+        num_fit, num_held_out: subnets of each kind that were used.
+        num_suspect: measurements that failed their own checks twice (kept and marked in the table).
+        uses_suspect: whether they are among the fitted and judged ones, because too few others are left.
         accepted: whether the error is within the recipe's bound.
         max_mape_percent: that bound.
     """
@@ -65,8 +66,14 @@ class Profile:
     num_fit: int
     num_held_out: int
     num_suspect: int
+    uses_suspect: bool
     accepted: bool
     max_mape_percent: float
+
+    @property
+    def num_measured(self) -> int:
+        """Measured subnets, used or not."""
+        return self.num_fit + self.num_held_out + (0 if self.uses_suspect else self.num_suspect)
 
     def to_json(self) -> dict[str, JSON]:
         """Plain JSON values."""
@@ -134,20 +141,21 @@ def profile_device(
     purposes = {arch: PROFILE_HELD_OUT if n in held_out else PROFILE_FIT for n, arch in enumerate(chosen)}
     _measure_missing(bench, purposes, settings=settings, on_progress=on_progress)
     predictor, profile = _fit(run, device_id=bench.device.spec.device_id, settings=settings)
-    while not profile.accepted and profile.num_fit + profile.num_held_out < settings.max_measured:
+    while not profile.accepted and profile.num_measured < settings.max_measured:
         on_message(
             f"held-out error {profile.scores.mape_percent:.1f} % is above {settings.max_mape_percent:g} %: measure more"
         )
-        room = settings.max_measured - profile.num_fit - profile.num_held_out
+        room = settings.max_measured - profile.num_measured
         exclude = set(profiled_subnets(run, device_id=profile.device_id)["arch_id"])
-        rng = np.random.default_rng((settings.seed, 7, profile.num_fit))
+        rng = np.random.default_rng((settings.seed, 7, profile.num_measured))
         proposed = predictor.propose(min(_EXTRA, room), rng=rng, exclude=exclude)
         if not proposed:
             break
         _measure_missing(bench, dict.fromkeys(proposed, PROFILE_FIT), settings=settings, on_progress=on_progress)
         predictor, profile = _fit(run, device_id=profile.device_id, settings=settings)
     if profile.num_suspect:
-        on_message(f"{profile.num_suspect} measurements are suspect (the reference network drifted); they are marked")
+        what = "used nevertheless, because too few others are left" if profile.uses_suspect else "left out"
+        on_message(f"{profile.num_suspect} measurements are suspect, the host was not quiet: they are {what}")
     predictor.save(run.predictor_dir(profile.device_id))
     write_json(profile_path(run, profile.device_id), profile.to_json())
     return predictor, profile
@@ -178,6 +186,13 @@ def profiled_subnets(run: Run, *, device_id: str) -> pd.DataFrame:
     return rows.assign(latency_ms=np.array(latencies, dtype=np.float64))
 
 
+def usable_subnets(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `profiled_subnets` without suspect ones, or all if fewer than half of a kind would be left."""
+    good = rows[~rows["suspect"]]
+    of_kind, good_of_kind = rows["purpose"].value_counts(), good["purpose"].value_counts()
+    return rows if (2 * good_of_kind.reindex(of_kind.index, fill_value=0) < of_kind).any() else good
+
+
 def _round_medians(raw_ms: Iterable[Sequence[float]]) -> npt.NDArray[np.float64]:
     return np.array([np.median(runs) for runs in raw_ms], dtype=np.float64)
 
@@ -197,7 +212,8 @@ def _measure_missing(
 
 
 def _fit(run: Run, *, device_id: str, settings: ProfileSettings) -> tuple[LatencyPredictor, Profile]:
-    rows = profiled_subnets(run, device_id=device_id)
+    measured = profiled_subnets(run, device_id=device_id)
+    num_suspect, rows = int(measured["suspect"].sum()), usable_subnets(measured)
     fit, held_out = rows[rows["purpose"] == PROFILE_FIT], rows[rows["purpose"] == PROFILE_HELD_OUT]
     predictor = fit_latency_predictor(fit, space=run.space, device_id=device_id)
     archs = [Architecture.from_json(text) for text in held_out["architecture"]]
@@ -207,7 +223,8 @@ def _fit(run: Run, *, device_id: str, settings: ProfileSettings) -> tuple[Latenc
         scores=scores,
         num_fit=len(fit),
         num_held_out=len(held_out),
-        num_suspect=int(rows["suspect"].sum()),
+        num_suspect=num_suspect,
+        uses_suspect=bool(rows["suspect"].any()),
         accepted=scores.mape_percent <= settings.max_mape_percent,
         max_mape_percent=settings.max_mape_percent,
     )

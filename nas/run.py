@@ -26,7 +26,7 @@ from predictors.latency import LatencyPredictor
 from searchspaces import SearchSpace, get_space
 from searchspaces.elastic.supernet import Supernet
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 _INFO_FILE = "run.json"
 _RECIPE_FILE = "recipe.yaml"
 LOCK_FILE = ".lock"
@@ -66,7 +66,7 @@ class Run:
         self.path = path
         self.info = info
         self.evaluations_table = Table(path / "tables" / "evaluations", schema=EVALUATION_SCHEMA)
-        self.measurements_table = Table(path / "tables" / "measurements", schema=MEASUREMENT_SCHEMA)
+        self._measurements_dir = path / "tables" / "measurements"
         self.verifications_table = Table(path / "tables" / "verifications", schema=VERIFICATION_SCHEMA)
 
     @property
@@ -117,13 +117,19 @@ class Run:
         """Stored weights."""
         return CandidateStore(self.path / "candidates", space=self.space, num_classes=self.info.num_classes)
 
+    def measurements_table(self, device_id: str) -> Table:
+        """What was measured on one device."""
+        return Table(self._measurements_dir / device_id, schema=MEASUREMENT_SCHEMA)
+
     def evaluations(self) -> pd.DataFrame:
         """Everything that was evaluated on the search split; see `nas.tables`."""
         return self.evaluations_table.read()
 
     def measurements(self) -> pd.DataFrame:
-        """Everything that was measured, with raw repeats."""
-        return self.measurements_table.read()
+        """Everything that was measured, with raw repeats: device by device, in the order of measuring."""
+        known = sorted(entry.name for entry in self._measurements_dir.glob("*") if entry.is_dir())
+        frames = [self.measurements_table(device_id).read() for device_id in known or [self.info.device_id]]
+        return pd.concat(frames, ignore_index=True)
 
     def verifications(self) -> pd.DataFrame:
         """Everything that was measured and evaluated on the verify split."""

@@ -1,9 +1,13 @@
 """The columns of a run's append-only tables.
 
-`accuracy` is the value of `metric`, a fraction; latencies are milliseconds, times UTC ISO text.
+`accuracy` is the value of `metric`, a fraction; latencies are milliseconds (NaN where none was measured), times UTC ISO
+text.
 """
 
 import pyarrow as pa
+
+UNMEASURED = "unmeasured"
+"""Provenance of a verified candidate whose device was dead: it has no latency."""
 
 # What is evaluated, measured and exported: the key that every table shares.
 _CANDIDATE = [

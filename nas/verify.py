@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from hardware.errors import DeadDeviceError
 from hardware.measurement import CostMeasurement
 from nas.accuracy import Accuracy, accuracy_row
 from nas.candidate import Candidate
@@ -14,6 +15,7 @@ from nas.measure import measure_candidates
 from nas.pareto import front_order
 from nas.pricing import Pricer
 from nas.run import Run, utc_now
+from nas.tables import UNMEASURED
 from searchspaces import SearchSpace
 
 VERIFY = "verify"
@@ -32,6 +34,19 @@ class VerifySettings:
     candidates: int
     protocol: str
     seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """What a verification came to.
+
+    Attributes:
+        num_new: candidates that got a new row; 0 if all were verified before.
+        dead: why the device could not measure; its candidates are marked as unmeasured, their accuracies are known.
+    """
+
+    num_new: int
+    dead: DeadDeviceError | None = None
 
 
 def choose_for_verification(
@@ -59,12 +74,13 @@ def verify_candidates(
     pricer: Pricer,
     settings: VerifySettings,
     on_progress: Callable[[int, int], None],
-) -> int:
+) -> Verified:
     """Measure the candidates together and evaluate those that were not evaluated yet.
 
     All latencies of a front come from one session: when a candidate joins, all are measured again, because a host that
     became slower in between would look like a slower network. Accuracies are computed in the device's runtime from the
-    very file that is measured; each candidate's row is appended as soon as it is known.
+    very file that is measured; each candidate's row is appended as soon as it is known. When the device is dead the
+    accuracies are computed all the same, and candidates that were never measured get rows without a latency.
 
     Args:
         bench: makes artifacts.
@@ -74,24 +90,25 @@ def verify_candidates(
         settings: how thoroughly.
         on_progress: called with (done, all) candidates.
 
-    Returns:
-        How many candidates got a new row; 0 if all were verified before.
-
     Raises:
-        DeviceError: the device is unavailable or busy.
+        DeviceError: the device is busy, or the run was measured on another machine.
     """
     run, device_id = bench.run, bench.device.spec.device_id
     verified = run.verifications()
     verified = verified[verified["device_id"] == device_id].drop_duplicates("candidate_id", keep="last")
     known = {str(row["candidate_id"]): row for row in verified.to_dict("records")}
-    measurements = _measured_together(run, chosen, device_id=device_id) or measure_candidates(
-        bench, dict.fromkeys(chosen, VERIFY), protocol=settings.protocol, seed=settings.seed, on_round=on_progress
-    )
+    dead: DeadDeviceError | None = None
+    try:
+        measurements = _measured_together(run, chosen, device_id=device_id) or measure_candidates(
+            bench, dict.fromkeys(chosen, VERIFY), protocol=settings.protocol, seed=settings.seed, on_round=on_progress
+        )
+    except DeadDeviceError as e:
+        dead, measurements = e, {}
     added = 0
     for number, candidate in enumerate(chosen):
-        measured = measurements[candidate.candidate_id]
+        measured = measurements.get(candidate.candidate_id)
         before = known.get(candidate.candidate_id)
-        if before is not None and before["measurement_id"] == measured.measurement_id:
+        if before is not None and (measured is None or before["measurement_id"] == measured.measurement_id):
             continue
         if before is not None:
             accuracy = Accuracy.from_row({str(key): value for key, value in before.items()})
@@ -107,19 +124,29 @@ def verify_candidates(
                     "split": "verify",
                     "accuracy_search": _accuracy(evaluations, candidate),
                     "accuracy_inherited": _accuracy(evaluations, bench.inherit(candidate.architecture)),
-                    "latency_ms": measured.p50,
-                    "latency_low_ms": measured.low,
-                    "latency_high_ms": measured.high,
-                    "provenance": measured.provenance,
-                    "suspect": measured.suspect,
-                    "measurement_id": measured.measurement_id,
+                    **_latency_row(measured),
                     "utc_time": utc_now(),
                 }
             ]
         )
         added += 1
         on_progress(number + 1, len(chosen))
-    return added
+    return Verified(num_new=added, dead=dead)
+
+
+def _latency_row(measured: CostMeasurement | None) -> dict[str, object]:
+    """The columns of a latency, or of its absence."""
+    if measured is None:
+        nothing = dict.fromkeys(("latency_ms", "latency_low_ms", "latency_high_ms"), float("nan"))
+        return {**nothing, "provenance": UNMEASURED, "suspect": False, "measurement_id": ""}
+    return {
+        "latency_ms": measured.p50,
+        "latency_low_ms": measured.low,
+        "latency_high_ms": measured.high,
+        "provenance": measured.provenance,
+        "suspect": measured.suspect,
+        "measurement_id": measured.measurement_id,
+    }
 
 
 def _measured_together(

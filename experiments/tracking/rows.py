@@ -10,6 +10,8 @@ from datetime import datetime
 import pandas as pd
 import yaml
 
+from nas.tables import UNMEASURED
+
 LARGEST_PARAM = 6_000
 LARGEST_TAG = 5_000
 LARGEST_KEY = 250
@@ -72,9 +74,11 @@ def candidate_records(evaluations: pd.DataFrame, verifications: pd.DataFrame) ->
         evaluation, verification = evaluated.get(candidate_id, {}), verified.get(candidate_id, {})
         row = evaluation or verification
         metrics = _metrics(evaluation, names=_EVALUATION_METRICS) | _metrics(verification, names=_VERIFICATION_METRICS)
-        tags = {"archsmith.verified": "yes" if verification else "no"}
+        provenance = str(verification.get("provenance", ""))
+        # Without its latency a candidate is no point of the verified front.
+        tags = {"archsmith.verified": "yes" if verification and provenance != UNMEASURED else "no"}
         if verification:
-            tags["archsmith.provenance"] = str(verification.get("provenance", ""))
+            tags["archsmith.provenance"] = provenance
         records[candidate_id] = CandidateRecord(
             candidate_id=candidate_id,
             name=f"{row.get('arch_id', candidate_id)} {row.get('weights_kind', '')}".strip(),

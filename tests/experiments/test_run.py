@@ -10,12 +10,21 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
 import pytest
 
+from experiments.pipeline import run_stages
+from experiments.reporter import SilentReporter
+from experiments.session import resume_session
+from hardware.device import Device
+from hardware.errors import UnreachableError
+from hardware.onsite import MeasureJob, OnProgress, OnsiteResult
 from nas import open_run
+from nas.profile import PROFILE_HELD_OUT, profiled_subnets, usable_subnets
+from nas.tracking import MemoryTracker
 from tests.experiments.conftest import QUICKSTART, ROOT, Result, nas, nas_process
 
 pytestmark = pytest.mark.slow
@@ -116,9 +125,52 @@ def test_predictor_reports_its_held_out_error(quick_run: QuickRun) -> None:
     scores = document["predictor"]["scores"]
     assert {"mape_percent", "spearman", "kendall", "within_5_percent", "within_10_percent"} <= set(scores)
     assert math.isfinite(scores["mape_percent"])
-    measured = open_run(run_dir).measurements()
-    assert (measured["purpose"] == "profile-held-out").sum() == document["predictor"]["num_held_out"]
-    assert (measured["num_rounds"] >= 10).all()
+    run = open_run(run_dir)
+    used = usable_subnets(profiled_subnets(run, device_id=run.info.device_id))
+    assert (used["purpose"] == PROFILE_HELD_OUT).sum() == document["predictor"]["num_held_out"]
+    assert (run.measurements()["num_rounds"] >= 10).all()
+
+
+class DeadHost:
+    """A host that cannot be reached."""
+
+    def measure(self, job: MeasureJob, *, on_progress: OnProgress | None = None) -> OnsiteResult:
+        raise UnreachableError(f"{job.spec.device_id} does not answer", hint="plug it in")
+
+
+def test_a_dead_device_leaves_a_front_of_unmeasured_points(tmp_path: Path, quick_run: QuickRun) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(quick_run[0], run_dir)
+    shutil.rmtree(run_dir / "tables" / "verifications")
+    shutil.rmtree(run_dir / "tables" / "measurements")
+    shutil.rmtree(run_dir / "export")
+    session = resume_session(run_dir)
+    device = Device(spec=session.device.spec, backend=session.device.backend, host=DeadHost())
+    messages = Messages()
+    with pytest.raises(UnreachableError, match="does not answer"):
+        run_stages(
+            replace(session, device=device), names=["verify", "export"], reporter=messages, tracker=MemoryTracker()
+        )
+    assert any("points are marked as unmeasured" in text for text in messages.heard)
+    document = json.loads(nas("pareto", run_dir, "--format", "json").out)
+    assert document["provenance"] == "predicted"
+    assert len(document["unmeasured"]) >= 2
+    assert all(point["latency_ms"] is None and 0 <= point["accuracy"] <= 1 for point in document["unmeasured"])
+    assert any("nas devices check" in warning for warning in document["warnings"])
+    # once the device lives, the same command goes on
+    result = nas("verify", run_dir)
+    assert result.code == 0, result.err
+    assert json.loads(nas("pareto", run_dir, "--format", "json").out)["unmeasured"] == []
+
+
+class Messages(SilentReporter):
+    """A reporter that keeps messages."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def message(self, text: str) -> None:
+        self.heard.append(text)
 
 
 SCRIPT = """

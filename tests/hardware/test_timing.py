@@ -2,11 +2,13 @@ import gc
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from hardware.energy import RaplReader
 from hardware.errors import DeviceError, MeasurementError
 from hardware.judging import bootstrap_median_interval, drift_of
 from hardware.protocol import MeasurementProtocol, get_protocol
@@ -460,3 +462,39 @@ def test_a_session_lasts_at_least_as_long_as_the_protocol_asks(machine: Machine,
     )
     assert machine.monotonic_s() - start_s >= 0.001
     assert len(found.times["steady"].raw_ns) > 10
+
+
+def test_the_energy_of_a_run_is_that_of_its_own_turns(
+    machine: Machine, rng: np.random.Generator, tmp_path: Path
+) -> None:
+    zone = tmp_path / "intel-rapl:0"
+    zone.mkdir()
+    for name, text in (("name", "package-0"), ("energy_uj", "0"), ("max_energy_range_uj", str(10**12))):
+        (zone / name).write_text(text)
+
+    def using(name: str, *, microjoules: int) -> Callable[[], None]:
+        run = machine.network(name, costs_ns=steady(1000))
+
+        def run_and_count() -> None:
+            run()
+            counter = zone / "energy_uj"
+            counter.write_text(str(int(counter.read_text()) + microjoules))
+
+        return run_and_count
+
+    runners = {"a": using("a", microjoules=3000), "ref": using("ref", microjoules=500)}
+    energy = RaplReader(root=tmp_path, clock=machine)
+    found = time_interleaved(
+        runners, reference="ref", protocol=PROTOCOL, rng=rng, clock=machine, timer_ns=machine.timer_ns, energy=energy
+    )
+    assert found.times["a"].energy_mj == pytest.approx(3.0)
+    assert found.times["ref"].energy_mj == pytest.approx(0.5)
+
+
+def test_without_a_counter_there_is_no_energy(machine: Machine, rng: np.random.Generator, tmp_path: Path) -> None:
+    runners = {"a": machine.network("a", costs_ns=steady(1000))}
+    for energy in (None, RaplReader(root=tmp_path, clock=machine)):
+        found = time_interleaved(
+            runners, reference="a", protocol=PROTOCOL, rng=rng, clock=machine, timer_ns=machine.timer_ns, energy=energy
+        )
+        assert found.times["a"].energy_mj is None

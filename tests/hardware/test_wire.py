@@ -67,7 +67,8 @@ def job(*, protocol: str = "quick", timeout_s: float | None = 1.5) -> MeasureJob
 
 def result(raw_ns: np.ndarray | None = None) -> OnsiteResult:
     raw_ns = np.array([[1, 2**62], [3, 4]]) if raw_ns is None else raw_ns
-    runner = RunnerTimes(raw_ns=raw_ns, slowdown=np.full(len(raw_ns), 1 / 3), warmup_runs=5, involuntary_switches=0)
+    slowdown = np.full(len(raw_ns), 1 / 3)
+    runner = RunnerTimes(raw_ns=raw_ns, slowdown=slowdown, warmup_runs=5, involuntary_switches=0, energy_mj=0.1)
     times = InterleavedTimes(times={"one": runner}, reference="one", probes_ns=np.array([1e-300, 0.1, 7e5]))
     return OnsiteResult(
         provenance="measured",

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from hardware.cost import analytic_costs
@@ -20,6 +21,7 @@ from nas.profile import (
     profile_device,
     profile_path,
     profiled_subnets,
+    usable_subnets,
 )
 from searchspaces import get_space
 from tests.fakes.devices import FlakyBackend
@@ -59,18 +61,19 @@ def test_a_profile_holds_measured_subnets_and_their_errors(profiled: TinyRun) ->
     assert {SPACE.smallest.arch_id, SPACE.largest.arch_id} <= set(fit["arch_id"])
     assert set(rows["provenance"]) == {"measured"}
     predictor = profiled.predictor()
-    assert predictor.num_fitted == PROFILE.fit
+    used = usable_subnets(profiled_subnets(profiled, device_id="onnxruntime-cpu"))["purpose"].value_counts()
+    assert predictor.num_fitted == used[PROFILE_FIT]
     assert predictor.scores is not None
-    assert predictor.scores.num == PROFILE.held_out
+    assert predictor.scores.num == used[PROFILE_HELD_OUT]
     stored = json.loads(profile_path(profiled, "onnxruntime-cpu").read_text())
     assert stored["accepted"] is True
     assert stored["scores"]["mape_percent"] == pytest.approx(predictor.scores.mape_percent)
-    assert (stored["num_fit"], stored["num_held_out"]) == (PROFILE.fit, PROFILE.held_out)
+    assert (stored["num_fit"], stored["num_held_out"]) == (used[PROFILE_FIT], used[PROFILE_HELD_OUT])
 
 
 def test_the_errors_are_those_of_the_held_out_subnets(profiled: TinyRun) -> None:
     predictor = profiled.predictor()
-    rows = profiled_subnets(profiled, device_id="onnxruntime-cpu")
+    rows = usable_subnets(profiled_subnets(profiled, device_id="onnxruntime-cpu"))
     held_out = rows[rows["purpose"] == PROFILE_HELD_OUT]
     assert predictor.scores is not None
     assert predictor.score(held_out).mape_percent == pytest.approx(predictor.scores.mape_percent)
@@ -89,15 +92,24 @@ def test_more_is_measured_when_the_error_is_above_the_bound_and_the_run_goes_on(
         on_message=messages.append,
     )
     assert not profile.accepted
-    assert (profile.num_fit, profile.num_held_out) == (18, 4)
+    assert profile.num_measured == 22
     assert run_copy.measurements()["arch_id"].nunique() == 22
-    assert predictor.num_fitted == 18
+    assert predictor.num_fitted == profile.num_fit
     assert any("above 1e-09 %: measure more" in message for message in messages)
     assert progress[-1][0] == progress[-1][1]
     stored = json.loads(profile_path(run_copy, "onnxruntime-cpu").read_text())
     assert stored["accepted"] is False
     assert stored["max_mape_percent"] == 1e-9
-    assert run_copy.predictor().num_fitted == 18
+    assert run_copy.predictor().num_fitted == profile.num_fit
+
+
+@pytest.mark.parametrize(("num_suspect", "num_used"), [(0, 8), (1, 7), (2, 6), (3, 8), (4, 8)])
+def test_suspect_measurements_are_left_out_unless_too_few_others_are_left(num_suspect: int, num_used: int) -> None:
+    purposes = [PROFILE_FIT] * 4 + [PROFILE_HELD_OUT] * 4
+    rows = pd.DataFrame({"purpose": purposes, "suspect": [False] * (8 - num_suspect) + [True] * num_suspect})
+    used = usable_subnets(rows)
+    assert len(used) == num_used
+    assert bool(used["suspect"].any()) == (num_used == 8 and num_suspect > 0)
 
 
 def test_profiling_goes_on_where_it_was_interrupted(run_copy: TinyRun, data: DataSplits, device: Device) -> None:
@@ -152,7 +164,7 @@ def test_a_session_on_a_slower_host_is_brought_back_to_the_first(tmp_path: Path,
             "purpose": purpose,
         }
         slower.append({**again.to_row(), **keys})
-    run.measurements_table.append(slower)
+    run.measurements_table("onnxruntime-cpu").append(slower)
     rows = profiled_subnets(run, device_id="onnxruntime-cpu").set_index("arch_id")
     assert rows.loc[arch.arch_id, "latency_ms"] == pytest.approx(measured.p50 * 0.75)
     assert rows.loc[SPACE.largest.arch_id, "latency_ms"] == pytest.approx(measured.p50)

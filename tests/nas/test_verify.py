@@ -7,8 +7,11 @@ import pytest
 import torch
 
 from hardware.device import Device
+from hardware.errors import UnreachableError
+from hardware.onsite import MeasureJob, OnProgress, OnsiteResult
 from nas.accuracy import predict_classes
 from nas.data import DataSplits
+from nas.pareto import unmeasured_points, verified_points
 from nas.verify import VerifySettings, choose_for_verification
 from tests.fakes.devices import FlakyBackend
 from tests.nas.tiny_run import SEED, SPACE, TinyRun, copy_run, ignore, make_bench, make_pricer, verify_all
@@ -80,16 +83,16 @@ def test_only_what_is_missing_is_verified(run: TinyRun, data: DataSplits, device
     bench = make_bench(run, data=data, device=Device(spec=device.spec, backend=flaky))
     pricer = make_pricer(run)
     progress: list[tuple[int, int]] = []
-    assert verify_all(bench, pricer=pricer, settings=SETTINGS, on_progress=lambda *p: progress.append(p)) == 2
+    assert verify_all(bench, pricer=pricer, settings=SETTINGS, on_progress=lambda *p: progress.append(p)).num_new == 2
     assert progress[-1] == (2, 2)
     first = run.verifications()
     assert len(first) == 2
     runs = flaky.num_runs
-    assert verify_all(bench, pricer=pricer, settings=SETTINGS, on_progress=ignore) == 0
+    assert verify_all(bench, pricer=pricer, settings=SETTINGS, on_progress=ignore).num_new == 0
     assert flaky.num_runs == runs
     more = replace(SETTINGS, candidates=3)
     predictions = flaky.num_predictions
-    assert verify_all(bench, pricer=pricer, settings=more, on_progress=ignore) == 3
+    assert verify_all(bench, pricer=pricer, settings=more, on_progress=ignore).num_new == 3
     # one more is evaluated, but all three are measured in the same rounds
     assert flaky.num_predictions - predictions == len(data.verify)
     rows = run.verifications().drop_duplicates("candidate_id", keep="last")
@@ -114,7 +117,7 @@ def test_a_kill_between_two_evaluations_repeats_neither_them_nor_the_measuring(
     assert len(run.verifications()) == 1
     measured = len(run.measurements())
     predictions = flaky.num_predictions
-    assert verify_all(bench, pricer=make_pricer(run), settings=SETTINGS, on_progress=ignore) == 1
+    assert verify_all(bench, pricer=make_pricer(run), settings=SETTINGS, on_progress=ignore).num_new == 1
     assert len(run.measurements()) == measured
     assert flaky.num_predictions - predictions == len(data.verify)
     assert run.verifications()["candidate_id"].is_unique
@@ -130,5 +133,54 @@ def test_a_device_that_fails_leaves_no_row_and_is_asked_again(run: TinyRun, data
     assert len(run.verifications()) == 0
     assert not len(run.measurements().query("purpose == 'verify'"))
     flaky.failing.clear()
-    assert verify_all(bench, pricer=make_pricer(run), settings=SETTINGS, on_progress=ignore) == 2
+    assert verify_all(bench, pricer=make_pricer(run), settings=SETTINGS, on_progress=ignore).num_new == 2
     assert run.front().provenance == "measured"
+
+
+class DeadHost:
+    """A host that cannot be reached."""
+
+    def measure(self, job: MeasureJob, *, on_progress: OnProgress | None = None) -> OnsiteResult:
+        raise UnreachableError(f"{job.spec.device_id} does not answer", hint="plug it in")
+
+
+def test_points_of_a_dead_device_are_marked_as_unmeasured_and_measured_once_it_lives(
+    run: TinyRun, data: DataSplits, device: Device
+) -> None:
+    dead = Device(spec=device.spec, backend=device.backend, host=DeadHost())
+    found = verify_all(
+        make_bench(run, data=data, device=dead), pricer=make_pricer(run), settings=SETTINGS, on_progress=ignore
+    )
+    assert found.num_new == 2
+    assert "does not answer" in str(found.dead)
+    rows = run.verifications()
+    assert set(rows["provenance"]) == {"unmeasured"}
+    assert rows["latency_ms"].isna().all()
+    assert rows["accuracy"].between(0, 1).all()
+    unmeasured = unmeasured_points(rows, device_id=DEVICE_ID)
+    assert {point.candidate for point in unmeasured} == set(rows["candidate_id"])
+    # as long as nothing is measured, the front is what was promised
+    assert run.front().provenance == "predicted"
+    assert verified_points(rows, device_id=DEVICE_ID) == []
+    again = verify_all(
+        make_bench(run, data=data, device=dead), pricer=make_pricer(run), settings=SETTINGS, on_progress=ignore
+    )
+    assert (again.num_new, len(run.verifications())) == (0, 2)
+    flaky = FlakyBackend(device.backend)
+    alive = make_bench(run, data=data, device=Device(spec=device.spec, backend=flaky))
+    assert verify_all(alive, pricer=make_pricer(run), settings=SETTINGS, on_progress=ignore).num_new == 2
+    # accuracies are known already
+    assert flaky.num_predictions == 0
+    assert run.front().provenance == "measured"
+    assert unmeasured_points(run.verifications(), device_id=DEVICE_ID) == []
+
+
+def test_a_device_that_dies_later_keeps_what_was_measured(run: TinyRun, data: DataSplits, device: Device) -> None:
+    bench, pricer = make_bench(run, data=data, device=device), make_pricer(run)
+    verify_all(bench, pricer=pricer, settings=SETTINGS, on_progress=ignore)
+    before = run.front()
+    dead = make_bench(run, data=data, device=Device(spec=device.spec, backend=device.backend, host=DeadHost()))
+    more = replace(SETTINGS, candidates=3)
+    assert verify_all(dead, pricer=pricer, settings=more, on_progress=ignore).num_new == 1
+    assert len(unmeasured_points(run.verifications(), device_id=DEVICE_ID)) == 1
+    assert run.front() == before

@@ -25,7 +25,7 @@ from nas.search.loop import Evaluated
 from nas.search.settings import SearchSettings
 from nas.search.study import Values
 from nas.training.settings import TrainSettings
-from nas.verify import VerifySettings, choose_for_verification, verify_candidates
+from nas.verify import Verified, VerifySettings, choose_for_verification, verify_candidates
 from predictors import fit_latency_predictor
 from searchspaces import SearchSpace
 from searchspaces.elastic.supernet import Supernet
@@ -117,7 +117,7 @@ def make_pricer(run: Run) -> Pricer:
 
 def verify_all(
     bench: Workbench, *, pricer: Pricer, settings: VerifySettings, on_progress: Callable[[int, int], None]
-) -> int:
+) -> Verified:
     """Verify what the stage would choose."""
     evaluations, device_id = bench.run.evaluations(), bench.device.spec.device_id
     chosen = choose_for_verification(evaluations, space=bench.run.space, device_id=device_id, num=settings.candidates)
