@@ -136,8 +136,8 @@ def measure(
         str,
         typer.Argument(
             metavar="MODEL.onnx|ARCH",
-            help="Any ONNX file with one input of fixed size; or an architecture as JSON text, a file with it, "
-            "'smallest' or 'largest' of --space.",
+            help="Any ONNX file with one input of fixed size, for devices of ONNX Runtime and OpenVINO; or an "
+            "architecture as JSON text, a file with it, 'smallest' or 'largest' of --space.",
             show_default=False,
         ),
     ],
@@ -147,6 +147,14 @@ def measure(
     protocol: ProtocolOption = "standard",
     threads: ThreadsOption = None,
     batch: BatchOption = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            "--calibration",
+            metavar="FILE.npy",
+            help="Real inputs (N, ...) of MODEL.onnx, which an int8 device makes it int8 with; the first 256 are used.",
+        ),
+    ] = None,
     address: AddressOption = None,
     format_: FormatOption = Format.table,
 ) -> None:
@@ -155,6 +163,8 @@ def measure(
     Examples:
         nas devices measure model.onnx --device onnxruntime-cpu --threads 2
 
+        nas devices measure model.onnx --device openvino-cpu-int8 --calibration inputs.npy
+
         nas devices measure largest --space ofa-mobilenetv3-w1.0 --classes 1000 --device openvino-cpu-int8
     """
     from hardware import get_device
@@ -162,7 +172,9 @@ def measure(
     chosen = get_device(device, threads=threads, batch=batch, connectors=_connectors())
     with _connected(address):
         if what.endswith(".onnx"):
-            record = _measure_file(chosen, Path(what), protocol=protocol)
+            record = _measure_file(chosen, Path(what), calibration=calibration, protocol=protocol)
+        elif calibration is not None:
+            raise typer.BadParameter("--calibration goes with an ONNX file, architectures have random weights")
         else:
             record = _measure_architecture(chosen, what, space=_space(space), classes=classes, protocol=protocol)
     if format_ is Format.json:
@@ -289,21 +301,20 @@ def _connected(address: str | None) -> Iterator[None]:
         yield
 
 
-def _measure_file(device: "Device", path: Path, *, protocol: str) -> "CostMeasurement":
-    from hardware.artifacts.onnx import open_onnx
-    from hardware.measuring import measure as measure_network
-    from hardware.records import FILES, measurement_table
+def _measure_file(device: "Device", path: Path, *, calibration: Path | None, protocol: str) -> "CostMeasurement":
+    from experiments.console import ConsoleReporter
+    from experiments.measure_file import measure_file
 
-    artifact = open_onnx(path)
-    record = measure_network(device, artifact, protocol=protocol)
-    row = {
-        **record.to_row(),
-        "arch_id": artifact.sha256[:12],
-        "candidate_id": path.name,
-        "architecture": "{}",
-        "purpose": "measure",
-    }
-    measurement_table(device.spec.device_id, space_id=FILES).append([row])
+    with ConsoleReporter(_err()) as reporter:
+        reporter.stage("measure", text=f"{path.name} on {device.spec.device_id}")
+        record = measure_file(
+            device,
+            path,
+            calibration=calibration,
+            protocol=protocol,
+            on_progress=lambda done, total: reporter.progress(done, total, text="rounds"),
+        )
+        reporter.done("kept in the device's table")
     return record
 
 

@@ -116,8 +116,8 @@ def get_device(
         DeviceError: unknown id (the message lists the known ones), a runtime that is missing, more threads than
             cores, a number below 1, an error in the file, or a place that nothing here can reach.
     """
-    found, broken = _discover()
-    known = {name: (backend, precision) for backend in found for name, precision in _device_ids(backend)}
+    found, broken = discover()
+    known = {name: (backend, precision) for backend in found for name, precision in device_ids(backend)}
     entries = _fleet_entries(known)
     if device_id in entries:
         from hardware.connections import open_device
@@ -152,18 +152,18 @@ def list_devices(*, connectors: "Connectors | None" = None) -> list[DeviceStatus
     Raises:
         DeviceError: an error in the file.
     """
-    found, broken = _discover()
+    found, broken = discover()
     statuses = []
     for backend in found:
         reason = backend.missing()
-        for device_id, _ in _device_ids(backend):
+        for device_id, _ in device_ids(backend):
             statuses.append(
                 DeviceStatus(
                     device_id=device_id,
                     backend=backend.name,
                     available=reason is None,
                     reason=reason or "",
-                    hint="" if reason is None else _install_hint(backend),
+                    hint="" if reason is None else install_hint(backend),
                     versions=backend.versions() if reason is None else {},
                 )
             )
@@ -186,13 +186,51 @@ def list_devices(*, connectors: "Connectors | None" = None) -> list[DeviceStatus
     return sorted(statuses, key=lambda status: status.device_id)
 
 
+def discover() -> tuple[list["DeviceBackend"], dict[str, str]]:
+    """Import every module beside hardware/backends/backend.py.
+
+    Returns:
+        The backends, whether their runtimes are there or not, in the order of the modules' names; and by module ("-"
+        for "_" in the name) why it cannot be imported.
+    """
+    found: list[DeviceBackend] = []
+    broken: dict[str, str] = {}
+    for module_info in pkgutil.iter_modules(backends.__path__):
+        if module_info.name == "backend":
+            continue
+        try:
+            module = importlib.import_module(f"{backends.__name__}.{module_info.name}")
+            found.extend(module.BACKENDS if hasattr(module, "BACKENDS") else (module.BACKEND,))
+        # One broken extension must not take the working devices away; its reason is shown in the list.
+        except Exception as e:  # noqa: BLE001
+            broken[module_info.name.replace("_", "-")] = f"{type(e).__name__}: {e}"
+    return found, broken
+
+
+def device_ids(backend: "DeviceBackend") -> list[tuple[str, str]]:
+    """Return id and precision of every device of this machine that a backend offers.
+
+    The first precision goes without saying: its device has the backend's name.
+    """
+    first, *others = backend.precisions
+    return [(backend.name, first), *((f"{backend.name}-{precision}", precision) for precision in others)]
+
+
+def install_hint(backend: "DeviceBackend") -> str:
+    """Return what to type to install a backend's runtime.
+
+    Backends that need more than pip say so in an attribute `install_hint`.
+    """
+    return str(getattr(backend, "install_hint", f"pip install {backend.requirement}"))
+
+
 def find_backend(name: str) -> "DeviceBackend":
     """Return the backend with a name, whether its runtime is there or not.
 
     Raises:
         DeviceError: unknown name; the message lists the known ones.
     """
-    found, broken = _discover()
+    found, broken = discover()
     for backend in found:
         if backend.name == name:
             return backend
@@ -211,7 +249,7 @@ def require_usable(backend: "DeviceBackend", *, spec: DeviceSpec) -> None:
     """
     reason = backend.missing()
     if reason is not None:
-        raise DeviceError(f"device {spec.device_id!r} is not available: {reason}", hint=_install_hint(backend))
+        raise DeviceError(f"device {spec.device_id!r} is not available: {reason}", hint=install_hint(backend))
     require_precision(backend, spec=spec)
     num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     if spec.threads > num_cores:
@@ -245,33 +283,6 @@ def _fleet_entries(built_in: Iterable[str]) -> "dict[str, DeviceEntry]":
             hint="give the device another id",
         )
     return entries
-
-
-def _install_hint(backend: "DeviceBackend") -> str:
-    """What to type; backends that need more than pip say so in an attribute `install_hint`."""
-    return str(getattr(backend, "install_hint", f"pip install {backend.requirement}"))
-
-
-def _device_ids(backend: "DeviceBackend") -> list[tuple[str, str]]:
-    """Device id and precision of everything a backend offers; its first precision goes without saying."""
-    first, *others = backend.precisions
-    return [(backend.name, first), *((f"{backend.name}-{precision}", precision) for precision in others)]
-
-
-def _discover() -> tuple[list["DeviceBackend"], dict[str, str]]:
-    """Import every module beside hardware/backends/backend.py; return the backends, and why modules failed."""
-    found: list[DeviceBackend] = []
-    broken: dict[str, str] = {}
-    for module_info in pkgutil.iter_modules(backends.__path__):
-        if module_info.name == "backend":
-            continue
-        try:
-            module = importlib.import_module(f"{backends.__name__}.{module_info.name}")
-            found.extend(module.BACKENDS if hasattr(module, "BACKENDS") else (module.BACKEND,))
-        # One broken extension must not take the working devices away; its reason is shown in the list.
-        except Exception as e:  # noqa: BLE001
-            broken[module_info.name.replace("_", "-")] = f"{type(e).__name__}: {e}"
-    return found, broken
 
 
 def _machine_id() -> str:

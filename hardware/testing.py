@@ -1,15 +1,13 @@
-"""The contract of a device backend, as a test class: inherit it, give the two fixtures, and pytest does the rest.
+"""The contract of a device backend, as a test class: inherit it, name the device, and pytest does the rest.
 
-class TestMyBackend(DeviceBackendContract):
-    @pytest.fixture
-    def backend(self) -> DeviceBackend: ...
+class TestMyDevice(DeviceBackendContract):
+    device_id = "my-device"
+    tolerance = 0.1
 
-    @pytest.fixture
-    def spec(self) -> DeviceSpec: ...
+A backend that makes no device of this machine gives the fixtures `backend` and `spec` itself.
 """
 
 import dataclasses
-from abc import ABC, abstractmethod
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +17,7 @@ from torch import nn
 
 from hardware.artifacts.artifact import Artifact
 from hardware.backends.backend import PROVENANCES, CountingSession, DeviceBackend
-from hardware.device import DeviceSpec
+from hardware.device import DeviceSpec, get_device
 from hardware.errors import DeviceError, MeasurementError, StorageError
 from hardware.files import sha256_file
 
@@ -50,21 +48,26 @@ def calibration_inputs() -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(1).standard_normal((64, *INPUT_SHAPE)).astype(np.float32))
 
 
-class DeviceBackendContract(ABC):
-    """What every device backend must do."""
+class DeviceBackendContract:
+    """What every device backend must do.
 
-    # Largest difference to torch, relative to the largest output; a backend of low precision allows more.
+    Attributes:
+        device_id: of the device under test, usable on this machine.
+        tolerance: largest difference to torch, relative to the largest output; a device of low precision allows more.
+    """
+
+    device_id: str
     tolerance = 1e-4
 
     @pytest.fixture
-    @abstractmethod
     def backend(self) -> DeviceBackend:
-        """The backend under test, usable on this machine."""
+        """The backend under test."""
+        return get_device(self.device_id).backend
 
     @pytest.fixture
-    @abstractmethod
     def spec(self) -> DeviceSpec:
         """A device of this backend with batch 1."""
+        return get_device(self.device_id).spec
 
     @pytest.fixture
     def artifact(self, backend: DeviceBackend, spec: DeviceSpec, tmp_path: Path) -> Artifact:

@@ -66,11 +66,9 @@ class Deployment:
             StorageError: the file cannot be written.
         """
         spec, inputs = self.device.spec, self.data.train.inputs
-        # Some formats fix how the example lies in memory, and are later given arrays of plain order.
-        example = inputs[: spec.batch].float().clone(memory_format=torch.contiguous_format)
         return self.device.backend.build(
             self.deployable(network, shape=shape),
-            example=example,
+            example=inputs[: spec.batch].float(),
             path=path,
             precision=spec.precision,
             calibration=inputs[:_CALIBRATION_IMAGES].float() if spec.precision != "fp32" else None,

@@ -81,6 +81,8 @@ def _write(
 ) -> Artifact:
     import torch
 
+    # The program wants its inputs to lie in memory as the example does, and arrays of plain order are what it gets.
+    example = example.clone(memory_format=torch.contiguous_format)
     try:
         with silenced(), torch.no_grad():
             evaluated = with_folded_batch_norms(module)

@@ -1,17 +1,19 @@
 """ONNX files: written from torch modules, and opened from anywhere."""
 
-import logging
-import tempfile
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from hardware.artifacts.artifact import Artifact
-from hardware.artifacts.calibration import whole_batches
+from hardware.artifacts.evaluating import evaluating
+from hardware.artifacts.onnx_checks import (
+    dtype_of,
+    only_input,
+    precision_of,
+    require_known_operators,
+    require_known_opset,
+    shape_of,
+)
 from hardware.errors import MeasurementError, StorageError
 from hardware.files import sha256_file, staged_file
 
@@ -28,7 +30,7 @@ OPSET = 17
 def export_onnx(module: "torch.nn.Module", *, example: "torch.Tensor", path: Path) -> Artifact:
     """Write a module as one ONNX file with the input "image" and the output "logits".
 
-    The module is exported as in evaluation mode and left in the mode it was in.
+    The module is exported as in evaluation mode; every part of it is left in the mode it was in.
 
     Args:
         module: takes one tensor, returns one.
@@ -47,7 +49,7 @@ def export_onnx(module: "torch.nn.Module", *, example: "torch.Tensor", path: Pat
 
     with staged_file(path) as temporary:
         try:
-            with warnings.catch_warnings(), torch.no_grad():
+            with warnings.catch_warnings(), evaluating(module), torch.no_grad():
                 # The exporter says that it is the old one, and that traced shapes are constants: both on purpose.
                 warnings.simplefilter("ignore")
                 # The new exporter (dynamo=True) takes 1-5 s for a network, this one 18-100 ms, and profiling
@@ -74,150 +76,99 @@ def export_onnx(module: "torch.nn.Module", *, example: "torch.Tensor", path: Pat
     return open_onnx(path)
 
 
-def quantize_onnx(
-    module: "torch.nn.Module", *, example: "torch.Tensor", calibration: "torch.Tensor", path: Path
-) -> Artifact:
-    """Write a module as an ONNX file that computes in int8; input and output stay float32.
-
-    Static post-training quantisation by ONNX Runtime: convolutions and linear layers get int8 weights a channel and
-    uint8 activations whose ranges are those of `calibration`. Weights use 7 of their 8 bits, because processors without
-    VNNI instructions add two products in 16 bits, which may overflow with 8.
-
-    Args:
-        module: takes one tensor, returns one.
-        example: an input; its shape, batch included, is fixed in the file.
-        calibration: inputs (N, ...).
-        path: written whole or not at all.
-
-    Raises:
-        MeasurementError: the module cannot be written as ONNX, or not be quantised.
-        StorageError: the file cannot be written.
-    """
-    import onnx
-    from onnxruntime import quantization
-
-    with tempfile.TemporaryDirectory(prefix="archsmith-") as folder:
-        plain = export_onnx(module, example=example, path=Path(folder) / "fp32.onnx")
-        prepared = Path(folder) / "prepared.onnx"
-        with staged_file(path) as temporary:
-            try:
-                with warnings.catch_warnings(), _quiet_root_logger():
-                    warnings.simplefilter("ignore")
-                    quantization.quant_pre_process(str(plain.path), str(prepared), skip_symbolic_shape=True)
-                    quantization.quantize_static(
-                        str(prepared),
-                        str(temporary),
-                        _Batches(whole_batches(calibration, size=plain.input_shape[0])),
-                        quant_format=quantization.QuantFormat.QDQ,
-                        op_types_to_quantize=["Conv", "Gemm", "MatMul"],
-                        per_channel=True,
-                        reduce_range=True,
-                        activation_type=quantization.QuantType.QUInt8,
-                        weight_type=quantization.QuantType.QInt8,
-                    )
-                onnx.checker.check_model(str(temporary), full_check=True)
-            except OSError:
-                raise
-            # The quantiser has no exceptions of its own: whatever it stumbles over comes out.
-            except Exception as e:
-                raise MeasurementError(
-                    f"{type(module).__name__} cannot be quantised for ONNX Runtime: {e}",
-                    hint="measure it in fp32, or look for operators that ONNX Runtime cannot quantise",
-                ) from e
-    return open_onnx(path)
-
-
-class _Batches:
-    """The calibration inputs as ONNX Runtime wants them: one feed a call, None at the end."""
-
-    def __init__(self, batches: Iterator[NDArray[Any]]) -> None:
-        self._batches = batches
-
-    def get_next(self) -> dict[str, NDArray[Any]] | None:
-        """The next feed."""
-        batch = next(self._batches, None)
-        return None if batch is None else {INPUT_NAME: batch}
-
-
-@contextmanager
-def _quiet_root_logger() -> Iterator[None]:
-    """The quantiser advises through the root logger to do what was done on the line before."""
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        root.setLevel(level)
-
-
 def open_onnx(path: Path) -> Artifact:
-    """Describe an ONNX file, whoever wrote it. Files with QuantizeLinear operators count as int8.
+    """Describe an ONNX file, whoever wrote it. One with operators that quantise counts as int8.
 
     Raises:
         StorageError: the file is missing or no valid ONNX.
-        MeasurementError: it has several inputs, an input of unknown size, or weights in other files; the message
-            names them.
+        MeasurementError: it has several inputs, an input of open size or without numbers, operators or opsets that do
+            not exist, or weights in other files; the message names them.
     """
     import onnx
 
     sha256 = sha256_file(path)
-    try:
-        model = onnx.load(path, load_external_data=False)
-        external = [tensor.name for tensor in model.graph.initializer if tensor.data_location == tensor.EXTERNAL]
-        # The checker looks for those other files; they are refused below, wherever they are.
-        if not external:
-            onnx.checker.check_model(model)
-            model = onnx.shape_inference.infer_shapes(model)
-    # Protobuf, checker and shape inference each have their own exceptions, without a common base.
-    except Exception as e:
-        raise StorageError(
-            f"{path} is damaged or no ONNX file: {e}", hint="write it again, or restore it from a copy"
-        ) from e
+    model = _read(path)
+    external = [tensor.name for tensor in model.graph.initializer if tensor.data_location == tensor.EXTERNAL]
     if external:
         raise MeasurementError(
             f"{path} keeps weights in other files: {', '.join(external[:5])}",
             hint="save it as one file: onnx.save(onnx.load(path), path, save_as_external_data=False)",
         )
-    value = _only_input(model.graph, path=path)
-    input_shape = _shape(value)
-    if not input_shape or min(input_shape) < 1:
-        raise MeasurementError(
-            f"{path}: input {value.name!r} has the open shape {_spelled(value)}, a measurement needs fixed sizes",
-            hint="fix the sizes when exporting: no dynamic axes",
-        )
+    require_known_opset(model, path=path)
+    value = only_input(model, path=path)
+    require_known_operators(model, path=path)
+    try:
+        # Some exporters leave out the shapes of outputs, without which the checker does not go on.
+        model = onnx.shape_inference.infer_shapes(model)
+        onnx.checker.check_model(model)
+    # Checker and shape inference each have their own exceptions, without a common base.
+    except Exception as e:
+        raise _damaged(path, e) from e
     return Artifact(
         path=path,
         format="onnx",
         sha256=sha256,
         size_bytes=path.stat().st_size,
-        input_shape=input_shape,
-        input_dtype=str(onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)),
-        output_shape=_shape(model.graph.output[0]),
-        precision="int8" if any(node.op_type == "QuantizeLinear" for node in model.graph.node) else "fp32",
+        input_shape=shape_of(value),
+        input_dtype=dtype_of(value),
+        output_shape=shape_of(model.graph.output[0]),
+        precision=precision_of(model),
     )
 
 
-def _only_input(graph: "onnx.GraphProto", *, path: Path) -> "onnx.ValueInfoProto":
-    # Old files list the weights among the inputs.
-    weights = {tensor.name for tensor in graph.initializer}
-    inputs = [value for value in graph.input if value.name not in weights]
-    if len(inputs) != 1 or not graph.output:
-        spelled = ", ".join(f"{value.name} {_spelled(value)}" for value in inputs)
-        raise MeasurementError(
-            f"{path} has {len(inputs)} inputs ({spelled}) and {len(graph.output)} outputs, "
-            "only networks with one input can be measured",
-            hint="wrap the network so that it takes one tensor, and export it again",
+def open_in_one_piece(path: Path, *, folder: Path) -> Artifact:
+    """Describe an ONNX file; if it keeps weights in other files, as large ones do, a copy of it all in `folder`.
+
+    Args:
+        path: the file.
+        folder: where the copy goes, under the same name.
+
+    Raises:
+        StorageError, MeasurementError: see `open_onnx`; also if one of the other files is missing or too short, or all
+            are too large for one file. The message names it.
+    """
+    import onnx
+
+    external = [tensor for tensor in _read(path).graph.initializer if tensor.data_location == tensor.EXTERNAL]
+    if not external:
+        return open_onnx(path)
+    names = sorted({entry.value for tensor in external for entry in tensor.external_data if entry.key == "location"})
+    missing = [name for name in names if not (path.parent / name).is_file()]
+    if missing:
+        raise StorageError(
+            f"{path} keeps its weights in other files, and not all are beside it, missing: {', '.join(missing[:5])}",
+            hint=f"copy what is missing to {path.parent.resolve()}",
         )
-    value: onnx.ValueInfoProto = inputs[0]
-    return value
+    try:
+        whole = onnx.load(path)
+        onnx.save(whole, folder / path.name)
+    # A file that is too short is a ValueError, a place outside the folder and more than 2 GiB have errors of their own.
+    except Exception as e:
+        raise StorageError(
+            f"{path} and the files with its weights ({', '.join(names[:5])}) cannot be made into one file: {e}",
+            hint="export it again; networks of more than 2 GiB cannot be measured",
+        ) from e
+    return open_onnx(folder / path.name)
 
 
-def _shape(value: "onnx.ValueInfoProto") -> tuple[int, ...]:
-    dims = value.type.tensor_type.shape.dim
-    return tuple(int(dim.dim_value) if dim.HasField("dim_value") else -1 for dim in dims)
+def _read(path: Path) -> "onnx.ModelProto":
+    """Parse a file; weights in other files stay there."""
+    import onnx
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except OSError as e:
+        raise StorageError(f"cannot read {path}: {e.strerror}", hint="check the path and its permissions") from e
+    # Protobuf's exceptions depend on its implementation.
+    except Exception as e:
+        raise _damaged(path, e) from e
+    # Nothing at all is a valid message too.
+    if not model.ir_version or not model.graph.node:
+        raise _damaged(path, "it has no operators")
+    return model
 
 
-def _spelled(value: "onnx.ValueInfoProto") -> str:
-    dims = value.type.tensor_type.shape.dim
-    return f"({', '.join(str(dim.dim_value) if dim.HasField('dim_value') else dim.dim_param or '?' for dim in dims)})"
+def _damaged(path: Path, reason: object) -> StorageError:
+    return StorageError(
+        f"{path} is damaged or no ONNX file: {reason}", hint="write it again, or restore it from a copy"
+    )

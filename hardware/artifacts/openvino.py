@@ -10,12 +10,14 @@ import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hardware.artifacts.artifact import Artifact
 from hardware.artifacts.calibration import whole_batches
 from hardware.artifacts.onnx import export_onnx
+from hardware.artifacts.onnx_checks import spelled_versions_in
 from hardware.errors import MeasurementError
 from hardware.files import sha256_file, write_bytes
 
@@ -50,17 +52,16 @@ def export_openvino(module: "torch.nn.Module", *, example: "torch.Tensor", path:
         MeasurementError: ONNX or OpenVINO do not know something in the module; their words are in the text.
         StorageError: the file cannot be written.
     """
-    return _write(_converted(module, example=example), path=path)
+    # OpenVINO's own way from torch traces the module as well, and gives a network of the same speed.
+    with tempfile.TemporaryDirectory(prefix="archsmith-") as folder:
+        plain = export_onnx(module, example=example, path=Path(folder) / "fp32.onnx")
+        return convert_onnx_file(plain, path=path, spelled=type(module).__name__)
 
 
 def quantize_openvino(
     module: "torch.nn.Module", *, example: "torch.Tensor", calibration: "torch.Tensor", path: Path
 ) -> Artifact:
     """Write a module for OpenVINO in int8; input and output stay float32.
-
-    Static post-training quantisation by NNCF with bias correction. Activations are asymmetric, as hard-swish wants it,
-    and have the whole range of `calibration`: NNCF's default cuts outliers off. Weights use 7 of their 8 bits:
-    processors without VNNI instructions add two products in 16 bits, which may overflow with 8.
 
     Args:
         module: takes one tensor, returns one; left as it was.
@@ -72,8 +73,48 @@ def quantize_openvino(
         MeasurementError: ONNX, OpenVINO or NNCF do not know something in the module.
         StorageError: the file cannot be written.
     """
-    model = _converted(module, example=example)
-    batches = list(whole_batches(calibration, size=len(example)))
+    with tempfile.TemporaryDirectory(prefix="archsmith-") as folder:
+        plain = export_onnx(module, example=example, path=Path(folder) / "fp32.onnx")
+        return quantize_onnx_file(plain, calibration=calibration, path=path, spelled=type(module).__name__)
+
+
+def convert_onnx_file(plain: Artifact, *, path: Path, spelled: str | None = None) -> Artifact:
+    """Write an ONNX file once more for OpenVINO; one in int8 stays in int8.
+
+    Args:
+        plain: the ONNX file.
+        path: written whole or not at all.
+        spelled: the network's name in messages; the file's if None.
+
+    Raises:
+        MeasurementError: OpenVINO does not know something in the file; its words are in the text.
+        StorageError: the file cannot be written.
+    """
+    return _write(_converted(plain, spelled=spelled or str(plain.path)), path=path)
+
+
+def quantize_onnx_file(
+    plain: Artifact, *, calibration: "torch.Tensor", path: Path, spelled: str | None = None
+) -> Artifact:
+    """Write an ONNX file in fp32 once more for OpenVINO, in int8; input and output stay float32.
+
+    Static post-training quantisation by NNCF with bias correction. Activations are asymmetric, as hard-swish wants it,
+    and have the whole range of `calibration`: NNCF's default cuts outliers off. Weights use 7 of their 8 bits:
+    processors without VNNI instructions add two products in 16 bits, which may overflow with 8.
+
+    Args:
+        plain: the ONNX file, with an input of float32.
+        calibration: inputs (N, ...).
+        path: written whole or not at all.
+        spelled: the network's name in messages; the file's if None.
+
+    Raises:
+        MeasurementError: OpenVINO or NNCF do not know something in the file, or nothing in it can be quantised.
+        StorageError: the file cannot be written.
+    """
+    name = spelled or str(plain.path)
+    model = _converted(plain, spelled=name)
+    batches = list(whole_batches(calibration, size=plain.input_shape[0]))
     switch_off_telemetry()
     import nncf
     from nncf.quantization.range_estimator import RangeEstimatorParametersSet
@@ -94,9 +135,11 @@ def quantize_openvino(
     # NNCF lets out whatever it stumbles over, OpenVINO's exceptions included.
     except Exception as e:
         raise MeasurementError(
-            f"{type(module).__name__} cannot be quantised for OpenVINO: {e}",
+            f"{name} cannot be quantised for OpenVINO: {e}",
             hint="measure it in fp32, or look for operators that NNCF cannot quantise",
         ) from e
+    if not _is_int8(quantised):
+        raise MeasurementError(f"{name} has nothing that NNCF could quantise", hint="measure it in fp32")
     _name_in_order(quantised, prefix="int8")
     return _write(quantised, path=path)
 
@@ -127,7 +170,7 @@ def open_openvino(path: Path) -> Artifact:
         input_shape=tuple(int(size) for size in shapes[0].to_shape()),
         input_dtype=str(model.inputs[0].get_element_type().to_dtype()),
         output_shape=tuple(size.get_length() if size.is_static else -1 for size in output),
-        precision="int8" if any(node.get_type_name() == "FakeQuantize" for node in model.get_ops()) else "fp32",
+        precision="int8" if _is_int8(model) else "fp32",
     )
 
 
@@ -149,22 +192,26 @@ def read_openvino(content: bytes, *, path: Path) -> "openvino.Model":
         ) from e
 
 
-def _converted(module: "torch.nn.Module", *, example: "torch.Tensor") -> "openvino.Model":
-    # OpenVINO's own way from torch traces the module as well, and gives a network of the same speed.
+def _converted(plain: Artifact, *, spelled: str) -> "openvino.Model":
     switch_off_telemetry()
     import openvino
 
-    with tempfile.TemporaryDirectory(prefix="archsmith-") as folder:
-        plain = export_onnx(module, example=example, path=Path(folder) / "fp32.onnx")
-        try:
-            model = openvino.Core().read_model(plain.path)
-        except RuntimeError as e:
-            raise MeasurementError(
-                f"{type(module).__name__} cannot be converted to OpenVINO: {e}",
-                hint="replace the operators that OpenVINO does not know, or use another runtime",
-            ) from e
+    try:
+        model = openvino.Core().read_model(plain.path)
+    except RuntimeError as e:
+        # What it says first is where in its source it was.
+        words = " ".join(str(e).rpartition("Summary:")[2].split())
+        raise MeasurementError(
+            f"{spelled} cannot be converted to OpenVINO {metadata.version('openvino')}: {words} "
+            f"(the network has {spelled_versions_in(plain.path.read_bytes())})",
+            hint="replace the operators that OpenVINO does not know, or use another runtime",
+        ) from e
     _name_in_order(model, prefix="op")
     return model
+
+
+def _is_int8(model: "openvino.Model") -> bool:
+    return any(node.get_type_name() == "FakeQuantize" for node in model.get_ops())
 
 
 def _write(model: "openvino.Model", *, path: Path) -> Artifact:

@@ -1,10 +1,10 @@
 """Turns modules into torch programs: the functions that the module calls on an example are written down."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from hardware.artifacts.evaluating import evaluating
 from hardware.artifacts.torch_functions import torch_functions
 from hardware.artifacts.torch_program import Argument, Call, Constant, TargetDevice, TorchProgram, Value
 from hardware.artifacts.torch_runner import TorchRunner
@@ -39,7 +39,7 @@ def record_program(module: "torch.nn.Module", *, example: "torch.Tensor") -> Tor
     import torch
 
     spelled = f"{type(module).__name__} cannot be written for torch for an input of shape {tuple(example.shape)}"
-    with _evaluating(module), torch.no_grad():
+    with evaluating(module), torch.no_grad():
         try:
             calls, constants, output = _record(module, example=example)
         except Hinted:
@@ -99,18 +99,6 @@ def _another(example: "torch.Tensor") -> "torch.Tensor":
     if example.is_floating_point():
         return torch.randn(example.shape, generator=generator).to(example)
     return torch.randint(0, 2, example.shape, generator=generator).to(example)
-
-
-@contextmanager
-def _evaluating(module: "torch.nn.Module") -> Iterator[None]:
-    """Every part of the module in evaluation mode, and afterwards in the mode that it was in."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
 
 
 def _record(

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -139,6 +139,95 @@ class DeviceBackend(Protocol):
             MeasurementError: another batch than the device's, or the runtime refuses the network.
             StorageError: the file is missing or is not the one that was described.
         """
+
+
+@runtime_checkable
+class OnnxImporter(Protocol):
+    """A backend that can also run ONNX files that somebody else wrote; others do not have the method."""
+
+    def import_onnx(
+        self, source: Artifact, *, path: Path, precision: str, calibration: "torch.Tensor | None" = None
+    ) -> Artifact:
+        """Make an ONNX file into an artifact of this backend.
+
+        Args:
+            source: described by `hardware.artifacts.onnx.open_onnx`; it is left as it is.
+            path: where the artifact is written, whole or not at all; nothing is where `source` itself can be run.
+            precision: one of `precisions`. A source of int8 is taken as it is.
+            calibration: float32 inputs (N, ...), any N >= 1, for a source that has to be made int8.
+
+        Raises:
+            MeasurementError: the format does not know an operator of the file (the message names it), nothing in it can
+                be quantised, or int8 without calibration.
+            StorageError: the artifact cannot be written.
+        """
+
+
+class Exporter(Protocol):
+    """Writes a module in fp32."""
+
+    def __call__(self, module: "torch.nn.Module", *, example: "torch.Tensor", path: Path) -> Artifact:
+        """Write it; see `DeviceBackend.build`."""
+
+
+class Quantizer(Protocol):
+    """Writes a module in int8."""
+
+    def __call__(
+        self, module: "torch.nn.Module", *, example: "torch.Tensor", calibration: "torch.Tensor", path: Path
+    ) -> Artifact:
+        """Write it; see `DeviceBackend.build`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportingBackend:
+    """What backends have in common that write fp32 with one function and int8 with another: all but `load`.
+
+    Attributes:
+        name, artifact_format, precisions, requirement, provenance: see `DeviceBackend`.
+        modules: importable names that must be installed.
+        packages: whose versions a measurement depends on.
+        export: writes fp32.
+        quantize: writes int8; None where there is no int8.
+    """
+
+    name: str
+    artifact_format: str
+    requirement: str
+    modules: tuple[str, ...]
+    packages: tuple[str, ...]
+    export: Exporter
+    quantize: Quantizer | None = None
+    precisions: tuple[str, ...] = ("fp32", "int8")
+    provenance: Provenance = "measured"
+
+    def missing(self) -> str | None:
+        """Name the packages that are not installed, or None."""
+        return missing_packages(self.modules)
+
+    def versions(self) -> dict[str, str]:
+        """Versions of the packages."""
+        return {name: package_version(name) for name in self.packages}
+
+    def build(
+        self,
+        module: "torch.nn.Module",
+        *,
+        example: "torch.Tensor",
+        path: Path,
+        precision: str = "fp32",
+        calibration: "torch.Tensor | None" = None,
+    ) -> Artifact:
+        """Write the module's file; see `DeviceBackend.build`."""
+        if precision == "fp32":
+            return self.export(module, example=example, path=path)
+        if self.quantize is None or precision not in self.precisions:
+            raise MeasurementError(
+                f"{self.name} cannot build {precision!r}, it has {self.precisions}",
+                hint=f"choose one of {', '.join(self.precisions)}",
+            )
+        inputs = require_calibration(self.name, precision=precision, calibration=calibration)
+        return self.quantize(module, example=example, calibration=inputs, path=path)
 
 
 def require_fit(backend: DeviceBackend, artifact: Artifact, *, spec: "DeviceSpec") -> None:

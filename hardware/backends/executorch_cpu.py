@@ -1,7 +1,5 @@
 """ExecuTorch on the CPU of this machine, with XNNPACK."""
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,14 +8,7 @@ from numpy.typing import NDArray
 from hardware.artifacts.artifact import Artifact
 from hardware.artifacts.executorch import FORMAT, export_executorch, load_program, quantize_executorch
 from hardware.artifacts.silence import silenced
-from hardware.backends.backend import (
-    Provenance,
-    checked_input,
-    missing_packages,
-    package_version,
-    require_calibration,
-    require_fit,
-)
+from hardware.backends.backend import ExportingBackend, checked_input, package_version, require_fit
 from hardware.errors import MeasurementError
 
 if TYPE_CHECKING:
@@ -27,38 +18,8 @@ if TYPE_CHECKING:
     from hardware.device import DeviceSpec
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExecuTorchCpu:
+class ExecuTorchCpu(ExportingBackend):
     """Runs ExecuTorch programs whose operators are XNNPACK's, as far as XNNPACK has them."""
-
-    name: str = "executorch-cpu"
-    artifact_format: str = FORMAT
-    precisions: tuple[str, ...] = ("fp32", "int8")
-    requirement: str = "executorch torchao"
-    provenance: Provenance = "measured"
-
-    def missing(self) -> str | None:
-        """Name the packages that are not installed, or None."""
-        return missing_packages(("executorch", "torchao"))
-
-    def versions(self) -> dict[str, str]:
-        """Versions of ExecuTorch and of torchao, which quantises."""
-        return {name: package_version(name) for name in ("executorch", "torchao")}
-
-    def build(
-        self,
-        module: "torch.nn.Module",
-        *,
-        example: "torch.Tensor",
-        path: Path,
-        precision: str = "fp32",
-        calibration: "torch.Tensor | None" = None,
-    ) -> Artifact:
-        """Lower to an ExecuTorch program; see `hardware.artifacts.executorch`."""
-        if precision == "int8":
-            inputs = require_calibration(self.name, precision=precision, calibration=calibration)
-            return quantize_executorch(module, example=example, calibration=inputs, path=path)
-        return export_executorch(module, example=example, path=path)
 
     def load(self, artifact: Artifact, *, spec: "DeviceSpec") -> "ExecuTorchSession":
         """Load a program; see `DeviceBackend.load` for what is refused."""
@@ -102,8 +63,15 @@ class ExecuTorchSession:
     def predict(self, x: NDArray[Any]) -> NDArray[np.float32]:
         """Return the first output for `x`; see `Session.predict`."""
         self.set_input(x)
+        try:
+            outputs = self._execute(self._inputs)
+        except RuntimeError as e:
+            raise MeasurementError(
+                f"{self._artifact.path} fails in ExecuTorch on {x.dtype} of shape {x.shape}: {e}",
+                hint="build it again with the device's backend",
+            ) from e
         # A copy: the memory of outputs is the program's, and written again by the next run.
-        output: NDArray[np.float32] = self._execute(self._inputs)[0].numpy().copy()
+        output: NDArray[np.float32] = outputs[0].numpy().copy()
         return output
 
     def close(self) -> None:
@@ -137,4 +105,12 @@ def _closed(inputs: object) -> Any:  # noqa: ANN401
     raise AssertionError("the session is closed")
 
 
-BACKEND = ExecuTorchCpu()
+BACKEND = ExecuTorchCpu(
+    name="executorch-cpu",
+    artifact_format=FORMAT,
+    requirement="executorch torchao",
+    modules=("executorch", "torchao"),
+    packages=("executorch", "torchao"),
+    export=export_executorch,
+    quantize=quantize_executorch,
+)

@@ -1,7 +1,5 @@
 """LiteRT on the CPU of this machine, with XNNPACK."""
 
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,18 +8,10 @@ from numpy.typing import NDArray
 from hardware.artifacts.artifact import Artifact
 from hardware.artifacts.litert import FORMAT, channels_last, export_litert, quantize_litert
 from hardware.artifacts.silence import silenced
-from hardware.backends.backend import (
-    Provenance,
-    checked_input,
-    missing_packages,
-    package_version,
-    require_calibration,
-    require_fit,
-)
+from hardware.backends.backend import ExportingBackend, checked_input, require_fit
 from hardware.errors import MeasurementError
 
 if TYPE_CHECKING:
-    import torch
     from ai_edge_litert.interpreter import Interpreter
 
     from hardware.device import DeviceSpec
@@ -29,38 +19,8 @@ if TYPE_CHECKING:
 BUILDING = ("ai_edge_litert", "ai_edge_quantizer", "litert_torch")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LiteRtCpu:
+class LiteRtCpu(ExportingBackend):
     """Runs LiteRT files with the XNNPACK delegate, which LiteRT takes by itself."""
-
-    name: str = "litert-cpu"
-    artifact_format: str = FORMAT
-    precisions: tuple[str, ...] = ("fp32", "int8")
-    requirement: str = "ai-edge-litert litert-torch ai-edge-quantizer"
-    provenance: Provenance = "measured"
-
-    def missing(self) -> str | None:
-        """Name the packages that are not installed, or None."""
-        return missing_packages(BUILDING)
-
-    def versions(self) -> dict[str, str]:
-        """Versions of LiteRT, of the converter and of the quantiser."""
-        return {name: package_version(name) for name in ("ai-edge-litert", "litert-torch", "ai-edge-quantizer")}
-
-    def build(
-        self,
-        module: "torch.nn.Module",
-        *,
-        example: "torch.Tensor",
-        path: Path,
-        precision: str = "fp32",
-        calibration: "torch.Tensor | None" = None,
-    ) -> Artifact:
-        """Convert to LiteRT; see `hardware.artifacts.litert`."""
-        if precision == "int8":
-            inputs = require_calibration(self.name, precision=precision, calibration=calibration)
-            return quantize_litert(module, example=example, calibration=inputs, path=path)
-        return export_litert(module, example=example, path=path)
 
     def load(self, artifact: Artifact, *, spec: "DeviceSpec") -> "LiteRtSession":
         """Load a LiteRT file; see `DeviceBackend.load` for what is refused."""
@@ -135,4 +95,12 @@ def _open_interpreter(artifact: Artifact, *, threads: int, xnnpack: bool) -> "In
     return interpreter
 
 
-BACKEND = LiteRtCpu()
+BACKEND = LiteRtCpu(
+    name="litert-cpu",
+    artifact_format=FORMAT,
+    requirement="ai-edge-litert litert-torch ai-edge-quantizer",
+    modules=BUILDING,
+    packages=("ai-edge-litert", "litert-torch", "ai-edge-quantizer"),
+    export=export_litert,
+    quantize=quantize_litert,
+)

@@ -1,7 +1,7 @@
 """ONNX Runtime on the CPU of this machine."""
 
+import re
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,11 +9,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hardware.artifacts.artifact import Artifact
-from hardware.artifacts.onnx import export_onnx, quantize_onnx
+from hardware.artifacts.onnx import export_onnx
+from hardware.artifacts.onnx_checks import spelled_versions_in
+from hardware.artifacts.onnx_int8 import quantize_onnx, quantize_onnx_file
 from hardware.backends.backend import (
-    Provenance,
+    ExportingBackend,
     checked_input,
-    missing_packages,
     package_version,
     require_calibration,
     require_fit,
@@ -27,42 +28,21 @@ if TYPE_CHECKING:
     from hardware.device import DeviceSpec
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OnnxRuntimeCpu:
+class OnnxRuntimeCpu(ExportingBackend):
     """Runs ONNX files with ONNX Runtime's CPU provider, all graph optimisations on.
 
     int8 files are quantised statically: weights and activations of convolutions and linear layers, as pairs of
-    QuantizeLinear and DequantizeLinear that the runtime fuses.
+    QuantizeLinear and DequantizeLinear that the runtime fuses. Files that are there already need no package onnx.
     """
 
-    name: str = "onnxruntime-cpu"
-    artifact_format: str = "onnx"
-    precisions: tuple[str, ...] = ("fp32", "int8")
-    requirement: str = "onnxruntime onnx"
-    provenance: Provenance = "measured"
-
-    def missing(self) -> str | None:
-        """Name the packages that are not installed, or None; files that are there already need no onnx."""
-        return missing_packages(["onnxruntime"])
-
-    def versions(self) -> dict[str, str]:
-        """Versions of ONNX Runtime and onnx."""
-        return {name: package_version(name) for name in ("onnxruntime", "onnx")}
-
-    def build(
-        self,
-        module: "torch.nn.Module",
-        *,
-        example: "torch.Tensor",
-        path: Path,
-        precision: str = "fp32",
-        calibration: "torch.Tensor | None" = None,
+    def import_onnx(
+        self, source: Artifact, *, path: Path, precision: str, calibration: "torch.Tensor | None" = None
     ) -> Artifact:
-        """Export to ONNX; see `hardware.artifacts.onnx`."""
-        if precision == "int8":
-            inputs = require_calibration(self.name, precision=precision, calibration=calibration)
-            return quantize_onnx(module, example=example, calibration=inputs, path=path)
-        return export_onnx(module, example=example, path=path)
+        """Return `source` itself, or quantise it; see `OnnxImporter.import_onnx`."""
+        if precision == source.precision or precision != "int8":
+            return source
+        inputs = require_calibration(self.name, precision=precision, calibration=calibration)
+        return quantize_onnx_file(source, calibration=inputs, path=path)
 
     def load(self, artifact: Artifact, *, spec: "DeviceSpec") -> "OnnxRuntimeSession":
         """Load an ONNX file; see `DeviceBackend.load` for what is refused."""
@@ -81,7 +61,8 @@ class OnnxRuntimeSession:
         self._session = session
         self._artifact = artifact
         self._input_name = session.get_inputs()[0].name
-        self._output_names = [session.get_outputs()[0].name]
+        # All of them, as whoever deploys the file computes them.
+        self._output_names = [output.name for output in session.get_outputs()]
         self._feed: dict[str, NDArray[Any]] = {}
         self.set_input(np.zeros(artifact.input_shape, dtype=artifact.input_dtype))
 
@@ -122,9 +103,28 @@ def _open_session(content: bytes, *, spec: "DeviceSpec", path: Path) -> "onnxrun
             return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     # The runtime's exceptions have no public common base.
     except Exception as e:
-        raise MeasurementError(
-            f"ONNX Runtime refuses {path}: {e}", hint="check the file: python -m onnx.checker, or export it again"
-        ) from e
+        raise refused_by_onnxruntime(e, content=content, path=path) from e
 
 
-BACKEND = OnnxRuntimeCpu()
+def refused_by_onnxruntime(error: Exception, *, content: bytes, path: Path) -> MeasurementError:
+    """Return what to raise when ONNX Runtime does not load a file: its words, and what the file asks for."""
+    versions = spelled_versions_in(content)
+    # Without the place in its source that it names first.
+    words = re.sub(r"/onnxruntime_src/.*?\) (?=[A-Z])", "", " ".join(str(error).split()))
+    return MeasurementError(
+        f"ONNX Runtime refuses {path}: {words} (ONNX Runtime {package_version('onnxruntime')}"
+        + (f"; the file has {versions})" if versions else ")"),
+        hint="export it again with opset_version=17 and without operators that are named; or check the file: "
+        f"python -m onnx.checker {path}",
+    )
+
+
+BACKEND = OnnxRuntimeCpu(
+    name="onnxruntime-cpu",
+    artifact_format="onnx",
+    requirement="onnxruntime onnx",
+    modules=("onnxruntime",),
+    packages=("onnxruntime", "onnx"),
+    export=export_onnx,
+    quantize=quantize_onnx,
+)

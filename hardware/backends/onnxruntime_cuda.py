@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +11,9 @@ from numpy.typing import NDArray
 
 from hardware.artifacts.artifact import Artifact
 from hardware.artifacts.onnx import export_onnx
-from hardware.backends.backend import Provenance, checked_input, missing_packages, package_version, require_fit
-from hardware.errors import DeviceError, MeasurementError
+from hardware.backends.backend import ExportingBackend, checked_input, missing_packages, require_fit
+from hardware.backends.onnxruntime_cpu import refused_by_onnxruntime
+from hardware.errors import DeviceError
 from hardware.gpu import gpu_versions, missing_gpu
 
 if TYPE_CHECKING:
@@ -26,8 +26,7 @@ _CUDA, _TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
 _NO_TF32 = "NVIDIA_TF32_OVERRIDE"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OnnxRuntimeCuda:
+class OnnxRuntimeCuda(ExportingBackend):
     """Runs ONNX files on the first visible GPU, in true fp32: TF32 is off.
 
     The CUDA provider is used, or TensorRT where that is installed and NVIDIA_TF32_OVERRIDE=0 is set in the environment:
@@ -35,35 +34,22 @@ class OnnxRuntimeCuda:
     versions tell which one it was. The device's number of threads has no meaning here.
     """
 
-    name: str = "onnxruntime-cuda"
-    artifact_format: str = "onnx"
-    precisions: tuple[str, ...] = ("fp32",)
-    requirement: str = "onnxruntime-gpu onnx"
-    provenance: Provenance = "measured"
-
     def missing(self) -> str | None:
         """Say that there is no GPU or driver, name the packages that are not installed, or None."""
-        reason = missing_gpu() or missing_packages(["onnxruntime"])
+        reason = missing_gpu() or missing_packages(self.modules)
         if reason is None and not _has_library("cuda"):
             reason = "the installed ONNX Runtime is a build without CUDA"
         return reason
 
     def versions(self) -> dict[str, str]:
         """Versions of ONNX Runtime and onnx, the provider, and what is known of the GPU and its driver."""
-        packages = {name: package_version(name) for name in ("onnxruntime", "onnx")}
-        return {**packages, "provider": _provider(), **gpu_versions()}
+        return {**ExportingBackend.versions(self), "provider": _provider(), **gpu_versions()}
 
-    def build(
-        self,
-        module: "torch.nn.Module",
-        *,
-        example: "torch.Tensor",
-        path: Path,
-        precision: str = "fp32",
-        calibration: "torch.Tensor | None" = None,
+    def import_onnx(
+        self, source: Artifact, *, path: Path, precision: str, calibration: "torch.Tensor | None" = None
     ) -> Artifact:
-        """Export to ONNX; see `hardware.artifacts.onnx`."""
-        return export_onnx(module, example=example, path=path)
+        """Return `source` itself; see `OnnxImporter.import_onnx`."""
+        return source
 
     def load(self, artifact: Artifact, *, spec: "DeviceSpec") -> "OnnxRuntimeBoundSession":
         """Load an ONNX file onto the GPU; see `DeviceBackend.load` for what is refused."""
@@ -90,7 +76,8 @@ class OnnxRuntimeBoundSession:
         self._artifact = artifact
         self._memory = memory
         self._binding = session.io_binding()
-        self._binding.bind_output(session.get_outputs()[0].name, memory)
+        for output in session.get_outputs():
+            self._binding.bind_output(output.name, memory)
         self.set_input(np.zeros(artifact.input_shape, dtype=artifact.input_dtype))
 
     def set_input(self, x: NDArray[Any]) -> None:
@@ -151,9 +138,15 @@ def _open_session(content: bytes, *, provider: str, path: Path) -> "onnxruntime.
             return onnxruntime.InferenceSession(content, options, providers=[*providers, "CPUExecutionProvider"])
     # The runtime's exceptions have no public common base.
     except Exception as e:
-        raise MeasurementError(
-            f"ONNX Runtime refuses {path}: {e}", hint="check the file: python -m onnx.checker, or export it again"
-        ) from e
+        raise refused_by_onnxruntime(e, content=content, path=path) from e
 
 
-BACKEND = OnnxRuntimeCuda()
+BACKEND = OnnxRuntimeCuda(
+    name="onnxruntime-cuda",
+    artifact_format="onnx",
+    precisions=("fp32",),
+    requirement="onnxruntime-gpu onnx",
+    modules=("onnxruntime",),
+    packages=("onnxruntime", "onnx"),
+    export=export_onnx,
+)

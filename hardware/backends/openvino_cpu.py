@@ -1,6 +1,5 @@
 """OpenVINO on the CPU of this machine."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,19 +9,14 @@ from numpy.typing import NDArray
 from hardware.artifacts.artifact import Artifact
 from hardware.artifacts.openvino import (
     FORMAT,
+    convert_onnx_file,
     export_openvino,
+    quantize_onnx_file,
     quantize_openvino,
     read_openvino,
     switch_off_telemetry,
 )
-from hardware.backends.backend import (
-    Provenance,
-    checked_input,
-    missing_packages,
-    package_version,
-    require_calibration,
-    require_fit,
-)
+from hardware.backends.backend import ExportingBackend, checked_input, require_calibration, require_fit
 from hardware.errors import MeasurementError
 
 if TYPE_CHECKING:
@@ -32,38 +26,17 @@ if TYPE_CHECKING:
     from hardware.device import DeviceSpec
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OpenVinoCpu:
+class OpenVinoCpu(ExportingBackend):
     """Runs networks with OpenVINO's CPU plugin, set for latency: one stream, the device's number of threads."""
 
-    name: str = "openvino-cpu"
-    artifact_format: str = FORMAT
-    precisions: tuple[str, ...] = ("fp32", "int8")
-    requirement: str = "openvino nncf onnx"
-    provenance: Provenance = "measured"
-
-    def missing(self) -> str | None:
-        """Name the packages that are not installed, or None."""
-        return missing_packages(["openvino", "nncf"])
-
-    def versions(self) -> dict[str, str]:
-        """Versions of OpenVINO and of NNCF, which quantises."""
-        return {name: package_version(name) for name in ("openvino", "nncf")}
-
-    def build(
-        self,
-        module: "torch.nn.Module",
-        *,
-        example: "torch.Tensor",
-        path: Path,
-        precision: str = "fp32",
-        calibration: "torch.Tensor | None" = None,
+    def import_onnx(
+        self, source: Artifact, *, path: Path, precision: str, calibration: "torch.Tensor | None" = None
     ) -> Artifact:
-        """Convert for OpenVINO; see `hardware.artifacts.openvino`."""
-        if precision == "int8":
-            inputs = require_calibration(self.name, precision=precision, calibration=calibration)
-            return quantize_openvino(module, example=example, calibration=inputs, path=path)
-        return export_openvino(module, example=example, path=path)
+        """Convert for OpenVINO, and quantise what is not; see `OnnxImporter.import_onnx`."""
+        if precision == source.precision or precision != "int8":
+            return convert_onnx_file(source, path=path)
+        inputs = require_calibration(self.name, precision=precision, calibration=calibration)
+        return quantize_onnx_file(source, calibration=inputs, path=path)
 
     def load(self, artifact: Artifact, *, spec: "DeviceSpec") -> "OpenVinoSession":
         """Load an archive; see `DeviceBackend.load` for what is refused."""
@@ -130,4 +103,12 @@ def compile_openvino(model: "openvino.Model", *, spec: "DeviceSpec", path: Path)
         ) from e
 
 
-BACKEND = OpenVinoCpu()
+BACKEND = OpenVinoCpu(
+    name="openvino-cpu",
+    artifact_format=FORMAT,
+    requirement="openvino nncf onnx",
+    modules=("openvino", "nncf"),
+    packages=("openvino", "nncf"),
+    export=export_openvino,
+    quantize=quantize_openvino,
+)

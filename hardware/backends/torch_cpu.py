@@ -2,26 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hardware.artifacts.artifact import Artifact
-from hardware.artifacts.torch_int8 import quantize_program
-from hardware.artifacts.torch_program import FORMAT, write_program
-from hardware.artifacts.torch_recording import record_program
+from hardware.artifacts.torch_export import export_torch, quantize_torch
+from hardware.artifacts.torch_program import FORMAT
 from hardware.artifacts.torch_runner import TorchRunner, load_runner
-from hardware.backends.backend import (
-    Provenance,
-    checked_input,
-    missing_packages,
-    package_version,
-    require_calibration,
-    require_fit,
-)
+from hardware.backends.backend import ExportingBackend, checked_input, require_fit
 
 if TYPE_CHECKING:
     import torch
@@ -29,8 +19,7 @@ if TYPE_CHECKING:
     from hardware.device import DeviceSpec
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TorchCpu:
+class TorchCpu(ExportingBackend):
     """Runs networks with eager torch: one kernel after the other, called from Python, nothing compiled or fused.
 
     What is run are the calls of functions that the module's forward makes, without the tree of modules around them: the
@@ -38,37 +27,6 @@ class TorchCpu:
     their weights lie channels last in memory. int8 uses torch's quantised kernels (`torch.ops.quantized`,
     by FBGEMM or oneDNN, whichever torch's engine chooses), see `hardware.artifacts.torch_int8`.
     """
-
-    name: str = "torch-cpu"
-    artifact_format: str = FORMAT
-    precisions: tuple[str, ...] = ("fp32", "int8")
-    requirement: str = "torch safetensors"
-    provenance: Provenance = "measured"
-
-    def missing(self) -> str | None:
-        """Name the packages that are not installed, or None."""
-        return missing_packages(["torch", "safetensors"])
-
-    def versions(self) -> dict[str, str]:
-        """Version of torch."""
-        return {"torch": package_version("torch")}
-
-    def build(
-        self,
-        module: "torch.nn.Module",
-        *,
-        example: "torch.Tensor",
-        path: Path,
-        precision: str = "fp32",
-        calibration: "torch.Tensor | None" = None,
-    ) -> Artifact:
-        """Write the calls that the module makes; see `hardware.artifacts.torch_program`."""
-        if precision == "int8":
-            inputs = require_calibration(self.name, precision=precision, calibration=calibration)
-            return write_program(
-                quantize_program(record_program(module, example=example), calibration=inputs), path=path
-            )
-        return write_program(record_program(module, example=example), path=path)
 
     def load(self, artifact: Artifact, *, spec: "DeviceSpec") -> "TorchCpuSession":
         """Load a program; see `DeviceBackend.load` for what is refused."""
@@ -129,4 +87,12 @@ def _threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-BACKEND = TorchCpu()
+BACKEND = TorchCpu(
+    name="torch-cpu",
+    artifact_format=FORMAT,
+    requirement="torch safetensors",
+    modules=("torch", "safetensors"),
+    packages=("torch",),
+    export=export_torch,
+    quantize=quantize_torch,
+)

@@ -2,18 +2,16 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hardware.artifacts.artifact import Artifact
-from hardware.artifacts.torch_program import FORMAT, write_program
-from hardware.artifacts.torch_recording import record_program
+from hardware.artifacts.torch_export import export_torch
+from hardware.artifacts.torch_program import FORMAT
 from hardware.artifacts.torch_runner import TorchRunner, load_runner
-from hardware.backends.backend import Provenance, checked_input, missing_packages, package_version, require_fit
+from hardware.backends.backend import ExportingBackend, checked_input, missing_packages, package_version, require_fit
 from hardware.errors import DeviceError
 from hardware.gpu import gpu_versions, missing_gpu
 
@@ -23,38 +21,19 @@ if TYPE_CHECKING:
     from hardware.device import DeviceSpec
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TorchCuda:
+class TorchCuda(ExportingBackend):
     """Runs networks with eager torch on the first visible GPU, in true fp32: TF32 is off.
 
     The files are those of torch-cpu. The device's number of threads has no meaning here.
     """
 
-    name: str = "torch-cuda"
-    artifact_format: str = FORMAT
-    precisions: tuple[str, ...] = ("fp32",)
-    requirement: str = "torch safetensors"
-    provenance: Provenance = "measured"
-
     def missing(self) -> str | None:
         """Say that there is no GPU or driver, name the packages that are not installed, or None."""
-        return missing_gpu() or missing_packages(["torch", "safetensors"]) or _missing_cuda()
+        return missing_gpu() or missing_packages(self.modules) or _missing_cuda()
 
     def versions(self) -> dict[str, str]:
         """Version of torch, and what is known of the GPU and its driver."""
         return {"torch": package_version("torch"), **gpu_versions()}
-
-    def build(
-        self,
-        module: "torch.nn.Module",
-        *,
-        example: "torch.Tensor",
-        path: Path,
-        precision: str = "fp32",
-        calibration: "torch.Tensor | None" = None,
-    ) -> Artifact:
-        """Write the calls that the module makes; see `hardware.artifacts.torch_program`."""
-        return write_program(record_program(module, example=example), path=path)
 
     def load(self, artifact: Artifact, *, spec: "DeviceSpec") -> "TorchCudaSession":
         """Load a program onto the GPU; see `DeviceBackend.load` for what is refused."""
@@ -135,4 +114,12 @@ def _missing_cuda() -> str | None:
     return f"torch {version} is a build without CUDA" if version.endswith("+cpu") else None
 
 
-BACKEND = TorchCuda()
+BACKEND = TorchCuda(
+    name="torch-cuda",
+    artifact_format=FORMAT,
+    precisions=("fp32",),
+    requirement="torch safetensors",
+    modules=("torch", "safetensors"),
+    packages=("torch",),
+    export=export_torch,
+)

@@ -67,7 +67,7 @@ def test_calibrating_leaves_a_predictor_with_its_held_out_error(nas: InProcess) 
     [
         (("measure", "smallest", "--device", "abacus"), 4, "unknown device 'abacus', known are"),
         (("measure", "smallest", "--protocol", "sloppy"), 1, "unknown protocol 'sloppy'"),
-        (("measure", "absent.onnx"), 1, "absent.onnx"),
+        (("measure", "absent.onnx"), 2, "there is no file absent.onnx"),
         (("measure", '{"space": "other", "genes": {}}'), 2, "belongs to space 'other'"),
         (("calibrate", "onnxruntime-cpu", "--samples", "3"), 2, "3 samples"),
         (("calibrate", "onnxruntime-cpu", "--space", "nasbench201"), 2, "no supernet"),

@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 import torch
 from torch import nn
 
@@ -44,9 +43,3 @@ class BuiltOnce:
         path = folder / f"network.{backend.artifact_format}"
         shutil.copyfile(built.path, path)
         return dataclasses.replace(built, path=path)
-
-
-@pytest.fixture(scope="module")
-def built_once(tmp_path_factory: pytest.TempPathFactory) -> BuiltOnce:
-    """To be imported by the modules that use it."""
-    return BuiltOnce(tmp_path_factory.mktemp("built"))

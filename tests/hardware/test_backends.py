@@ -1,60 +1,34 @@
-import dataclasses
 from importlib import metadata
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from hardware import get_device
 from hardware.backends.backend import DeviceBackend
 from hardware.backends.onnxruntime_cpu import BACKEND
-from hardware.device import DeviceSpec
 from hardware.errors import DeviceError, MeasurementError
 from hardware.testing import INPUT_SHAPE, DeviceBackendContract, example_network
 from tests.fakes.devices import FlakyBackend
+from tests.hardware.cpu_cases import CpuBackendCases
 
 
-class TestOnnxRuntimeCpu(DeviceBackendContract):
-    @pytest.fixture
-    def backend(self) -> DeviceBackend:
-        return BACKEND
-
-    @pytest.fixture
-    def spec(self) -> DeviceSpec:
-        return get_device("onnxruntime-cpu").spec
+class TestOnnxRuntimeCpu(CpuBackendCases):
+    device_id = "onnxruntime-cpu"
 
 
-class TestOnnxRuntimeCpuInt8(DeviceBackendContract):
+class TestOnnxRuntimeCpuInt8(CpuBackendCases):
+    device_id = "onnxruntime-cpu-int8"
     # 7 bits a weight, 8 bits an activation, five layers.
     tolerance = 0.1
 
-    @pytest.fixture
-    def backend(self) -> DeviceBackend:
-        return BACKEND
-
-    @pytest.fixture
-    def spec(self) -> DeviceSpec:
-        return get_device("onnxruntime-cpu-int8").spec
-
 
 class TestFlakyBackendThatIsWell(DeviceBackendContract):
+    device_id = "onnxruntime-cpu"
+
     @pytest.fixture
     def backend(self) -> DeviceBackend:
         return FlakyBackend(BACKEND)
-
-    @pytest.fixture
-    def spec(self) -> DeviceSpec:
-        return get_device("onnxruntime-cpu").spec
-
-
-def test_two_threads_compute_the_same_as_one(tmp_path: Path) -> None:
-    artifact = BACKEND.build(example_network(), example=torch.zeros(1, *INPUT_SHAPE), path=tmp_path / "m.onnx")
-    x = np.ones((1, *INPUT_SHAPE), dtype=np.float32)
-    spec = get_device("onnxruntime-cpu").spec
-    one = BACKEND.load(artifact, spec=spec).predict(x)
-    two = BACKEND.load(artifact, spec=dataclasses.replace(spec, threads=2)).predict(x)
-    assert np.allclose(one, two, rtol=1e-5)
 
 
 def test_a_flaky_backend_fails_where_it_is_told_and_recovers(tmp_path: Path) -> None:

@@ -67,15 +67,6 @@ def rewritten(artifact: Artifact, folder: Path, change: Callable[[dict[str, byte
 class CortexMContract(DeviceBackendContract):
     # 8 bits a weight and an activation, six layers.
     tolerance = 0.1
-    tested: CortexM
-
-    @pytest.fixture
-    def backend(self) -> DeviceBackend:
-        return self.tested
-
-    @pytest.fixture
-    def spec(self) -> DeviceSpec:
-        return get_device(self.tested.name).spec
 
     @pytest.fixture
     def artifact(self, backend: DeviceBackend, spec: DeviceSpec, built: Artifact, tmp_path: Path) -> Artifact:
@@ -83,11 +74,11 @@ class CortexMContract(DeviceBackendContract):
 
 
 class TestCortexM4(CortexMContract):
-    tested = M4
+    device_id = "cortex-m4"
 
 
 class TestCortexM55(CortexMContract):
-    tested = M55
+    device_id = "cortex-m55"
 
 
 def test_counts_are_alike_across_processes_and_fall_with_vector_instructions(

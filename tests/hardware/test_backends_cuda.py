@@ -30,25 +30,13 @@ TORCH_MISSING, ONNX_MISSING = torch_cuda.BACKEND.missing(), onnxruntime_cuda.BAC
 @pytest.mark.gpu
 @pytest.mark.skipif(TORCH_MISSING is not None, reason=str(TORCH_MISSING))
 class TestTorchCuda(DeviceBackendContract):
-    @pytest.fixture
-    def backend(self) -> DeviceBackend:
-        return torch_cuda.BACKEND
-
-    @pytest.fixture
-    def spec(self) -> DeviceSpec:
-        return get_device("torch-cuda").spec
+    device_id = "torch-cuda"
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(ONNX_MISSING is not None, reason=str(ONNX_MISSING))
 class TestOnnxRuntimeCuda(DeviceBackendContract):
-    @pytest.fixture
-    def backend(self) -> DeviceBackend:
-        return onnxruntime_cuda.BACKEND
-
-    @pytest.fixture
-    def spec(self) -> DeviceSpec:
-        return get_device("onnxruntime-cuda").spec
+    device_id = "onnxruntime-cuda"
 
 
 @pytest.mark.gpu

@@ -10,12 +10,12 @@ import pytest
 from hardware import get_device
 from hardware.artifacts.artifact import Artifact
 from hardware.backends import ethos_u, litert_cpu
-from hardware.backends.backend import Count, DeviceBackend
+from hardware.backends.backend import Count
 from hardware.backends.ethos_u import BACKENDS, EthosUSession
-from hardware.device import DeviceSpec, list_devices
+from hardware.device import list_devices
 from hardware.errors import DeviceError, MeasurementError
 from hardware.testing import DeviceBackendContract
-from tests.hardware.built_once import BuiltOnce, built_once  # noqa: F401
+from tests.hardware.built_once import BuiltOnce
 from tests.hardware.networks import outputs, raw_images, real_subnet, relative_difference
 
 BY_NAME = {backend.name: backend for backend in BACKENDS}
@@ -24,18 +24,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(U55.missing() is not None, re
 
 
 class TestEthosU55(DeviceBackendContract):
+    device_id = "ethos-u55-128"
     tolerance = 0.1
 
     @pytest.fixture
-    def backend(self) -> DeviceBackend:
-        return U55
-
-    @pytest.fixture
-    def spec(self) -> DeviceSpec:
-        return get_device("ethos-u55-128").spec
-
-    @pytest.fixture
-    def artifact(self, built_once: BuiltOnce, tmp_path: Path) -> Artifact:  # noqa: F811
+    def artifact(self, built_once: BuiltOnce, tmp_path: Path) -> Artifact:
         return built_once.copy("example", U55, precision="int8", folder=tmp_path)
 
 
@@ -73,7 +66,7 @@ def test_every_accelerator_of_the_compiler_is_a_device_of_estimated_costs() -> N
 
 
 @pytest.mark.parametrize("name", ["ethos-u55-128", "ethos-u65-256", "ethos-u85-256"])
-def test_counts_are_those_of_the_vela_command(name: str, built_once: BuiltOnce, tmp_path: Path) -> None:  # noqa: F811
+def test_counts_are_those_of_the_vela_command(name: str, built_once: BuiltOnce, tmp_path: Path) -> None:
     artifact = built_once.copy("real", U55, precision="int8", folder=tmp_path)
     counted = loaded(artifact, name).count()
     row = vela(artifact, name, tmp_path / "out")
@@ -95,7 +88,7 @@ def cpu_operators(counted: Count) -> dict[str, float]:
 def test_nothing_of_our_networks_is_left_to_a_cpu_but_the_conversion_of_input_and_output(
     network: str,
     name: str,
-    built_once: BuiltOnce,  # noqa: F811
+    built_once: BuiltOnce,
     tmp_path: Path,
 ) -> None:
     artifact = built_once.copy(network, U55, precision="int8", folder=tmp_path)
@@ -106,7 +99,7 @@ def test_nothing_of_our_networks_is_left_to_a_cpu_but_the_conversion_of_input_an
     }
 
 
-def test_what_is_left_to_a_cpu_is_named(built_once: BuiltOnce, tmp_path: Path) -> None:  # noqa: F811
+def test_what_is_left_to_a_cpu_is_named(built_once: BuiltOnce, tmp_path: Path) -> None:
     # The same network with a resize operator, as it is built for CPUs.
     artifact = built_once.copy("real", litert_cpu.BACKEND, precision="int8", folder=tmp_path)
     found = cpu_operators(loaded(artifact).count())
@@ -114,7 +107,7 @@ def test_what_is_left_to_a_cpu_is_named(built_once: BuiltOnce, tmp_path: Path) -
     assert found["cpu_operators"] == 3
 
 
-def test_a_network_that_is_all_left_to_a_cpu_is_refused(built_once: BuiltOnce, tmp_path: Path) -> None:  # noqa: F811
+def test_a_network_that_is_all_left_to_a_cpu_is_refused(built_once: BuiltOnce, tmp_path: Path) -> None:
     artifact = built_once.copy("real", litert_cpu.BACKEND, precision="fp32", folder=tmp_path)
     with pytest.raises(DeviceError, match="fp32"):
         loaded(artifact)
@@ -125,7 +118,7 @@ def test_a_network_that_is_all_left_to_a_cpu_is_refused(built_once: BuiltOnce, t
     assert caught.value.hint
 
 
-def test_an_operator_that_vela_refuses_is_named(built_once: BuiltOnce, tmp_path: Path) -> None:  # noqa: F811
+def test_an_operator_that_vela_refuses_is_named(built_once: BuiltOnce, tmp_path: Path) -> None:
     artifact = built_once.copy("example", litert_cpu.BACKEND, precision="fp32", folder=tmp_path)
     session = loaded(dataclasses.replace(artifact, precision="int8"))
     with pytest.raises(MeasurementError, match="HARD_SWISH") as caught:
@@ -133,7 +126,7 @@ def test_an_operator_that_vela_refuses_is_named(built_once: BuiltOnce, tmp_path:
     assert "Traceback" not in str(caught.value)
 
 
-def test_int8_decides_as_torch_does(built_once: BuiltOnce, tmp_path: Path) -> None:  # noqa: F811
+def test_int8_decides_as_torch_does(built_once: BuiltOnce, tmp_path: Path) -> None:
     session = loaded(built_once.copy("real", U55, precision="int8", folder=tmp_path))
     images = raw_images(200)
     found = np.concatenate([session.predict(image[None].numpy()) for image in images])
@@ -143,7 +136,7 @@ def test_int8_decides_as_torch_does(built_once: BuiltOnce, tmp_path: Path) -> No
 
 
 def test_a_report_without_a_column_is_refused(
-    built_once: BuiltOnce,  # noqa: F811
+    built_once: BuiltOnce,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -155,7 +148,7 @@ def test_a_report_without_a_column_is_refused(
 
 
 def test_the_words_of_vela_are_in_the_message(
-    built_once: BuiltOnce,  # noqa: F811
+    built_once: BuiltOnce,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

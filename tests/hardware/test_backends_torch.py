@@ -14,68 +14,34 @@ from hardware import get_device
 from hardware.artifacts.artifact import Artifact
 from hardware.artifacts.torch_program import open_program, parse_program
 from hardware.artifacts.torch_runner import TorchRunner
-from hardware.backends.backend import DeviceBackend
 from hardware.backends.torch_cpu import BACKEND
-from hardware.device import DeviceSpec
 from hardware.errors import MeasurementError, StorageError
 from hardware.files import sha256_file
-from hardware.testing import INPUT_SHAPE, DeviceBackendContract, calibration_inputs, example_network
-from tests.hardware.networks import elaborate_network, outputs, raw_images, real_subnet, relative_difference
+from hardware.testing import INPUT_SHAPE, example_network
+from tests.hardware.built_once import BuiltOnce
+from tests.hardware.cpu_cases import CpuBackendCases, build, predictions
+from tests.hardware.networks import outputs, relative_difference
 
 EXAMPLE = torch.zeros(1, *INPUT_SHAPE)
 
 
-class TestTorchCpu(DeviceBackendContract):
-    @pytest.fixture
-    def backend(self) -> DeviceBackend:
-        return BACKEND
-
-    @pytest.fixture
-    def spec(self) -> DeviceSpec:
-        return get_device("torch-cpu").spec
+class TestTorchCpu(CpuBackendCases):
+    device_id = "torch-cpu"
 
 
-class TestTorchCpuInt8(DeviceBackendContract):
+class TestTorchCpuInt8(CpuBackendCases):
+    device_id = "torch-cpu-int8"
     # 7 bits a weight, 8 bits an activation, five layers.
     tolerance = 0.1
-
-    @pytest.fixture
-    def backend(self) -> DeviceBackend:
-        return BACKEND
-
-    @pytest.fixture
-    def spec(self) -> DeviceSpec:
-        return get_device("torch-cpu-int8").spec
-
-
-def build(network: nn.Module, path: Path, *, example: torch.Tensor = EXAMPLE, precision: str = "fp32") -> Artifact:
-    calibration = raw_images(64, seed=1) if example.shape[-1] == 28 else calibration_inputs()
-    return BACKEND.build(network, example=example, path=path, precision=precision, calibration=calibration)
-
-
-def predictions(artifact: Artifact, images: torch.Tensor) -> np.ndarray:
-    session = BACKEND.load(
-        artifact, spec=dataclasses.replace(get_device("torch-cpu").spec, precision=artifact.precision)
-    )
-    return np.concatenate([session.predict(image[None].numpy()) for image in images])
+    int8_tolerance = 0.15
 
 
 def functions(artifact: Artifact) -> list[str]:
     return [call.function for call in parse_program(artifact.path.read_bytes(), path=artifact.path).calls]
 
 
-@pytest.mark.parametrize("precision", BACKEND.precisions)
-def test_two_threads_compute_the_same_as_one(precision: str, tmp_path: Path) -> None:
-    artifact = build(example_network(), tmp_path / "m", precision=precision)
-    x = np.ones((1, *INPUT_SHAPE), dtype=np.float32)
-    spec = dataclasses.replace(get_device("torch-cpu").spec, precision=precision)
-    one = BACKEND.load(artifact, spec=spec).predict(x)
-    two = BACKEND.load(artifact, spec=dataclasses.replace(spec, threads=2)).predict(x)
-    assert np.allclose(one, two, rtol=1e-5)
-
-
 def test_a_run_lends_the_number_of_threads_and_gives_it_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    artifact = build(example_network(), tmp_path / "m")
+    artifact = build(BACKEND, example_network(), tmp_path / "m")
     session = BACKEND.load(artifact, spec=dataclasses.replace(get_device("torch-cpu").spec, threads=2))
     before = torch.get_num_threads()
     seen: list[int] = []
@@ -99,27 +65,15 @@ def test_a_run_lends_the_number_of_threads_and_gives_it_back(tmp_path: Path, mon
     assert torch.get_num_threads() == 1
 
 
-@pytest.mark.parametrize("make", [elaborate_network, real_subnet])
-def test_a_network_with_everything_in_it_computes_what_torch_computes(
-    make: Callable[[], nn.Module], tmp_path: Path
-) -> None:
-    network, images = make(), raw_images(20)
-    artifact = build(network, tmp_path / "m", example=images[:1])
-    assert relative_difference(predictions(artifact, images), outputs(network, images)) < 1e-4
-
-
-@pytest.mark.parametrize("make", [elaborate_network, real_subnet])
-def test_a_network_with_everything_in_it_is_close_in_int8(make: Callable[[], nn.Module], tmp_path: Path) -> None:
-    network, images = make(), raw_images(20)
-    artifact = build(network, tmp_path / "m", example=images[:1], precision="int8")
-    assert relative_difference(predictions(artifact, images), outputs(network, images)) < 0.15
-    called = functions(artifact)
+@pytest.mark.parametrize("name", ["real", "elaborate"])
+def test_all_convolutions_and_linear_layers_are_int8(name: str, built_once: BuiltOnce, tmp_path: Path) -> None:
+    called = functions(built_once.copy(name, BACKEND, precision="int8", folder=tmp_path))
     assert called.count("int8.conv2d") >= 7
     assert not {"functional.conv2d", "functional.linear", "functional.batch_norm"} & set(called)
 
 
 def test_int8_really_runs_int8_kernels(tmp_path: Path) -> None:
-    artifact = build(example_network(), tmp_path / "m", precision="int8")
+    artifact = build(BACKEND, example_network(), tmp_path / "m", precision="int8")
     session = BACKEND.load(artifact, spec=get_device("torch-cpu-int8").spec)
     with profile(activities=[ProfilerActivity.CPU]) as seen:
         session.run()
@@ -138,7 +92,7 @@ def test_series_are_computed_in_both_precisions(tmp_path: Path) -> None:
         artifact = BACKEND.build(
             network, example=series[:1], path=tmp_path / precision, precision=precision, calibration=series
         )
-        assert relative_difference(predictions(artifact, series), outputs(network, series)) < tolerance
+        assert relative_difference(predictions(BACKEND, artifact, series), outputs(network, series)) < tolerance
     assert functions(artifact).count("int8.conv1d") == 2
 
 
@@ -154,27 +108,14 @@ def test_a_view_of_an_image_falls_back_to_the_standard_layout(tmp_path: Path) ->
             logits: torch.Tensor = self.linear(images.view(images.size(0), -1))
             return logits
 
-    artifact = build(Viewing(), tmp_path / "m")
+    artifact = build(BACKEND, Viewing(), tmp_path / "m")
     assert not parse_program(artifact.path.read_bytes(), path=artifact.path).channels_last
-    viewless = build(example_network(), tmp_path / "other")
+    viewless = build(BACKEND, example_network(), tmp_path / "other")
     assert parse_program(viewless.path.read_bytes(), path=viewless.path).channels_last
 
 
-def test_building_leaves_the_module_as_it_was(tmp_path: Path) -> None:
-    network = example_network()
-    network.train()
-    parts = list(network.children())
-    parts[1].eval()
-    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    for precision in BACKEND.precisions:
-        build(network, tmp_path / precision, precision=precision)
-    assert [part.training for part in parts] == [True, False, *[True] * 7]
-    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
-    assert all(tensor.is_contiguous() for tensor in network.state_dict().values())
-
-
 def test_running_does_not_change_an_input_that_the_network_computes_in_place(tmp_path: Path) -> None:
-    artifact = build(nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(1, 2, 3)), tmp_path / "m")
+    artifact = build(BACKEND, nn.Sequential(nn.ReLU(inplace=True), nn.Conv2d(1, 2, 3)), tmp_path / "m")
     x = -np.ones((1, *INPUT_SHAPE), dtype=np.float32)
     BACKEND.load(artifact, spec=get_device("torch-cpu").spec).predict(x)
     assert (x == -1).all()
@@ -182,7 +123,7 @@ def test_running_does_not_change_an_input_that_the_network_computes_in_place(tmp
 
 @pytest.mark.parametrize("precision", BACKEND.precisions)
 def test_the_same_network_is_the_same_file(precision: str, tmp_path: Path) -> None:
-    first, second = (build(example_network(), tmp_path / name, precision=precision) for name in "ab")
+    first, second = (build(BACKEND, example_network(), tmp_path / name, precision=precision) for name in "ab")
     assert first.sha256 == second.sha256
     assert open_program(first.path) == first
 
@@ -212,7 +153,7 @@ def test_what_cannot_be_written_down_is_named(
     forward: Callable[[torch.Tensor], torch.Tensor], named: str, tmp_path: Path
 ) -> None:
     with pytest.raises(MeasurementError) as caught:
-        build(Broken(forward), tmp_path / "m")
+        build(BACKEND, Broken(forward), tmp_path / "m")
     assert named in str(caught.value)
     assert caught.value.hint
     assert not list(tmp_path.iterdir())
@@ -230,12 +171,12 @@ def test_a_network_that_counts_its_runs_is_refused(tmp_path: Path) -> None:
             return self.total.add_(x[0]) + x
 
     with pytest.raises(MeasurementError, match=r"changes one of its own tensors with Tensor\.add_"):
-        build(Counting(), tmp_path / "m")
+        build(BACKEND, Counting(), tmp_path / "m")
 
 
 def test_a_network_without_layers_cannot_be_quantised(tmp_path: Path) -> None:
     with pytest.raises(MeasurementError, match="no convolution and no linear layer"):
-        build(nn.Sequential(nn.ReLU(), nn.Flatten()), tmp_path / "m", precision="int8")
+        build(BACKEND, nn.Sequential(nn.ReLU(), nn.Flatten()), tmp_path / "m", precision="int8")
 
 
 def test_calibration_inputs_of_another_shape_are_refused(tmp_path: Path) -> None:
@@ -266,7 +207,7 @@ def test_calibration_inputs_of_another_shape_are_refused(tmp_path: Path) -> None
     ],
 )
 def test_a_forged_file_is_refused(change: Callable[[dict[str, object]], object], named: str, tmp_path: Path) -> None:
-    artifact = build(example_network(), tmp_path / "m")
+    artifact = build(BACKEND, example_network(), tmp_path / "m")
     tensors = load(artifact.path.read_bytes())
     body = json.loads(bytes(tensors["/program"].tolist()))
     change(body)

@@ -69,8 +69,9 @@ def test_a_new_module_in_the_folder_is_a_new_device_and_a_broken_one_is_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "toy_runtime.py").write_text(
-        "from hardware.backends.onnxruntime_cpu import OnnxRuntimeCpu\n"
-        "BACKEND = OnnxRuntimeCpu(name='toy-runtime', precisions=('fp32', 'int8'))\n"
+        "from dataclasses import replace\n"
+        "from hardware.backends import onnxruntime_cpu\n"
+        "BACKEND = replace(onnxruntime_cpu.BACKEND, name='toy-runtime')\n"
     )
     (tmp_path / "broken_runtime.py").write_text("import a_module_that_nobody_has\n")
     monkeypatch.setattr(backends, "__path__", [*backends.__path__, str(tmp_path)])

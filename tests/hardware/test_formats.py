@@ -30,9 +30,10 @@ def test_on_a_machine_with_several_runtimes_of_a_format_the_measured_cpu_is_take
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "aaa_runtimes.py").write_text(
-        "from dataclasses import dataclass\n"
-        "from hardware.backends.onnxruntime_cpu import OnnxRuntimeCpu\n"
-        "BACKENDS = (OnnxRuntimeCpu(name='aaa-estimate-cpu', provenance='estimated'), OnnxRuntimeCpu(name='aaa-gpu'))\n"
+        "from dataclasses import replace\n"
+        "from hardware.backends.onnxruntime_cpu import BACKEND\n"
+        "ESTIMATE = replace(BACKEND, name='aaa-estimate-cpu', provenance='estimated')\n"
+        "BACKENDS = (ESTIMATE, replace(BACKEND, name='aaa-gpu'))\n"
     )
     monkeypatch.setattr(backends, "__path__", [str(tmp_path), *backends.__path__])
     try:
