@@ -18,6 +18,7 @@ import numpy.typing as npt
 from scipy import stats
 
 from experiments.benchmarks.harness import BenchmarkReport, benchmark_parser, start
+from experiments.benchmarks.pictures import INK, Axis, Drawing
 from experiments.benchmarks.standalone_training import AloneSettings, AloneTrainings, choose_subnets, count_correct
 from experiments.datasets import load_dataset
 from experiments.recipe import load_recipe
@@ -241,36 +242,24 @@ def draw_scatter(alone_SN: Floats, *, inherited_N: Floats, inside: int) -> str:
     both = np.concatenate([alone_SN.ravel(), inherited_N])
     low, high = float(both.min()), float(both.max())
     low, high = low - 0.05 * (high - low), high + 0.05 * (high - low)
-
-    def at(value: float) -> float:
-        return edge + (value - low) / (high - low) * (size - 2 * edge)
-
-    def line(x1: float, y1: float, x2: float, y2: float, style: str) -> str:
-        return f'<line x1="{x1:.1f}" y1="{size - y1:.1f}" x2="{x2:.1f}" y2="{size - y2:.1f}" {style}/>'
-
-    def text(x: float, y: float, words: str, more: str = "") -> str:
-        return f'<text x="{x:.1f}" y="{size - y:.1f}" text-anchor="middle" {more}>{words}</text>'
-
-    thin = 'stroke="#999"'
-    parts = [line(at(low), at(low), at(high), at(high), 'stroke="#999" stroke-dasharray="4 4"')]
-    parts += [line(at(low), at(low), at(high), at(low), thin), line(at(low), at(low), at(low), at(high), thin)]
+    # The same for both directions: equal accuracies lie on the diagonal.
+    axis = Axis(low=low, high=high, start=edge, end=size - edge)
+    drawing = Drawing(width=size, height=size)
+    drawing.line(axis.start, axis.start, axis.end, axis.end, dashed=True)
+    drawing.line(axis.start, axis.start, axis.end, axis.start)
+    drawing.line(axis.start, axis.start, axis.start, axis.end)
     for value in np.linspace(low, high, 5).tolist():
-        parts += [text(at(value), edge - 18, f"{value:.1%}"), text(edge - 30, at(value) - 4, f"{value:.1%}")]
+        drawing.text(axis.at(value), edge - 18, f"{value:.1%}")
+        drawing.text(edge - 30, axis.at(value) - 4, f"{value:.1%}")
     for number, inherited in enumerate(inherited_N.tolist()):
-        seeds = alone_SN[:, number]
-        y = at(inherited)
-        parts.append(line(at(float(seeds.min())), y, at(float(seeds.max())), y, 'stroke="#0b6e99"'))
-        fill = "#0b6e99" if number < inside else "white"
-        x = at(float(seeds.mean()))
-        parts.append(f'<circle cx="{x:.1f}" cy="{size - y:.1f}" r="5" stroke="#0b6e99" fill="{fill}"/>')
-    parts.append(text(size / 2, edge - 45, "trained alone (line: range of the seeds)"))
-    parts.append(text(size / 2, size - 30, "Accuracy with inherited weights against training alone", 'font-size="16"'))
-    parts.append(text(size / 2, size - 50, "filled: inside one 20 % band of MACs; dashed: equal"))
-    parts.append(text(-size / 2, size - 16, "inherited", 'transform="rotate(-90)"'))
-    head = (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size} {size}" font-family="sans-serif" font-size="12">'
-    )
-    return "\n".join([head, f'<rect width="{size}" height="{size}" fill="white"/>', *parts, "</svg>\n"])
+        seeds, y = alone_SN[:, number], axis.at(inherited)
+        drawing.line(axis.at(float(seeds.min())), y, axis.at(float(seeds.max())), y, color=INK)
+        drawing.circle(axis.at(float(seeds.mean())), y, filled=number < inside)
+    drawing.text(size / 2, edge - 45, "trained alone (line: range of the seeds)")
+    drawing.text(size / 2, size - 30, "Accuracy with inherited weights against training alone", size=16)
+    drawing.text(size / 2, size - 50, "filled: inside one 20 % band of MACs; dashed: equal")
+    drawing.text(16, size / 2, "inherited", upright=True)
+    return drawing.svg()
 
 
 def _small(data: DataSplits) -> DataSplits:
