@@ -1,8 +1,7 @@
 """The six stages: each does only what is missing, reads what the former wrote, and can be run alone."""
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import optuna
@@ -13,6 +12,7 @@ from experiments.ray.trainer import train_on_ray
 from experiments.ray.tune_refine import refine_on_ray
 from experiments.reporter import Reporter
 from experiments.session import Session, is_trained, require_trainable
+from experiments.training_progress import following
 from hardware.files import MANIFEST_NAME, has_manifest
 from nas.accuracy import accuracy_row, metric_label
 from nas.candidate import Candidate
@@ -28,16 +28,14 @@ from nas.search.loop import Evaluated, run_search
 from nas.search.settings import SearchSettings
 from nas.search.study import Values, open_study
 from nas.training.checkpoints import finished_checkpoints, load_checkpoint
-from nas.training.history import HistoryReader, HistoryRow, TrainHistory
+from nas.training.history import HistoryReader, TrainHistory
 from nas.training.loop import CHECKPOINTS, HISTORY
-from nas.training.phases import SANDWICH, Phase
 from nas.verify import VerifySettings, choose_for_verification, verify_candidates
 from searchspaces import Architecture
 
 ClusterFactory = Callable[[], AbstractContextManager[object]]
 """Enters the Ray cluster that the stage needs; entering it again is cheap."""
 
-_POLL_SECONDS = 0.5
 _NO_TRIAL = -1
 
 
@@ -69,7 +67,7 @@ def train(
         return
     phases = require_trainable(session.recipe, space=run.space)
     history_path = run.train_dir / HISTORY
-    with watching(), cluster(), _following(HistoryReader(history_path), phases=phases, reporter=reporter):
+    with watching(), cluster(), following(HistoryReader(history_path), phases=phases, reporter=reporter):
         train_on_ray(
             run.path,
             num_workers=recipe.workers,
@@ -86,52 +84,6 @@ def train(
             f"{last['accuracy_smallest']:.1%}, on {min(recipe.validation_images, session.recipe.data.search)} of search"
         )
     reporter.done(text)
-
-
-@contextmanager
-def _following(history: HistoryReader, *, phases: Sequence[Phase], reporter: Reporter) -> Iterator[None]:
-    """Show the training log while a worker writes it."""
-    stop = threading.Event()
-
-    def follow() -> None:
-        told = False
-        extremes: HistoryRow | None = None
-        while not stop.wait(_POLL_SECONDS):
-            if rows := history.new_rows():
-                row = rows[-1]
-                extremes = next((one for one in reversed(rows) if "loss_largest" in one), extremes)
-                text = _progress_text(row, extremes=extremes, phases=phases)
-                reporter.progress(row["step"], row["num_steps"], text=text, seconds_left=row["eta_seconds"])
-                if row["rollbacks"] and not told:
-                    reporter.message("numbers overflowed: training went back, and goes on at half the learning rate")
-                    told = True
-
-    thread = threading.Thread(target=follow, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-
-
-def _progress_text(row: HistoryRow, *, extremes: HistoryRow | None, phases: Sequence[Phase]) -> str:
-    """What the bar says.
-
-    Args:
-        row: the newest one.
-        extremes: the newest one that has losses of the largest and the smallest subnet.
-        phases: of the training.
-    """
-    phase = f"{phases[int(row['phase']) - 1].name}, " if len(phases) > 1 else ""
-    losses = f"loss {row['loss']:.3f}"
-    if extremes is not None:
-        on_validation = "score" in extremes and phases[int(extremes["phase"]) - 1].rule != SANDWICH
-        losses += (
-            f" ({'validation: ' if on_validation else ''}largest {extremes['loss_largest']:.3f}, "
-            f"smallest {extremes['loss_smallest']:.3f})"
-        )
-    return f"{phase}epoch {row['epoch']:.0f}, {losses}, {row['images_per_second']:.0f} images/s"
 
 
 def require_trained(session: Session) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from experiments.errors import RecipeError
 from experiments.recipe import Recipe, load_recipe
-from experiments.stages import _following, _progress_text
+from experiments.training_progress import following, progress_text
 from experiments.workload import refine_settings, train_settings
 from nas.errors import CheckpointError
 from nas.supernet_files import save_supernet
@@ -117,7 +117,7 @@ def test_a_start_is_an_absolute_place_and_its_checksum_reaches_the_training(
 def test_the_bar_says_the_phase(tmp_path: Path) -> None:
     row = {"phase": 2, "epoch": 4, "loss": 1.23456, "images_per_second": 321.7, "eta_seconds": 1.0}
     phases = phases_of(get_space("mbconv-small", **SPACE), train_settings(loaded(tmp_path, BY_HAND)))
-    text = _progress_text(row, extremes=None, phases=phases)
+    text = progress_text(row, extremes=None, phases=phases)
     assert text == "kernel, epoch 4, loss 1.235, 322 images/s"
 
 
@@ -127,12 +127,12 @@ def test_the_bar_says_the_losses_of_both_extremes_and_where_they_are_from(tmp_pa
     space = get_space("mbconv-small", **SPACE)
     sandwich = phases_of(space, train_settings(loaded(tmp_path)))
     for extremes in (both, {**both, "score": 0.5}):
-        text = _progress_text(both, extremes=extremes, phases=sandwich)
+        text = progress_text(both, extremes=extremes, phases=sandwich)
         assert text == "epoch 4, loss 1.235 (largest 0.988, smallest 2.000), 322 images/s"
     progressive = phases_of(space, train_settings(loaded(tmp_path, BY_HAND)))
-    text = _progress_text(row, extremes=both, phases=progressive)
+    text = progress_text(row, extremes=both, phases=progressive)
     assert "loss 1.235 (largest 0.988, smallest 2.000), 322" in text
-    text = _progress_text(row, extremes={**both, "score": 0.5}, phases=progressive)
+    text = progress_text(row, extremes={**both, "score": 0.5}, phases=progressive)
     assert "loss 1.235 (validation: largest 0.988, smallest 2.000), 322" in text
 
 
@@ -168,7 +168,7 @@ def test_the_bar_keeps_the_extremes_of_the_last_epoch(tmp_path: Path) -> None:
     row = {"step": 1, "num_steps": 9, "phase": 1, "epoch": 1, "loss": 3.0, "images_per_second": 1.0, "eta_seconds": 1.0}
     path = tmp_path / "history.jsonl"
     history, heard = TrainHistory(path), Heard()
-    with _following(HistoryReader(path), phases=phases, reporter=heard):
+    with following(HistoryReader(path), phases=phases, reporter=heard):
         history.append({**row, "rollbacks": 0})
         assert "loss 3.000, " in heard.next_text()
         assert heard.seconds_left == 1.0
