@@ -20,6 +20,8 @@ MAX_DRIFT = 0.05
 """A reference that drifts further makes all values of the session be divided by the host's slowdown beside them."""
 MAX_CORRECTED_DRIFT = 0.5
 """A host that changes further is another machine: its numbers are not corrected but suspect."""
+MAX_SLOWDOWN = 0.5
+"""A host that is further from its speed in the session compared with is another machine, too."""
 MAX_UNSTEADY = 0.05
 """The most that the two halves of a network's rounds may differ."""
 MAX_OUTLIERS = 0.2

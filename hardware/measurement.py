@@ -48,6 +48,9 @@ class CostMeasurement:
         suspect_reason: what that is; empty if not suspect.
         raw_ms: every timed run, a tuple a round; empty for counts.
         slowdown: the host's slowdown beside every round; empty for counts.
+        reference_ms: median of the session's reference network, as it was timed; None for counts.
+        host_slowdown: how much slower the reference was than in the session that this one is compared with, 1 without
+            such a session; the values, but not the raw runs, are divided by it.
         artifact_sha256: the file that was measured.
         protocol: name of the protocol.
         threads, batch, precision: of the device's spec.
@@ -92,6 +95,8 @@ class CostMeasurement:
     suspect_reason: str
     raw_ms: tuple[tuple[float, ...], ...]
     slowdown: tuple[float, ...] = ()
+    reference_ms: float | None = None
+    host_slowdown: float = 1.0
     artifact_sha256: str
     protocol: str
     threads: int
@@ -110,6 +115,11 @@ class CostMeasurement:
     involuntary_switches: int
     lease_token: int
     utc_time: datetime
+
+    @property
+    def comparable_reference_ms(self) -> float | None:
+        """The `reference_ms` to measure with later, so that values can be compared with this one's."""
+        return None if self.reference_ms is None else self.reference_ms / self.host_slowdown
 
     @property
     def reported(self) -> float:
@@ -179,7 +189,7 @@ class CostMeasurement:
             values[name] = tuple(_plain(value) for value in cast("Iterable[object]", row[name]))
         # pandas spells what is missing as NaN.
         values["governor"] = values["governor"] if isinstance(values["governor"], str) else None
-        for name in ("clock_mhz", "foreign_cores"):
+        for name in ("clock_mhz", "foreign_cores", "reference_ms"):
             values[name] = None if values[name] is None or math.isnan(values[name]) else values[name]
         return cls(**values)
 
@@ -222,6 +232,8 @@ MEASUREMENT_SCHEMA = pa.schema(
         _required("suspect_reason", pa.string()),
         _required("raw_ms", pa.list_(pa.list_(pa.float64()))),
         _required("slowdown", pa.list_(pa.float64())),
+        pa.field("reference_ms", pa.float64()),
+        _required("host_slowdown", pa.float64()),
         _required("artifact_sha256", pa.string()),
         _required("protocol", pa.string()),
         _required("threads", pa.int64()),

@@ -16,7 +16,7 @@ from hardware.backends.backend import Count
 from hardware.clock import SystemClock
 from hardware.device import Device
 from hardware.errors import MeasurementError
-from hardware.judging import OUTLIER_RULE, Judged
+from hardware.judging import MAX_SLOWDOWN, OUTLIER_RULE, Judged
 from hardware.lease import UnitLock
 from hardware.measurement import CostMeasurement
 from hardware.onsite import MeasureJob, OnsiteResult, measure_onsite
@@ -97,6 +97,7 @@ def measure_many(
     rng: np.random.Generator,
     owner: str = "",
     together: bool = True,
+    reference_ms: float | None = None,
     on_progress: Callable[[int, int], None] | None = None,
     lock_directory: Path | None = None,
     timeout_s: float | None = None,
@@ -115,6 +116,10 @@ def measure_many(
         rng: for the order, the input values and the bootstrap.
         owner: who measures, for the messages to others who wait.
         together: whether all networks take part when some are measured again, so that one session has them all.
+            Otherwise the second session's values are brought to the host's speed in the first.
+        reference_ms: what the same reference took in an earlier session that this one is to be compared with, its
+            `CostMeasurement.comparable_reference_ms`: values are divided by the host's slowdown since then. None: they
+            are those of the host's speed now.
         on_progress: called after each round with (rounds done, rounds at most); ends with two equal numbers.
         lock_directory: where the unit's lock files lie; the host's common place if None.
         timeout_s: how long to wait for the unit; None waits for ever.
@@ -132,7 +137,7 @@ def measure_many(
         return {}
     settings = get_protocol(protocol) if isinstance(protocol, str) else protocol
 
-    def session(chosen: Mapping[str, Artifact]) -> dict[str, CostMeasurement]:
+    def session(chosen: Mapping[str, Artifact], *, reference_ms: float | None) -> dict[str, CostMeasurement]:
         job = MeasureJob(
             spec=device.spec,
             artifacts=chosen,
@@ -146,9 +151,9 @@ def measure_many(
             found = measure_onsite(device.backend, job, on_progress=on_progress, lock_directory=lock_directory)
         else:
             found = device.host.measure(job, on_progress=on_progress)
-        return to_measurements(found, job=job, rng=rng)
+        return to_measurements(found, job=job, rng=rng, reference_ms=reference_ms)
 
-    measurements = session(artifacts)
+    measurements = session(artifacts, reference_ms=reference_ms)
     suspects = [name for name, measurement in measurements.items() if measurement.suspect]
     if suspects:
         first = measurements[suspects[0]]
@@ -159,27 +164,43 @@ def measure_many(
             device.spec.device_id,
             first.suspect_reason,
         )
-        measurements |= session(artifacts if together else {name: artifacts[name] for name in suspects})
+        if together:
+            measurements = session(artifacts, reference_ms=reference_ms)
+        else:
+            again = {name: artifacts[name] for name in suspects}
+            measurements |= session(again, reference_ms=first.comparable_reference_ms)
     return measurements
 
 
-def to_measurements(found: OnsiteResult, *, job: MeasureJob, rng: np.random.Generator) -> dict[str, CostMeasurement]:
+def to_measurements(
+    found: OnsiteResult, *, job: MeasureJob, rng: np.random.Generator, reference_ms: float | None = None
+) -> dict[str, CostMeasurement]:
     """Make the records of a session, wherever it ran.
 
     Args:
         found: by the device's host.
         job: what it was asked.
         rng: draws the bootstrap samples.
+        reference_ms: see `measure_many`.
     """
     session_id, times = secrets.token_hex(6), found.times
+    slower = 1.0 if times is None or reference_ms is None else times.reference_ms / reference_ms
     if times is None:
         numbers = {name: _numbers_of_count(found.counts[name]) for name in job.artifacts}
     else:
         judged = times.judged(protocol=job.protocol, rng=rng)
-        numbers = {name: _numbers_of_times(times.times[name], judged[name]) for name in job.artifacts}
+        numbers = {name: _numbers_of_times(times.times[name], judged[name], slower=slower) for name in job.artifacts}
     drift = 0.0 if times is None else times.drift
     return {
-        name: _record(numbers[name], found=found, job=job, artifact=artifact, session_id=session_id, drift=drift)
+        name: _record(
+            numbers[name],
+            found=found,
+            job=job,
+            artifact=artifact,
+            session_id=session_id,
+            drift=drift,
+            host_slowdown=slower,
+        )
         for name, artifact in job.artifacts.items()
     }
 
@@ -200,16 +221,16 @@ class _Numbers:
     judged: Judged | None = None
 
 
-def _numbers_of_times(times: RunnerTimes, judged: Judged) -> _Numbers:
-    single_ms = times.raw_ns / 1e6
+def _numbers_of_times(times: RunnerTimes, judged: Judged, *, slower: float) -> _Numbers:
+    single_ms = times.raw_ns / 1e6 / slower
     if judged.corrected:
         single_ms = single_ms / times.slowdown[:, None]
     return _Numbers(
-        p50=judged.median_ns / 1e6,
+        p50=judged.median_ns / 1e6 / slower,
         p90=float(np.quantile(single_ms, 0.9)),
         p99=float(np.quantile(single_ms, 0.99)),
-        low=judged.low_ns / 1e6,
-        high=judged.high_ns / 1e6,
+        low=judged.low_ns / 1e6 / slower,
+        high=judged.high_ns / 1e6 / slower,
         also={} if times.energy_mj is None else {"energy_mj": times.energy_mj},
         times=times,
         judged=judged,
@@ -231,10 +252,20 @@ def _numbers_of_count(count: Count) -> _Numbers:
 
 
 def _record(
-    numbers: _Numbers, *, found: OnsiteResult, job: MeasureJob, artifact: Artifact, session_id: str, drift: float
+    numbers: _Numbers,
+    *,
+    found: OnsiteResult,
+    job: MeasureJob,
+    artifact: Artifact,
+    session_id: str,
+    drift: float,
+    host_slowdown: float,
 ) -> CostMeasurement:
     times, judged, spec, protocol, host = numbers.times, numbers.judged, job.spec, job.protocol, found.host
     num_rounds, runs_per_round = (1, 1) if times is None else times.raw_ns.shape
+    reasons = [] if judged is None else list(judged.reasons)
+    if abs(host_slowdown - 1) > MAX_SLOWDOWN:
+        reasons.append(f"the host has {host_slowdown:.2f} times the times of the session compared with")
     return CostMeasurement(
         measurement_id=secrets.token_hex(6),
         session_id=session_id,
@@ -255,13 +286,15 @@ def _record(
         warmup_runs=0 if times is None else times.warmup_runs + num_rounds * protocol.warmup_runs,
         converged=judged is None or judged.converged,
         drift=drift,
-        corrected=judged is not None and judged.corrected,
+        corrected=judged is not None and (judged.corrected or host_slowdown != 1.0),
         num_outliers=0 if judged is None else judged.num_outliers,
         outlier_rule="" if judged is None else OUTLIER_RULE,
-        suspect=judged is not None and bool(judged.reasons),
-        suspect_reason="" if judged is None else "; ".join(judged.reasons),
+        suspect=bool(reasons),
+        suspect_reason="; ".join(reasons),
         raw_ms=() if times is None else tuple(tuple(runs) for runs in (times.raw_ns / 1e6).tolist()),
         slowdown=() if times is None else tuple(times.slowdown.tolist()),
+        reference_ms=None if found.times is None else found.times.reference_ms,
+        host_slowdown=host_slowdown,
         artifact_sha256=artifact.sha256,
         protocol=protocol.name,
         threads=spec.threads,

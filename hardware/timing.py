@@ -70,6 +70,11 @@ class InterleavedTimes:
     probes_ns: NDArray[np.float64]
 
     @property
+    def reference_ms(self) -> float:
+        """Median of the reference over the session."""
+        return float(np.median(self.probes_ns)) / 1e6
+
+    @property
     def drift(self) -> float:
         """See `hardware.judging.drift_of`."""
         return drift_of(self.probes_ns)

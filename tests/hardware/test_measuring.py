@@ -259,11 +259,13 @@ def test_only_suspects_are_measured_again_where_networks_need_not_stay_together(
     jobs: list[MeasureJob] = []
     real = measuring.to_measurements
 
-    def doubtful(found: OnsiteResult, *, job: MeasureJob, rng: np.random.Generator) -> dict[str, CostMeasurement]:
+    def doubtful(
+        found: OnsiteResult, *, job: MeasureJob, rng: np.random.Generator, reference_ms: float | None
+    ) -> dict[str, CostMeasurement]:
         jobs.append(job)
         return {
             name: dataclasses.replace(record, suspect=name == "wide" and len(jobs) == 1)
-            for name, record in real(found, job=job, rng=rng).items()
+            for name, record in real(found, job=job, rng=rng, reference_ms=reference_ms).items()
         }
 
     monkeypatch.setattr(measuring, "to_measurements", doubtful)
@@ -278,6 +280,8 @@ def test_only_suspects_are_measured_again_where_networks_need_not_stay_together(
     )
     assert [list(job.artifacts) for job in jobs] == [["small", "wide"], ["wide"]]
     assert found["small"].session_id != found["wide"].session_id
+    # both at the host's speed in the first session
+    assert found["wide"].comparable_reference_ms == pytest.approx(found["small"].reference_ms)
 
 
 def test_a_record_says_what_else_the_host_did(device: Device, artifacts: dict[str, Artifact], locks: Path) -> None:
@@ -324,3 +328,44 @@ def test_a_device_that_estimates_gives_exact_counts_of_the_network_and_no_times(
     assert found.raw_ms == ()
     assert not found.suspect
     assert CostMeasurement.from_row(found.to_row()) == found
+
+
+def test_a_session_can_be_brought_to_the_speed_that_the_host_had_in_another(
+    device: Device, artifacts: dict[str, Artifact], locks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_slower = 1.0
+
+    def session(runners: object, *, reference: str, **_: object) -> InterleavedTimes:
+        found = times_of(reference, late_slowdown=1.0)
+        times = dataclasses.replace(
+            found.times[reference], raw_ns=(found.times[reference].raw_ns * now_slower).astype(np.int64)
+        )
+        return dataclasses.replace(found, times={reference: times}, probes_ns=found.probes_ns * now_slower)
+
+    monkeypatch.setattr(onsite, "time_interleaved", session)
+
+    def measured(reference_ms: float | None) -> CostMeasurement:
+        return measure_many(
+            device,
+            {"small": artifacts["small"]},
+            reference=artifacts["small"],
+            protocol=FAST,
+            rng=np.random.default_rng(0),
+            lock_directory=locks,
+            reference_ms=reference_ms,
+        )["small"]
+
+    first = measured(None)
+    assert (first.p50, first.reference_ms, first.host_slowdown, first.corrected) == (1.0, 1.0, 1.0, False)
+    now_slower = 1.25
+    assert measured(None).p50 == 1.25
+    again = measured(first.comparable_reference_ms)
+    assert (again.p50, again.reference_ms, again.host_slowdown, again.corrected) == (1.0, 1.25, 1.25, True)
+    assert again.raw_ms[0][0] == 1.25
+    # a third session may be compared with either
+    assert again.comparable_reference_ms == first.comparable_reference_ms
+    assert not again.suspect
+    now_slower = 1.75
+    far = measured(first.comparable_reference_ms)
+    assert far.suspect
+    assert "1.75 times the times" in far.suspect_reason
