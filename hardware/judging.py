@@ -6,6 +6,7 @@ Single runs that follow each other are correlated (clock, caches, neighbours), s
 more certain than it is. The medians of rounds that lie seconds apart are not: the interval rests on them.
 """
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,7 @@ MAX_UNSTEADY = 0.05
 """The most that the two halves of a network's rounds may differ."""
 MAX_OUTLIERS = 0.2
 """The largest share of a network's rounds that may be left out."""
+_NARROWER = 0.8
 _FENCES = 3.0
 _LEAST_FENCE = 0.02
 OUTLIER_RULE = (
@@ -55,6 +57,11 @@ class Judged:
     num_outliers: int
     reasons: tuple[str, ...]
 
+    @property
+    def width(self) -> float:
+        """Of the interval, relative to the median."""
+        return (self.high_ns - self.low_ns) / self.median_ns
+
 
 def judge(
     medians_KR: NDArray[np.float64],
@@ -66,6 +73,9 @@ def judge(
 ) -> list[Judged]:
     """Judge the networks of a session.
 
+    When the host drifted, all values are divided by its slowdown beside them. When it did not, they are where that
+    makes the interval of a network clearly narrower: hosts that change their speed from second to second do not drift.
+
     Args:
         medians_KR: median of every round of every network, ns.
         slowdown_KR: time of the reference beside it, relative to the reference's median over the session.
@@ -73,11 +83,16 @@ def judge(
         protocol: width and level of the interval.
         rng: draws the bootstrap samples.
     """
-    corrected = MAX_DRIFT < abs(drift) <= MAX_CORRECTED_DRIFT
-    values_KR = medians_KR / slowdown_KR if corrected else medians_KR
-    return [
-        _judge_one(values_R, corrected=corrected, drift=drift, protocol=protocol, rng=rng) for values_R in values_KR
-    ]
+    judge_one = functools.partial(_judge_one, drift=drift, protocol=protocol, rng=rng)
+    found = []
+    for medians_R, slowdown_R in zip(medians_KR, slowdown_KR, strict=True):
+        ways = []
+        if not MAX_DRIFT < abs(drift) <= MAX_CORRECTED_DRIFT:
+            ways.append(judge_one(medians_R, corrected=False))
+        if abs(drift) <= MAX_CORRECTED_DRIFT:
+            ways.append(judge_one(medians_R / slowdown_R, corrected=True))
+        found.append(ways[-1] if ways[-1].width < _NARROWER * ways[0].width else ways[0])
+    return found
 
 
 def drift_of(probes_P: NDArray[np.float64]) -> float:

@@ -10,7 +10,7 @@ from scipy import stats
 
 from hardware.energy import RaplReader
 from hardware.errors import DeviceError, MeasurementError
-from hardware.judging import bootstrap_median_interval, drift_of
+from hardware.judging import bootstrap_median_interval, drift_of, judge
 from hardware.protocol import MeasurementProtocol, get_protocol
 from hardware.timing import time_interleaved
 
@@ -498,3 +498,22 @@ def test_without_a_counter_there_is_no_energy(machine: Machine, rng: np.random.G
             runners, reference="a", protocol=PROTOCOL, rng=rng, clock=machine, timer_ns=machine.timer_ns, energy=energy
         )
         assert found.times["a"].energy_mj is None
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_network_is_corrected_without_drift_where_that_narrows_its_interval(
+    shared: bool, rng: np.random.Generator
+) -> None:
+    # The host is up to a third slower in some rounds, at random; the probes see that, or see only noise of their own.
+    speed_R = 1 + rng.random(40) / 3
+    seen_R = speed_R if shared else 1 + rng.random(40) / 3
+    medians_KR = (1000 * speed_R if shared else 1000 + rng.random(40))[None]
+    (found,) = judge(medians_KR, slowdown_KR=seen_R[None], drift=0.01, protocol=PROTOCOL, rng=rng)
+    assert found.corrected == shared
+    assert found.width < 0.01
+    assert found.median_ns == pytest.approx(1000, rel=0.01)
+    (drifted,) = judge(medians_KR, slowdown_KR=seen_R[None], drift=0.06, protocol=PROTOCOL, rng=rng)
+    assert drifted.corrected
+    (lost,) = judge(medians_KR, slowdown_KR=seen_R[None], drift=0.6, protocol=PROTOCOL, rng=rng)
+    assert not lost.corrected
+    assert lost.reasons
