@@ -54,6 +54,7 @@ LOWEST_SPEEDUP = 1.3
 
 # What `nas.memory.keep_freed_memory` tells the C library, for a process without that module.
 _KEEP_FREED_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "-1"}
+PRECISIONS = ("fp32", "bf16")
 _LAYOUTS = ("channels-last", "nchw")
 _SCRIPT = Path(__file__).parent / "peers" / "ofa_step.py"
 _HOW_TO_GET_IT = "needs --reference-python PATH, an interpreter with the package ofa; see ofa_equivalence"
@@ -201,6 +202,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="S",
         help=f"no new round of a subnet after so long, once it has {LEAST_ROUNDS} [default: %(default)s]",
     )
+    parser.add_argument(
+        "--precisions",
+        nargs="+",
+        choices=PRECISIONS,
+        default=PRECISIONS,
+        help="bf16 takes very long on processors without instructions for it [default: both]",
+    )
     options, report = start(parser, argv)
     report.note("keeps_freed_memory", keep_freed_memory())
     if options.reference_python is None:
@@ -219,7 +227,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                     references = []
                     report.skip(f"reference/{case.space_id}", str(e))
             measured = partial(measure, rounds=3 if options.quick else options.rounds, seconds=options.seconds, seed=0)
-            rows += _measure_case(report, case, references=references, measured=measured)
+            rows += _measure_case(
+                report, case, precisions=options.precisions, references=references, measured=measured
+            )
     headings = ["subnet", "supernet ms", "static ms", "reference ms", "supernet / static", "reference / supernet"]
     report.show("Training steps, best layout of each", headings=headings, rows=rows)
     return report.finish()
@@ -229,6 +239,7 @@ def _measure_case(
     report: BenchmarkReport,
     case: Case,
     *,
+    precisions: Sequence[str],
     references: Sequence[Reference],
     measured: Callable[[Mapping[Way, Callable[[], float]]], dict[Way, list[float]]],
 ) -> list[list[str]]:
@@ -237,7 +248,7 @@ def _measure_case(
     supernet = case.space().build_supernet(num_classes=case.num_classes).train()
     rows = []
     for subnet, arch in subnets(supernet.space).items():
-        for dtype in ("fp32", "bf16"):
+        for dtype in precisions:
             times_ms = measured(_turns(supernet, arch, case=case, bfloat16=dtype == "bf16", references=references))
             rows.append(_report(report, f"step/{case.space_id}/{subnet}/{dtype}", times_ms))
             report.save()
