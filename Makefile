@@ -48,7 +48,7 @@ lint: $(INSTALLED) ## check style, types and the floors
 	$(BIN)/lint-imports
 
 test: lint ## check everything and run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 format: $(INSTALLED) ## bring the code into its format
 	$(BIN)/ruff check --fix .
