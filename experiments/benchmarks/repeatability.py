@@ -186,7 +186,9 @@ def _medians(found: Mapping[str, CostMeasurement], *, as_timed: bool = False) ->
 @contextmanager
 def _burner() -> Iterator[None]:
     """A process that computes all the time."""
-    process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    # Ends with this process, however that ends.
+    code = "import os; parent = os.getppid()\nwhile os.getppid() == parent: pass"
+    process = subprocess.Popen([sys.executable, "-c", code])
     try:
         time.sleep(_SETTLE_S)
         yield
