@@ -227,9 +227,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     references = []
                     report.skip(f"reference/{case.space_id}", str(e))
             measured = partial(measure, rounds=3 if options.quick else options.rounds, seconds=options.seconds, seed=0)
-            rows += _measure_case(
-                report, case, precisions=options.precisions, references=references, measured=measured
-            )
+            rows += _measure_case(report, case, precisions=options.precisions, references=references, measured=measured)
     headings = ["subnet", "supernet ms", "static ms", "reference ms", "supernet / static", "reference / supernet"]
     report.show("Training steps, best layout of each", headings=headings, rows=rows)
     return report.finish()
