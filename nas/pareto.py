@@ -55,8 +55,8 @@ class FrontPoint:
     def to_json(self) -> JSONPoint:
         """Plain JSON values; NaN becomes null."""
         point: JSONPoint = {name: getattr(self, name) for name in self.__slots__}
-        point["accuracy_interval"] = list(self.accuracy_interval)
-        point["latency_interval_ms"] = list(self.latency_interval_ms)
+        for name in ("accuracy_interval", "latency_interval_ms"):
+            point[name] = [None if np.isnan(bound) else bound for bound in getattr(self, name)]
         return {key: None if isinstance(v, float) and np.isnan(v) else v for key, v in point.items()}
 
 

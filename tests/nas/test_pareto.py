@@ -277,3 +277,10 @@ def test_the_hypervolume_by_evaluation_grows_to_the_front_of_the_inherited_rows(
     ]
     # the reference latency is 2.2: the fine-tuned row does not take part
     assert hypervolume_by_evaluation(table(rows), device_id="cpu") == pytest.approx([0.1, 0.5, 0.5])
+
+
+def test_a_point_without_a_latency_is_json_with_nulls() -> None:
+    nan = float("nan")
+    point = make_point(latency_ms=nan, latency_interval_ms=(nan, nan), provenance="unmeasured").to_json()
+    assert (point["latency_ms"], point["latency_interval_ms"]) == (None, [None, None])
+    assert point["accuracy_interval"] == [0.4, 0.6]
