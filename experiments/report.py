@@ -27,12 +27,13 @@ def front_document(run: Run, *, device: str | None = None) -> dict[str, JSON]:
     measured or still predicted, `warnings` what speaks against the front.
     """
     device_id = run.info.device_id if device is None else device
-    known = sorted({run.info.device_id, *run.evaluations()["device_id"], *run.verifications()["device_id"]})
+    verifications = run.verifications()
+    known = sorted({run.info.device_id, *run.evaluations()["device_id"], *verifications["device_id"]})
     if device_id not in known:
         raise RunError(f"run {run.path} knows no device {device_id!r}", hint=f"its devices are: {', '.join(known)}")
     front = run.front(device=device_id)
     profile = read_profile(run, device_id)
-    unmeasured = unmeasured_points(run.verifications(), device_id=device_id)
+    unmeasured = unmeasured_points(verifications, device_id=device_id)
     return {
         "run": str(run.path),
         "run_id": run.info.run_id,

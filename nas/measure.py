@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping
 
 import numpy as np
+import pandas as pd
 
 from hardware.artifacts.artifact import Artifact
 from hardware.errors import DeviceError
@@ -108,10 +109,15 @@ def host_slowdown(bench: Workbench, later: CostMeasurement, *, earlier_id: str) 
     Returns:
         Ratio of the reference's medians; NaN if a session has no record of it, as on devices that count.
     """
-    rows = bench.run.measurements()
+    rows = _measured(bench)
     sessions = rows.set_index("measurement_id")["session_id"]
     reference_ms = rows[rows["candidate_id"] == _reference(bench).candidate_id].set_index("session_id")["p50"]
     return float(reference_ms.get(later.session_id, np.nan) / reference_ms.get(sessions.get(earlier_id), np.nan))
+
+
+def _measured(bench: Workbench) -> pd.DataFrame:
+    """What the run has measured on the bench's device."""
+    return bench.run.measurements_table(bench.device.spec.device_id).read()
 
 
 def _reference(bench: Workbench) -> Candidate:
@@ -124,8 +130,7 @@ def _require_same_machine(bench: Workbench) -> None:
     Raises:
         DeviceError: the run's newest measurement of the device was made elsewhere.
     """
-    rows = bench.run.measurements()
-    rows = rows[rows["device_id"] == bench.device.spec.device_id]
+    rows = _measured(bench)
     if not len(rows):
         return
     newest, spec = rows.iloc[-1], bench.device.spec

@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from hardware.cost import analytic_costs
@@ -173,15 +172,14 @@ def profiled_subnets(run: Run, *, device_id: str) -> pd.DataFrame:
     round), times the reference's median in the first session: a host that is slower for some rounds, or in a later
     session, must not look like a slower network.
     """
-    rows = run.measurements()
-    rows = rows[rows["device_id"] == device_id]
+    rows = run.measurements_table(device_id).read()
     references = rows[rows["arch_id"] == run.space.largest.arch_id].drop_duplicates("session_id", keep="last")
-    rounds_ms = {row["session_id"]: _round_medians(row["raw_ms"]) for row in references.to_dict("records")}
+    reference_raw_ms = dict(zip(references["session_id"], references["raw_ms"], strict=True))
     rows = rows[rows["purpose"].isin([PROFILE_FIT, PROFILE_HELD_OUT])].drop_duplicates("arch_id", keep="last")
     unit_ms = float(references["p50"].iloc[0]) if len(references) else float("nan")
     latencies = [
-        unit_ms * float(np.median(_round_medians(raw) / rounds_ms[session_id]))
-        for raw, session_id in zip(rows["raw_ms"], rows["session_id"], strict=True)
+        unit_ms * ratio_to_reference(raw_ms, reference_raw_ms[session_id])
+        for raw_ms, session_id in zip(rows["raw_ms"], rows["session_id"], strict=True)
     ]
     return rows.assign(latency_ms=np.array(latencies, dtype=np.float64))
 
@@ -193,8 +191,15 @@ def usable_subnets(rows: pd.DataFrame) -> pd.DataFrame:
     return rows if (2 * good_of_kind.reindex(of_kind.index, fill_value=0) < of_kind).any() else good
 
 
-def _round_medians(raw_ms: Iterable[Sequence[float]]) -> npt.NDArray[np.float64]:
-    return np.array([np.median(runs) for runs in raw_ms], dtype=np.float64)
+def ratio_to_reference(raw_ms: Iterable[Sequence[float]], reference_raw_ms: Iterable[Sequence[float]]) -> float:
+    """How long a network takes in units of the reference: the median over rounds of the ratio of their round medians.
+
+    Args:
+        raw_ms: the network's timed runs of each round, as records have them.
+        reference_raw_ms: the reference's, of the same rounds.
+    """
+    own_R, reference_R = (np.array([np.median(runs) for runs in raw]) for raw in (raw_ms, reference_raw_ms))
+    return float(np.median(own_R / reference_R))
 
 
 def _measure_missing(

@@ -153,8 +153,8 @@ def _measured_together(
     run: Run, chosen: Sequence[Candidate], *, device_id: str
 ) -> Mapping[str, CostMeasurement] | None:
     """The newest verifying session, if it has all of `chosen`; None if they must be measured."""
-    rows = run.measurements()
-    rows = rows[(rows["device_id"] == device_id) & (rows["purpose"] == VERIFY)]
+    rows = run.measurements_table(device_id).read()
+    rows = rows[rows["purpose"] == VERIFY]
     if not len(rows):
         return None
     rows = rows[rows["session_id"] == rows["session_id"].iloc[-1]]

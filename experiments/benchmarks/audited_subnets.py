@@ -28,6 +28,7 @@ from hardware.table import Table
 from nas.data import DataSplits
 from nas.deployment import Deployment
 from nas.evaluation import SubnetJudge
+from nas.profile import ratio_to_reference
 from searchspaces import Architecture, SearchSpace
 from searchspaces.elastic.supernet import Supernet
 
@@ -240,8 +241,7 @@ class KeptCosts:
             reference = references.get(str(row["session_id"]))
             if row["suspect"] or reference is None:
                 return float("nan")
-            own_R, other_R = (np.array([np.median(runs) for runs in r["raw_ms"]]) for r in (row, reference))
-            return unit_ms * float(np.median(own_R / other_R))
+            return unit_ms * ratio_to_reference(row["raw_ms"], reference["raw_ms"])
 
         newest = records[records["purpose"] == AUDITED].drop_duplicates("arch_id", keep="last").set_index("arch_id")
         return newest.assign(value=[value(row) for _, row in newest.iterrows()])

@@ -11,11 +11,11 @@ import pytest
 from experiments import pipeline
 from experiments.pipeline import Outcome, _Mirror, run_stages
 from experiments.recipe import load_recipe
-from experiments.reporter import SilentReporter
 from experiments.session import Session, open_session
 from nas.errors import RunError, TrainingError
 from nas.tracking import MemoryTracker, RunView, Tracker
 from nas.training.history import TrainHistory
+from tests.fakes.reporters import Heard
 from tests.fakes.trackers import FlakyTracker
 
 RECIPE = """
@@ -25,16 +25,6 @@ space: {name: mbconv-small, settings: {resolutions: [8, 12], width: 0.25, stem_s
 """
 
 Training = Callable[[TrainHistory], None]
-
-
-class Heard(SilentReporter):
-    """A reporter that keeps messages."""
-
-    def __init__(self) -> None:
-        self.messages: list[str] = []
-
-    def message(self, text: str) -> None:
-        self.messages.append(text)
 
 
 @pytest.fixture

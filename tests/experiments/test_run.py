@@ -17,15 +17,15 @@ import optuna
 import pytest
 
 from experiments.pipeline import run_stages
-from experiments.reporter import SilentReporter
 from experiments.session import resume_session
 from hardware.device import Device
 from hardware.errors import UnreachableError
-from hardware.onsite import MeasureJob, OnProgress, OnsiteResult
 from nas import open_run
 from nas.profile import PROFILE_HELD_OUT, profiled_subnets, usable_subnets
 from nas.tracking import MemoryTracker
 from tests.experiments.conftest import QUICKSTART, ROOT, Result, nas, nas_process
+from tests.fakes.devices import DeadHost
+from tests.fakes.reporters import Heard
 
 pytestmark = pytest.mark.slow
 
@@ -131,13 +131,6 @@ def test_predictor_reports_its_held_out_error(quick_run: QuickRun) -> None:
     assert (run.measurements()["num_rounds"] >= 10).all()
 
 
-class DeadHost:
-    """A host that cannot be reached."""
-
-    def measure(self, job: MeasureJob, *, on_progress: OnProgress | None = None) -> OnsiteResult:
-        raise UnreachableError(f"{job.spec.device_id} does not answer", hint="plug it in")
-
-
 def test_a_dead_device_leaves_a_front_of_unmeasured_points(tmp_path: Path, quick_run: QuickRun) -> None:
     run_dir = tmp_path / "run"
     shutil.copytree(quick_run[0], run_dir)
@@ -146,12 +139,10 @@ def test_a_dead_device_leaves_a_front_of_unmeasured_points(tmp_path: Path, quick
     shutil.rmtree(run_dir / "export")
     session = resume_session(run_dir)
     device = Device(spec=session.device.spec, backend=session.device.backend, host=DeadHost())
-    messages = Messages()
+    heard = Heard()
     with pytest.raises(UnreachableError, match="does not answer"):
-        run_stages(
-            replace(session, device=device), names=["verify", "export"], reporter=messages, tracker=MemoryTracker()
-        )
-    assert any("points are marked as unmeasured" in text for text in messages.heard)
+        run_stages(replace(session, device=device), names=["verify", "export"], reporter=heard, tracker=MemoryTracker())
+    assert any("points are marked as unmeasured" in text for text in heard.messages)
     document = json.loads(nas("pareto", run_dir, "--format", "json").out)
     assert document["provenance"] == "predicted"
     assert len(document["unmeasured"]) >= 2
@@ -161,16 +152,6 @@ def test_a_dead_device_leaves_a_front_of_unmeasured_points(tmp_path: Path, quick
     result = nas("verify", run_dir)
     assert result.code == 0, result.err
     assert json.loads(nas("pareto", run_dir, "--format", "json").out)["unmeasured"] == []
-
-
-class Messages(SilentReporter):
-    """A reporter that keeps messages."""
-
-    def __init__(self) -> None:
-        self.heard: list[str] = []
-
-    def message(self, text: str) -> None:
-        self.heard.append(text)
 
 
 SCRIPT = """

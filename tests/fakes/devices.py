@@ -11,7 +11,8 @@ from torch import nn
 from hardware.artifacts.artifact import Artifact
 from hardware.backends.backend import DeviceBackend, Provenance, Session
 from hardware.device import DeviceSpec
-from hardware.errors import DeviceError, MeasurementError
+from hardware.errors import DeviceError, MeasurementError, UnreachableError
+from hardware.onsite import MeasureJob, OnProgress, OnsiteResult
 
 
 class FlakyBackend:
@@ -103,3 +104,10 @@ class FlakySession:
 
     def close(self) -> None:
         self._inner.close()
+
+
+class DeadHost:
+    """A host that cannot be reached."""
+
+    def measure(self, job: MeasureJob, *, on_progress: OnProgress | None = None) -> OnsiteResult:
+        raise UnreachableError(f"{job.spec.device_id} does not answer", hint="plug it in")

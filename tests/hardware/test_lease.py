@@ -248,6 +248,8 @@ def test_a_forked_child_does_not_keep_the_lock_of_its_killed_parent(
         os.kill(grandchild, 0)
         # It closes the lock as soon as it gets to run, and lives for ten minutes.
         try_measuring(directory, timeout_s=120)
+        assert UnitLock(UNIT, directory=directory).status().measuring is None
+        os.kill(grandchild, 0)
     finally:
         os.kill(grandchild, signal.SIGKILL)
 
@@ -258,6 +260,7 @@ def test_a_child_with_all_files_passed_on_does_not_keep_the_lock(directory: Path
             [sys.executable, "-c", "import sys; sys.stdin.read()"], stdin=subprocess.PIPE, close_fds=False
         )
     try_measuring(directory)
+    assert child.poll() is None
     child.communicate()
 
 
@@ -894,11 +897,14 @@ def test_the_status_does_not_wait_for_one_who_hangs_with_the_book(directory: Pat
 
 def test_looking_at_the_status_does_not_get_in_the_way(directory: Path) -> None:
     done = threading.Event()
+    num_looks = 0
 
     def watch() -> None:
+        nonlocal num_looks
         lock = UnitLock(UNIT, directory=directory)
         while not done.is_set():
             lock.status()
+            num_looks += 1
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -909,3 +915,4 @@ def test_looking_at_the_status_does_not_get_in_the_way(directory: Path) -> None:
     finally:
         done.set()
         watcher.join()
+    assert num_looks > 0

@@ -7,13 +7,11 @@ import pytest
 import torch
 
 from hardware.device import Device
-from hardware.errors import UnreachableError
-from hardware.onsite import MeasureJob, OnProgress, OnsiteResult
 from nas.accuracy import predict_classes
 from nas.data import DataSplits
 from nas.pareto import unmeasured_points, verified_points
 from nas.verify import VerifySettings, choose_for_verification
-from tests.fakes.devices import FlakyBackend
+from tests.fakes.devices import DeadHost, FlakyBackend
 from tests.nas.tiny_run import SEED, SPACE, TinyRun, copy_run, ignore, make_bench, make_pricer, verify_all
 
 SETTINGS = VerifySettings(candidates=2, protocol="quick", seed=SEED)
@@ -135,13 +133,6 @@ def test_a_device_that_fails_leaves_no_row_and_is_asked_again(run: TinyRun, data
     flaky.failing.clear()
     assert verify_all(bench, pricer=make_pricer(run), settings=SETTINGS, on_progress=ignore).num_new == 2
     assert run.front().provenance == "measured"
-
-
-class DeadHost:
-    """A host that cannot be reached."""
-
-    def measure(self, job: MeasureJob, *, on_progress: OnProgress | None = None) -> OnsiteResult:
-        raise UnreachableError(f"{job.spec.device_id} does not answer", hint="plug it in")
 
 
 def test_points_of_a_dead_device_are_marked_as_unmeasured_and_measured_once_it_lives(

@@ -197,4 +197,4 @@ def test_the_spaces_are_data_that_need_no_torch() -> None:
         "import sys; from searchspaces import get_space; import searchspaces.ofa_published;"
         f"[get_space(name).graph(get_space(name).largest) for name in {NAMES!r}]; assert 'torch' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
