@@ -14,7 +14,7 @@ from nas.materialise import Workbench
 from nas.measure import measure_candidates
 from nas.run import Run
 from predictors import fit_latency_predictor
-from predictors.latency import LatencyPredictor
+from predictors.latency import FEWEST_ARCHITECTURES, LatencyPredictor
 from predictors.scores import Scores, score
 from searchspaces import Architecture, SearchSpace
 
@@ -185,10 +185,14 @@ def profiled_subnets(run: Run, *, device_id: str) -> pd.DataFrame:
 
 
 def usable_subnets(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `profiled_subnets` without suspect ones, or all if fewer than half of a kind would be left."""
+    """The rows of `profiled_subnets` without suspect ones.
+
+    All rows if fewer than half of a kind would be left, or too few to fit a predictor.
+    """
     good = rows[~rows["suspect"]]
     of_kind, good_of_kind = rows["purpose"].value_counts(), good["purpose"].value_counts()
-    return rows if (2 * good_of_kind.reindex(of_kind.index, fill_value=0) < of_kind).any() else good
+    few = (2 * good_of_kind.reindex(of_kind.index, fill_value=0) < of_kind).any()
+    return rows if few or good_of_kind.get(PROFILE_FIT, 0) < FEWEST_ARCHITECTURES else good
 
 
 def ratio_to_reference(raw_ms: Iterable[Sequence[float]], reference_raw_ms: Iterable[Sequence[float]]) -> float:

@@ -23,7 +23,7 @@ from predictors.selection import choose, held_out_errors
 from predictors.store import StoredPredictor, read_predictor, write_predictor
 from searchspaces import Architecture, SearchSpace
 
-_FEWEST_ARCHITECTURES = 10
+FEWEST_ARCHITECTURES = 10
 
 # An interval from a thousandth to a thousandfold says "unknown"; wider ones would only overflow.
 _WIDEST_FACTOR = 1000.0
@@ -170,10 +170,10 @@ def fit_latency_predictor(
     column = _column(unit)
     measured = MeasuredArchitectures.from_table(table, space=space, device_id=device_id, column=column)
     latency_N = measured.cost_N
-    if len(latency_N) < _FEWEST_ARCHITECTURES:
+    if len(latency_N) < FEWEST_ARCHITECTURES:
         raise PredictorError(
             f"{len(latency_N)} distinct architectures are too few to fit a latency predictor",
-            hint=f"measure at least {_FEWEST_ARCHITECTURES}, better 40",
+            hint=f"measure at least {FEWEST_ARCHITECTURES}, better 40",
         )
     if np.ptp(latency_N) == 0:
         raise PredictorError(

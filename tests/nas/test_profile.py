@@ -103,13 +103,26 @@ def test_more_is_measured_when_the_error_is_above_the_bound_and_the_run_goes_on(
     assert run_copy.predictor().num_fitted == profile.num_fit
 
 
-@pytest.mark.parametrize(("num_suspect", "num_used"), [(0, 8), (1, 7), (2, 6), (3, 8), (4, 8)])
-def test_suspect_measurements_are_left_out_unless_too_few_others_are_left(num_suspect: int, num_used: int) -> None:
-    purposes = [PROFILE_FIT] * 4 + [PROFILE_HELD_OUT] * 4
-    rows = pd.DataFrame({"purpose": purposes, "suspect": [False] * (8 - num_suspect) + [True] * num_suspect})
-    used = usable_subnets(rows)
+@pytest.mark.parametrize(
+    ("num_fit", "bad_fit", "bad_held_out", "num_used"),
+    [
+        (20, 0, 0, 24),
+        (20, 3, 1, 20),
+        (20, 10, 2, 12),  # half of each kind is left, just enough to fit
+        (20, 11, 0, 24),
+        (20, 0, 3, 24),
+        (12, 2, 0, 14),
+        (12, 3, 0, 16),  # nine are too few for a predictor
+    ],
+)
+def test_suspect_measurements_are_left_out_unless_too_few_others_are_left(
+    num_fit: int, bad_fit: int, bad_held_out: int, num_used: int
+) -> None:
+    purposes = [PROFILE_FIT] * num_fit + [PROFILE_HELD_OUT] * 4
+    suspect = [number < bad_fit for number in range(num_fit)] + [number < bad_held_out for number in range(4)]
+    used = usable_subnets(pd.DataFrame({"purpose": purposes, "suspect": suspect}))
     assert len(used) == num_used
-    assert bool(used["suspect"].any()) == (num_used == 8 and num_suspect > 0)
+    assert bool(used["suspect"].any()) == (num_used == len(purposes) and bad_fit + bad_held_out > 0)
 
 
 def test_profiling_goes_on_where_it_was_interrupted(run_copy: TinyRun, data: DataSplits, device: Device) -> None:

@@ -23,11 +23,16 @@ def run(tmp_path: Path, refined: TinyRun) -> TinyRun:
     return copy_run(refined, tmp_path / "run")
 
 
-def test_the_predicted_front_is_verified_first(refined: TinyRun) -> None:
-    front = refined.front()
+def test_the_ends_of_the_space_and_the_predicted_front_are_verified_first(refined: TinyRun) -> None:
     chosen = choose_for_verification(refined.evaluations(), space=SPACE, device_id=DEVICE_ID, num=1000)
     ids = [candidate.candidate_id for candidate in chosen]
-    assert {point.candidate for point in front.points} == set(ids[: len(front.points)])
+    ends = [
+        candidate.candidate_id for candidate in chosen if candidate.architecture in (SPACE.smallest, SPACE.largest)
+    ]
+    # an end need not be on the front: noise can make a larger network the faster one
+    inner_front = {point.candidate for point in refined.front().points} - set(ends)
+    assert ids[: len(ends)] == ends
+    assert inner_front == set(ids[len(ends) : len(ends) + len(inner_front)])
     assert len(set(ids)) == len(ids) == refined.evaluations()["candidate_id"].nunique()
     assert choose_for_verification(refined.evaluations(), space=SPACE, device_id="toaster", num=5) == []
 
