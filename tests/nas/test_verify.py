@@ -26,9 +26,7 @@ def run(tmp_path: Path, refined: TinyRun) -> TinyRun:
 def test_the_ends_of_the_space_and_the_predicted_front_are_verified_first(refined: TinyRun) -> None:
     chosen = choose_for_verification(refined.evaluations(), space=SPACE, device_id=DEVICE_ID, num=1000)
     ids = [candidate.candidate_id for candidate in chosen]
-    ends = [
-        candidate.candidate_id for candidate in chosen if candidate.architecture in (SPACE.smallest, SPACE.largest)
-    ]
+    ends = [candidate.candidate_id for candidate in chosen if candidate.architecture in (SPACE.smallest, SPACE.largest)]
     # an end need not be on the front: noise can make a larger network the faster one
     inner_front = {point.candidate for point in refined.front().points} - set(ends)
     assert ids[: len(ends)] == ends
