@@ -23,6 +23,8 @@ MAX_CORRECTED_DRIFT = 0.5
 """A host that changes further is another machine: its numbers are not corrected but suspect."""
 MAX_SLOWDOWN = 0.5
 """A host that is further from its speed in the session compared with is another machine, too."""
+MAX_WIDTH = 0.06
+"""The widest interval of a median that is believed, relative to it; twice what is asked for if that is more."""
 MAX_UNSTEADY = 0.05
 """The most that the two halves of a network's rounds may differ."""
 MAX_OUTLIERS = 0.2
@@ -151,7 +153,7 @@ def _judge_one(
     reasons = []
     if abs(drift) > MAX_CORRECTED_DRIFT:
         reasons.append(f"the reference network drifted by {100 * drift:+.0f} %")
-    if width > 2 * protocol.interval_width:
+    if width > max(MAX_WIDTH, 2 * protocol.interval_width):
         reasons.append(f"the interval of the median is {100 * width:.1f} % wide")
     if num_outliers > MAX_OUTLIERS * len(values_R):
         reasons.append(f"{num_outliers} of {len(values_R)} rounds are outliers")

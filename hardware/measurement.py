@@ -48,7 +48,8 @@ class CostMeasurement:
         suspect_reason: what that is; empty if not suspect.
         raw_ms: every timed run, a tuple a round; empty for counts.
         slowdown: the host's slowdown beside every round; empty for counts.
-        reference_ms: median of the session's reference network, as it was timed; None for counts.
+        reference_ms: median of the session's reference network, divided by the host's slowdown beside its turns where
+            this record's rounds are; None for counts.
         host_slowdown: how much slower the reference was than in the session that this one is compared with, 1 without
             such a session; the values, but not the raw runs, are divided by it.
         artifact_sha256: the file that was measured.

@@ -21,7 +21,7 @@ from hardware.lease import UnitLock
 from hardware.measurement import CostMeasurement
 from hardware.onsite import MeasureJob, OnsiteResult, measure_onsite
 from hardware.protocol import MeasurementProtocol, get_protocol
-from hardware.timing import RunnerTimes
+from hardware.timing import InterleavedTimes, RunnerTimes
 
 if TYPE_CHECKING:
     import torch
@@ -184,12 +184,14 @@ def to_measurements(
         reference_ms: see `measure_many`.
     """
     session_id, times = secrets.token_hex(6), found.times
-    slower = 1.0 if times is None or reference_ms is None else times.reference_ms / reference_ms
     if times is None:
         numbers = {name: _numbers_of_count(found.counts[name]) for name in job.artifacts}
     else:
         judged = times.judged(protocol=job.protocol, rng=rng)
-        numbers = {name: _numbers_of_times(times.times[name], judged[name], slower=slower) for name in job.artifacts}
+        numbers = {
+            name: _numbers_of_times(times, name, judged[name], earlier_reference_ms=reference_ms)
+            for name in job.artifacts
+        }
     drift = 0.0 if times is None else times.drift
     return {
         name: _record(
@@ -199,7 +201,6 @@ def to_measurements(
             artifact=artifact,
             session_id=session_id,
             drift=drift,
-            host_slowdown=slower,
         )
         for name, artifact in job.artifacts.items()
     }
@@ -219,9 +220,17 @@ class _Numbers:
     also: Mapping[str, float] = field(default_factory=dict)
     times: RunnerTimes | None = None
     judged: Judged | None = None
+    reference_ms: float | None = None
+    host_slowdown: float = 1.0
 
 
-def _numbers_of_times(times: RunnerTimes, judged: Judged, *, slower: float) -> _Numbers:
+def _numbers_of_times(
+    session: InterleavedTimes, name: str, judged: Judged, *, earlier_reference_ms: float | None
+) -> _Numbers:
+    times = session.times[name]
+    # Corrected where the network is: the two are divided by each other.
+    reference_ms = session.reference_ms(corrected=judged.corrected)
+    slower = 1.0 if earlier_reference_ms is None else reference_ms / earlier_reference_ms
     single_ms = times.raw_ns / 1e6 / slower
     if judged.corrected:
         single_ms = single_ms / times.slowdown[:, None]
@@ -234,6 +243,8 @@ def _numbers_of_times(times: RunnerTimes, judged: Judged, *, slower: float) -> _
         also={} if times.energy_mj is None else {"energy_mj": times.energy_mj},
         times=times,
         judged=judged,
+        reference_ms=reference_ms,
+        host_slowdown=slower,
     )
 
 
@@ -259,13 +270,12 @@ def _record(
     artifact: Artifact,
     session_id: str,
     drift: float,
-    host_slowdown: float,
 ) -> CostMeasurement:
     times, judged, spec, protocol, host = numbers.times, numbers.judged, job.spec, job.protocol, found.host
     num_rounds, runs_per_round = (1, 1) if times is None else times.raw_ns.shape
     reasons = [] if judged is None else list(judged.reasons)
-    if abs(host_slowdown - 1) > MAX_SLOWDOWN:
-        reasons.append(f"the host has {host_slowdown:.2f} times the times of the session compared with")
+    if abs(numbers.host_slowdown - 1) > MAX_SLOWDOWN:
+        reasons.append(f"the host has {numbers.host_slowdown:.2f} times the times of the session compared with")
     return CostMeasurement(
         measurement_id=secrets.token_hex(6),
         session_id=session_id,
@@ -286,15 +296,15 @@ def _record(
         warmup_runs=0 if times is None else times.warmup_runs + num_rounds * protocol.warmup_runs,
         converged=judged is None or judged.converged,
         drift=drift,
-        corrected=judged is not None and (judged.corrected or host_slowdown != 1.0),
+        corrected=judged is not None and (judged.corrected or numbers.host_slowdown != 1.0),
         num_outliers=0 if judged is None else judged.num_outliers,
         outlier_rule="" if judged is None else OUTLIER_RULE,
         suspect=bool(reasons),
         suspect_reason="; ".join(reasons),
         raw_ms=() if times is None else tuple(tuple(runs) for runs in (times.raw_ns / 1e6).tolist()),
         slowdown=() if times is None else tuple(times.slowdown.tolist()),
-        reference_ms=None if found.times is None else found.times.reference_ms,
-        host_slowdown=host_slowdown,
+        reference_ms=numbers.reference_ms,
+        host_slowdown=numbers.host_slowdown,
         artifact_sha256=artifact.sha256,
         protocol=protocol.name,
         threads=spec.threads,

@@ -84,11 +84,12 @@ def get_protocol(name: str) -> MeasurementProtocol:
         return MeasurementProtocol(
             name=name,
             min_rounds=12,
-            max_rounds=1000,
-            runs_per_round=40,
-            warmup_runs=5,
-            min_seconds=2.0,
-            max_seconds=300.0,
+            max_rounds=20_000,
+            runs_per_round=10,
+            warmup_runs=3,
+            interval_width=0.01,
+            min_seconds=20.0,
+            max_seconds=60.0,
         )
     if name == "mlperf":
         return MeasurementProtocol(

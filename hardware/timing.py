@@ -69,13 +69,16 @@ class InterleavedTimes:
     reference: str
     probes_ns: NDArray[np.float64]
 
-    @property
-    def reference_ms(self) -> float:
+    def reference_ms(self, *, corrected: bool) -> float:
         """Median of the reference over the session, of its own turns among the rounds.
 
         Probes are too short for that: how warm the caches are depends on the networks that take part.
+
+        Args:
+            corrected: divide by the host's slowdown beside each turn, as the value to compare with was.
         """
-        return float(np.median(self.times[self.reference].round_medians_ns)) / 1e6
+        times = self.times[self.reference]
+        return float(np.median(times.round_medians_ns / (times.slowdown if corrected else 1.0))) / 1e6
 
     @property
     def drift(self) -> float:

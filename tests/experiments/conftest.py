@@ -35,8 +35,8 @@ def nas_process(*args: str | Path, cwd: Path = ROOT) -> "subprocess.Popen[str]":
     )
 
 
-def nas(*args: str | Path, cwd: Path = ROOT, timeout: float = 800) -> Result:
-    """Run `nas` to its end."""
+def run_nas(*args: str | Path, cwd: Path = ROOT, timeout: float = 800) -> Result:
+    """Run `nas` to its end, in its own process."""
     process = nas_process(*args, cwd=cwd)
     try:
         out, err = process.communicate(timeout=timeout)
@@ -51,7 +51,7 @@ def nas(*args: str | Path, cwd: Path = ROOT, timeout: float = 800) -> Result:
 def quick_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     """Directory and output of `nas run quickstart.yaml --quick`."""
     run_dir = tmp_path_factory.mktemp("runs") / "quickstart"
-    result = nas("run", QUICKSTART, "--quick", "--run-dir", run_dir)
+    result = run_nas("run", QUICKSTART, "--quick", "--run-dir", run_dir)
     assert result.code == 0, result.err
     return run_dir, result
 

@@ -14,7 +14,7 @@ import pytest
 from nas import open_run
 from nas.run import Run
 from nas.training.checkpoints import finished_checkpoints
-from tests.experiments.conftest import QUICKSTART, nas, nas_process
+from tests.experiments.conftest import QUICKSTART, nas_process, run_nas
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
@@ -61,7 +61,7 @@ def test_killed_in_every_stage_the_same_command_finishes_the_run(tmp_path: Path)
             now = set(getattr(open_run(run_dir), table)()["candidate_id"])
             assert before <= now, f"{table} lost rows when killed in {stage.__name__}"
             seen[table] = now
-    result = nas(*command)
+    result = run_nas(*command)
     assert result.code == 0, result.err
     assert "Verified Pareto front" in result.out
 
@@ -123,7 +123,7 @@ def test_two_processes_cannot_work_on_one_run(tmp_path: Path) -> None:
             assert first.poll() is None, first.communicate()[1]
             assert time.monotonic() < deadline
             time.sleep(SLEEP)
-        second = nas("run", QUICKSTART, "--quick", "--run-dir", run_dir, "--set", "train.epochs=500")
+        second = run_nas("run", QUICKSTART, "--quick", "--run-dir", run_dir, "--set", "train.epochs=500")
         assert second.code == 2
         assert "another process is working on run" in second.err
     finally:

@@ -23,7 +23,7 @@ from hardware.errors import UnreachableError
 from nas import open_run
 from nas.profile import PROFILE_HELD_OUT, profiled_subnets, usable_subnets
 from nas.tracking import MemoryTracker
-from tests.experiments.conftest import QUICKSTART, ROOT, Result, nas, nas_process
+from tests.experiments.conftest import QUICKSTART, ROOT, InProcess, Result, nas_process, run_nas
 from tests.fakes.devices import DeadHost
 from tests.fakes.reporters import Heard
 
@@ -56,7 +56,7 @@ def test_run_ends_with_front_directory_model_and_page(quick_run: QuickRun) -> No
     assert "alias knee" in result.out
 
 
-def test_front_is_json_with_intervals_and_provenance(quick_run: QuickRun) -> None:
+def test_front_is_json_with_intervals_and_provenance(quick_run: QuickRun, nas: InProcess) -> None:
     run_dir, _ = quick_run
     result = nas("pareto", run_dir, "--format", "json")
     document = json.loads(result.out)
@@ -76,7 +76,7 @@ def test_front_is_json_with_intervals_and_provenance(quick_run: QuickRun) -> Non
     assert latencies == sorted(latencies)
 
 
-def test_front_is_csv_and_html(quick_run: QuickRun) -> None:
+def test_front_is_csv_and_html(quick_run: QuickRun, nas: InProcess) -> None:
     run_dir, _ = quick_run
     points = json.loads(nas("pareto", run_dir, "--format", "json").out)["points"]
     rows = list(csv.DictReader(io.StringIO(nas("pareto", run_dir, "--format", "csv").out)))
@@ -91,7 +91,7 @@ def test_second_call_does_nothing_again(quick_run: QuickRun) -> None:
     before = {
         table: len(getattr(open_run(run_dir), table)()) for table in ("evaluations", "measurements", "verifications")
     }
-    result = nas("run", QUICKSTART, "--quick", "--run-dir", run_dir)
+    result = run_nas("run", QUICKSTART, "--quick", "--run-dir", run_dir)
     assert result.code == 0, result.err
     after = {table: len(getattr(open_run(run_dir), table)()) for table in before}
     assert after == before
@@ -119,7 +119,7 @@ def test_refined_candidates_show_their_gain(quick_run: QuickRun) -> None:
     assert "gain over inherited weights" in result.err
 
 
-def test_predictor_reports_its_held_out_error(quick_run: QuickRun) -> None:
+def test_predictor_reports_its_held_out_error(quick_run: QuickRun, nas: InProcess) -> None:
     run_dir, _ = quick_run
     document = json.loads(nas("pareto", run_dir, "--format", "json").out)
     scores = document["predictor"]["scores"]
@@ -131,7 +131,7 @@ def test_predictor_reports_its_held_out_error(quick_run: QuickRun) -> None:
     assert (run.measurements()["num_rounds"] >= 10).all()
 
 
-def test_a_dead_device_leaves_a_front_of_unmeasured_points(tmp_path: Path, quick_run: QuickRun) -> None:
+def test_a_dead_device_leaves_a_front_of_unmeasured_points(tmp_path: Path, quick_run: QuickRun, nas: InProcess) -> None:
     run_dir = tmp_path / "run"
     shutil.copytree(quick_run[0], run_dir)
     shutil.rmtree(run_dir / "tables" / "verifications")
@@ -192,7 +192,7 @@ def test_exported_file_keeps_the_cards_accuracy_in_a_script_of_nothing_of_ours(
     assert values["p50_ms"] > 0
 
 
-def test_export_of_another_point_by_its_architecture(quick_run: QuickRun) -> None:
+def test_export_of_another_point_by_its_architecture(quick_run: QuickRun, nas: InProcess) -> None:
     run_dir, _ = quick_run
     arch_id = json.loads(nas("pareto", run_dir, "--format", "json").out)["points"][0]["arch_id"]
     verified = open_run(run_dir).verifications()
@@ -204,7 +204,7 @@ def test_export_of_another_point_by_its_architecture(quick_run: QuickRun) -> Non
     assert "alias knee" not in result.out
 
 
-def test_sync_rebuilds_mlflow_from_the_run_directory(quick_run: QuickRun, tmp_path: Path) -> None:
+def test_sync_rebuilds_mlflow_from_the_run_directory(quick_run: QuickRun, tmp_path: Path, nas: InProcess) -> None:
     run_dir, _ = quick_run
     copy = tmp_path / "copy"
     shutil.copytree(run_dir, copy)
@@ -224,7 +224,7 @@ def test_sync_rebuilds_mlflow_from_the_run_directory(quick_run: QuickRun, tmp_pa
     assert {"pareto.html", "pareto.json", "recipe.yaml", "predictor.html", "hypervolume.html"} <= names
 
 
-def test_a_corrupt_checkpoint_is_named_and_the_rest_stays(quick_run: QuickRun, tmp_path: Path) -> None:
+def test_a_corrupt_checkpoint_is_named_and_the_rest_stays(quick_run: QuickRun, tmp_path: Path, nas: InProcess) -> None:
     run_dir, _ = quick_run
     copy = tmp_path / "copy"
     shutil.copytree(run_dir, copy)
@@ -248,12 +248,12 @@ def test_lost_fine_tuned_weights_come_back_from_their_checkpoint(quick_run: Quic
     candidate = str(rows[rows["weights_kind"] == "fine-tuned"]["candidate_id"].iloc[0])
     weights = (copy / "candidates" / candidate / "weights.safetensors").read_bytes()
     shutil.rmtree(copy / "candidates" / candidate)
-    assert nas("refine", copy).code == 0
+    assert run_nas("refine", copy).code == 0
     assert (copy / "candidates" / candidate / "weights.safetensors").read_bytes() == weights
     assert len(open_run(copy).evaluations()) == len(rows)
 
 
-def test_a_loss_that_is_not_a_number_ends_with_1_and_says_what_to_change(tmp_path: Path) -> None:
+def test_a_loss_that_is_not_a_number_ends_with_1_and_says_what_to_change(tmp_path: Path, nas: InProcess) -> None:
     run_dir = tmp_path / "run"
     result = nas(
         *("run", QUICKSTART, "--quick", "--run-dir", run_dir),
@@ -285,7 +285,7 @@ def test_mlflow_page_is_served_on_loopback_and_ends_with_ctrl_c(quick_run: Quick
         process.communicate()
 
 
-def test_readme_names_commands_that_exist() -> None:
+def test_readme_names_commands_that_exist(nas: InProcess) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     help_text = nas("--help").out
     named = {

@@ -11,7 +11,7 @@ def test_a_named_protocol_rests_on_at_least_ten_rounds(name: str) -> None:
     protocol = get_protocol(name)
     assert protocol.name == name
     assert 10 <= protocol.min_rounds <= protocol.max_rounds
-    assert protocol.interval_width == 0.03
+    assert protocol.interval_width == (0.01 if name == "standard" else 0.03)
 
 
 def test_an_unknown_protocol_is_answered_with_the_known_ones() -> None:
