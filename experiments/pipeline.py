@@ -78,7 +78,7 @@ def run_stages(
     # The stack is the inner one: workers have ended, and written what they had, when the mirror tells how.
     with mirror.telling_how_it_ends(), ExitStack() as stack:
         cluster = _Cluster(stack, session=session, address=address)
-        actions: dict[str, Callable[[], object]] = {
+        actions: dict[str, Callable[[], bool]] = {
             "train": lambda: stages.train(session, cluster=cluster, reporter=reporter, watching=mirror.watching),
             "profile": lambda: stages.profile(session, reporter=reporter),
             "search": lambda: stages.search(
@@ -87,16 +87,22 @@ def run_stages(
             "refine": lambda: stages.refine(session, cluster=cluster, reporter=reporter),
             "verify": lambda: stages.verify(session, reporter=reporter),
         }
+        shown = False
         for name in STAGES:
             if name in actions and name in names:
                 try:
-                    actions[name]()
+                    changed = actions[name]()
                 except DeadDeviceError:
                     # What needs no device is done and marked.
                     mirror.sync()
                     raise
-                mirror.sync()
+                if changed:
+                    mirror.sync()
+                shown = changed
         if "export" not in names:
+            # A mirror that was lost or fell behind comes back with the next command, whatever that finds to do.
+            if not shown:
+                mirror.sync()
             return Outcome(exported=None, registered=None, tracked=mirror.healthy)
         # Still inside: Ray's processes ending would disturb the last measurement.
         exported = stages.export(session, reporter=reporter, arch_id=arch_id, formats=formats)

@@ -50,7 +50,7 @@ def train(
     cluster: ClusterFactory,
     reporter: Reporter,
     watching: Callable[[], AbstractContextManager[object]] = nullcontext,
-) -> None:
+) -> bool:
     """Stage 1: train the supernet with Ray Train, from the newest checkpoint if there is one.
 
     Args:
@@ -58,13 +58,16 @@ def train(
         cluster: of the workers.
         reporter: hears of progress.
         watching: entered while workers train.
+
+    Returns:
+        Whether anything was left to do; so do the other stages.
     """
     recipe, run = session.recipe.train, session.run
     reporter.stage("train", text=f"supernet, {recipe.epochs} epochs of {len(session.workload.data.train):,} images")
     if train_is_done(session):
         load_checkpoint(run.checkpoint_dir(), expected={"space_id": run.space.space_id})
         reporter.done("finished before")
-        return
+        return False
     phases = require_trainable(session.recipe, space=run.space)
     history_path = run.train_dir / HISTORY
     with watching(), cluster(), following(HistoryReader(history_path), phases=phases, reporter=reporter):
@@ -84,6 +87,7 @@ def train(
             f"{last['accuracy_smallest']:.1%}, on {min(recipe.validation_images, session.recipe.data.search)} of search"
         )
     reporter.done(text)
+    return True
 
 
 def require_trained(session: Session) -> None:
@@ -107,7 +111,7 @@ def profile_is_done(session: Session) -> bool:
     return profile_path(run, device_id).exists() and has_manifest(run.predictor_dir(device_id))
 
 
-def profile(session: Session, *, reporter: Reporter) -> None:
+def profile(session: Session, *, reporter: Reporter) -> bool:
     """Stage 2: measure subnets and fit the latency predictor."""
     recipe = session.recipe.profile
     require_trained(session)
@@ -115,7 +119,7 @@ def profile(session: Session, *, reporter: Reporter) -> None:
     if profile_is_done(session):
         session.run.predictor(session.device_id)
         reporter.done("finished before")
-        return
+        return False
     settings = ProfileSettings(
         fit=recipe.fit,
         held_out=recipe.held_out,
@@ -136,6 +140,7 @@ def profile(session: Session, *, reporter: Reporter) -> None:
         reporter.message(
             f"the predictor's error stays above the recipe's {found.max_mape_percent:g} %: the front will say so"
         )
+    return True
 
 
 def inherited_rows(session: Session) -> pd.DataFrame:
@@ -157,7 +162,7 @@ def search_is_done(session: Session) -> bool:
     return len(inherited_rows(session)) >= min(session.recipe.search.evaluations, session.run.space.size)
 
 
-def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_rows: Callable[[], None]) -> None:
+def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_rows: Callable[[], None]) -> bool:
     """Stage 3: let Optuna propose, evaluate on a pool of Ray actors, remember everything."""
     recipe, run = session.recipe.search, session.run
     require_trained(session)
@@ -182,7 +187,7 @@ def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_
     if search_is_done(session):
         study.recover(known)
         reporter.done("finished before")
-        return
+        return False
 
     def record(evaluated: Sequence[Evaluated]) -> None:
         run.evaluations_table.append(
@@ -220,6 +225,7 @@ def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_
     best = max((point.accuracy for point in front.points), default=float("nan"))
     label = metric_label(session.recipe.data.metric)
     reporter.done(f"{ended}; predicted front of {len(front.points)} points, best {label} on search {best:.2%}")
+    return True
 
 
 def missing_refinements(session: Session) -> list[Architecture]:
@@ -231,7 +237,7 @@ def missing_refinements(session: Session) -> list[Architecture]:
     return [arch for arch in chosen if arch.arch_id not in done]
 
 
-def refine(session: Session, *, cluster: ClusterFactory, reporter: Reporter) -> None:
+def refine(session: Session, *, cluster: ClusterFactory, reporter: Reporter) -> bool:
     """Stage 4: fine-tune candidates around the front as Ray Tune trials."""
     recipe, run = session.recipe.refine, session.run
     require_trained(session)
@@ -242,7 +248,7 @@ def refine(session: Session, *, cluster: ClusterFactory, reporter: Reporter) -> 
     missing = [arch for arch in missing_refinements(session) if not _record_refined(session, arch)]
     if not missing:
         reporter.done("finished before")
-        return
+        return False
     jobs = [(arch.to_json(), run.refine_dir(arch.arch_id)) for arch in missing]
     steps: dict[str, float] = {}
     total, label = len(missing) * recipe.epochs, metric_label(session.recipe.data.metric)
@@ -272,6 +278,7 @@ def refine(session: Session, *, cluster: ClusterFactory, reporter: Reporter) -> 
             hint=f"correct the cause and run `nas refine {run.path}` again",
         )
     reporter.done(_gain(session))
+    return True
 
 
 def _record_refined(session: Session, arch: Architecture) -> bool:
@@ -309,7 +316,7 @@ def _gain(session: Session) -> str:
     )
 
 
-def verify(session: Session, *, reporter: Reporter) -> None:
+def verify(session: Session, *, reporter: Reporter) -> bool:
     """Stage 5: measure and evaluate the front's candidates.
 
     Raises:
@@ -339,6 +346,7 @@ def verify(session: Session, *, reporter: Reporter) -> None:
     spans = [point.latency_ms for point in front.points]
     found = f"verified front of {len(front.points)} points over a latency span of {max(spans) / min(spans):.2f}"
     reporter.done(found if verified.num_new else f"finished before; {found}")
+    return bool(verified.num_new)
 
 
 def require_formats(session: Session, *, formats: Sequence[str] | None) -> None:

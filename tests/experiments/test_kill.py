@@ -94,14 +94,18 @@ def kill_when(reached: Callable[[Run], bool], run_dir: Path, command: list[str |
     assert not alive, f"left behind: {[child.cmdline()[:3] for child in alive]}"
 
 
-def test_interrupted_by_the_user_it_ends_with_130(tmp_path: Path) -> None:
+def test_one_process_works_on_a_run_and_ends_with_130_when_the_user_interrupts_it(tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    process = nas_process("run", QUICKSTART, "--quick", "--run-dir", run_dir, "--set", "train.epochs=500")
+    command = ("run", QUICKSTART, "--quick", "--run-dir", run_dir, "--set", "train.epochs=500")
+    process = nas_process(*command)
     deadline = time.monotonic() + 120
     while not ((run_dir / "run.json").exists() and trained(open_run(run_dir))):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(SLEEP)
+    second = run_nas(*command)
+    assert second.code == 2
+    assert "another process is working on run" in second.err
     process.send_signal(signal.SIGINT)
     try:
         _, err = process.communicate(timeout=90)
@@ -112,20 +116,3 @@ def test_interrupted_by_the_user_it_ends_with_130(tmp_path: Path) -> None:
     assert process.returncode == 130, err
     assert "interrupted" in err
     assert trained(open_run(run_dir))
-
-
-def test_two_processes_cannot_work_on_one_run(tmp_path: Path) -> None:
-    run_dir = tmp_path / "run"
-    first = nas_process("run", QUICKSTART, "--quick", "--run-dir", run_dir, "--set", "train.epochs=500")
-    try:
-        deadline = time.monotonic() + 120
-        while not (run_dir / "run.json").exists():
-            assert first.poll() is None, first.communicate()[1]
-            assert time.monotonic() < deadline
-            time.sleep(SLEEP)
-        second = run_nas("run", QUICKSTART, "--quick", "--run-dir", run_dir, "--set", "train.epochs=500")
-        assert second.code == 2
-        assert "another process is working on run" in second.err
-    finally:
-        first.kill()
-        first.communicate()

@@ -16,13 +16,13 @@ from pathlib import Path
 import optuna
 import pytest
 
-from experiments.pipeline import run_stages
+from experiments.pipeline import STAGES, run_stages
 from experiments.session import resume_session
 from hardware.device import Device
 from hardware.errors import UnreachableError
 from nas import open_run
 from nas.profile import PROFILE_HELD_OUT, profiled_subnets, usable_subnets
-from nas.tracking import MemoryTracker
+from nas.tracking import MemoryTracker, RunView
 from tests.experiments.conftest import QUICKSTART, ROOT, InProcess, Result, nas_process, run_nas
 from tests.fakes.devices import DeadHost
 from tests.fakes.reporters import Heard
@@ -97,6 +97,23 @@ def test_second_call_does_nothing_again(quick_run: QuickRun) -> None:
     assert after == before
     assert result.err.count("finished before") == 5
     assert result.out == first.out
+
+
+class Counting(MemoryTracker):
+    """Counts how often it is told."""
+
+    num_syncs = 0
+
+    def sync(self, view: RunView) -> None:
+        self.num_syncs += 1
+        super().sync(view)
+
+
+def test_stages_that_were_finished_before_are_shown_to_the_tracker_once(quick_run: QuickRun) -> None:
+    tracker = Counting()
+    outcome = run_stages(resume_session(quick_run[0]), names=[*STAGES[:-1]], reporter=Heard(), tracker=tracker)
+    assert outcome.tracked
+    assert tracker.num_syncs == 1
 
 
 def test_every_architecture_was_evaluated_once_and_no_trial_is_left(quick_run: QuickRun) -> None:
