@@ -3,6 +3,7 @@
 Needs numpy and the one runtime, nothing else: the agent (`hardware.agent`) runs it where nothing more is installed.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -139,7 +140,7 @@ def measure_onsite(
 
 def _time(backend: DeviceBackend, job: MeasureJob, *, lease: Lease, on_progress: OnProgress | None) -> InterleavedTimes:
     clock: Clock = SystemClock()
-    last_s = clock.monotonic_s()
+    last_s = started_s = clock.monotonic_s()
     num_done = 0
 
     def after_round(num_rounds: int) -> None:
@@ -148,12 +149,13 @@ def _time(backend: DeviceBackend, job: MeasureJob, *, lease: Lease, on_progress:
         lease.renew(ttl_s=max(_MIN_TTL_S, _TTL_ROUNDS * (now_s - last_s)))
         last_s, num_done = now_s, num_rounds
         if on_progress is not None:
-            on_progress(num_rounds, job.protocol.max_rounds)
+            on_progress(num_rounds, _most_rounds(job.protocol, num_rounds=num_rounds, elapsed_s=now_s - started_s))
 
     rng = np.random.default_rng(job.seed)
     with _loaded(backend, job, rng=rng) as (runners, reference):
         # The first round has no round before it to judge by.
         lease.renew(ttl_s=_first_ttl_s(job.protocol))
+        started_s = clock.monotonic_s()
         times = time_interleaved(
             runners,
             reference=reference,
@@ -166,6 +168,12 @@ def _time(backend: DeviceBackend, job: MeasureJob, *, lease: Lease, on_progress:
     if on_progress is not None:
         on_progress(num_done, num_done)
     return times
+
+
+def _most_rounds(protocol: MeasurementProtocol, *, num_rounds: int, elapsed_s: float) -> int:
+    """Rounds of a session that ends at a cap, of rounds or of seconds, if the rest is as fast as the first ones."""
+    affordable = protocol.max_rounds if elapsed_s <= 0 else math.ceil(num_rounds * protocol.max_seconds / elapsed_s)
+    return max(num_rounds, protocol.min_rounds, min(protocol.max_rounds, affordable))
 
 
 def _count(

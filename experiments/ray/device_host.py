@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from hardware.device import DeviceSpec, find_backend
 from hardware.errors import DeviceError, HangingError, UnreachableError
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 _T = TypeVar("_T")
 
 _POLL_S = 0.5
+_TELL_S = 1.0
 _LOCKS = "ARCHSMITH_LOCK_DIRECTORY"
 
 
@@ -44,7 +45,8 @@ class RayDeviceHost:
     def measure(self, job: MeasureJob, *, on_progress: OnProgress | None = None) -> OnsiteResult:
         """Send the files, measure there, return what was found; see `DeviceHost.measure`.
 
-        Progress is told at the end only: rounds are not interrupted for it.
+        The job tells of progress between rounds, at most once a second, and waits for that to arrive: nothing is on its
+        way while a network is timed.
 
         Raises:
             UnreachableError: not connected, no node has the device, or the node was lost.
@@ -52,10 +54,9 @@ class RayDeviceHost:
             DeviceError, MeasurementError, StorageError: as `measure_onsite`.
         """
         files = {name: artifact.read_checked() for name, artifact in job.artifacts.items()}
-        found = self._call(_measure, job, files, job.reference.read_checked(), patience_s=_patience(job))
-        if on_progress is not None:
-            on_progress(1, 1)
-        return found
+        return self._call(
+            _measure, job, files, job.reference.read_checked(), patience_s=_patience(job), on_progress=on_progress
+        )
 
     def check(self, spec: DeviceSpec) -> tuple[CheckItem, ...]:
         """Let the node check itself.
@@ -65,16 +66,25 @@ class RayDeviceHost:
         """
         return self._call(_check, spec, patience_s=0.0)
 
-    def _call(self, function: Callable[..., _T], *arguments: object, patience_s: float) -> _T:
+    def _call(
+        self,
+        function: Callable[..., _T],
+        *arguments: object,
+        patience_s: float,
+        on_progress: OnProgress | None = None,
+    ) -> _T:
         import ray
 
         self._require_node()
         remote = ray.remote(num_cpus=0, max_retries=0, resources={self._resource: 1})(function)
-        reference = remote.remote(*arguments)
-        deadline_s = time.monotonic() + self._entry.timeouts.connect_s + self._entry.timeouts.call_s + patience_s
         try:
+            progress = None if on_progress is None else _Progress(on_progress)
+            reference = remote.remote(*arguments, **({} if progress is None else {"told": progress.actor}))
+            deadline_s = time.monotonic() + self._entry.timeouts.connect_s + self._entry.timeouts.call_s + patience_s
             while time.monotonic() < deadline_s:
                 ready, _ = ray.wait([reference], timeout=_POLL_S)
+                if progress is not None:
+                    progress.pass_on()
                 if ready:
                     return cast(_T, _answer(reference))
         except (ray.exceptions.RayError, ConnectionError) as e:
@@ -106,6 +116,43 @@ class RayDeviceHost:
             )
 
 
+class _Told:
+    """An actor that keeps the newest progress of a job: a task cannot call the driver."""
+
+    def __init__(self) -> None:
+        self._newest: tuple[int, int] | None = None
+
+    def tell(self, done: int, total: int) -> None:
+        self._newest = (done, total)
+
+    def newest(self) -> tuple[int, int] | None:
+        return self._newest
+
+
+class _Progress:
+    """Passes a job's progress on; ends its actor when it is dropped."""
+
+    def __init__(self, on_progress: OnProgress) -> None:
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        self._on_progress = on_progress
+        self._last: tuple[int, int] | None = None
+        # Beside the driver, and there before the job begins: a process that starts would disturb the device.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        self.actor = cast(Any, ray.remote(num_cpus=0)(_Told).options(scheduling_strategy=here).remote())
+        ray.get(self.actor.newest.remote())
+
+    def pass_on(self) -> None:
+        """Tell what is new."""
+        import ray
+
+        newest: tuple[int, int] | None = ray.get(self.actor.newest.remote())
+        if newest is not None and newest != self._last:
+            self._on_progress(*newest)
+            self._last = newest
+
+
 def _patience(job: MeasureJob) -> float:
     """How long a well device may need: waiting for the unit, and the protocol's longest session."""
     return (job.timeout_s if job.timeout_s is not None else 3600.0) + min(job.protocol.max_seconds, 86_400.0)
@@ -125,8 +172,18 @@ def _answer(reference: "ray.ObjectRef[object]") -> object:
         ) from e
 
 
-def _measure(job: MeasureJob, files: Mapping[str, bytes], reference: bytes) -> OnsiteResult:
+def _measure(job: MeasureJob, files: Mapping[str, bytes], reference: bytes, *, told: object = None) -> OnsiteResult:
     """Runs on the node."""
+    import ray
+
+    due_s = 0.0
+
+    def tell(done: int, total: int) -> None:
+        nonlocal due_s
+        if told is not None and (done == total or time.monotonic() >= due_s):
+            ray.get(cast(Any, told).tell.remote(done, total))
+            due_s = time.monotonic() + _TELL_S
+
     with tempfile.TemporaryDirectory(prefix="archsmith-") as folder:
         artifacts = {}
         for number, (name, content) in enumerate(files.items()):
@@ -136,7 +193,7 @@ def _measure(job: MeasureJob, files: Mapping[str, bytes], reference: bytes) -> O
         path = Path(folder) / f"reference-{job.reference.path.name}"
         path.write_bytes(reference)
         here = replace(job, artifacts=artifacts, reference=replace(job.reference, path=path))
-        return measure_onsite(find_backend(job.spec.backend), here, lock_directory=_lock_directory())
+        return measure_onsite(find_backend(job.spec.backend), here, lock_directory=_lock_directory(), on_progress=tell)
 
 
 def _check(spec: DeviceSpec) -> tuple[CheckItem, ...]:

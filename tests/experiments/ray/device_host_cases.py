@@ -89,6 +89,27 @@ def test_networks_are_measured_where_the_device_is(nodes: Cluster, device: Devic
 
 
 @pytest.mark.slow
+def test_the_driver_hears_of_progress_while_the_device_measures(nodes: Cluster, device: Device, tmp_path: Path) -> None:
+    artifact = device.backend.build(
+        example_network(), example=torch.zeros(1, *INPUT_SHAPE), path=tmp_path / "network.onnx"
+    )
+    heard: list[tuple[int, int]] = []
+    measure_many(
+        device,
+        {"network": artifact},
+        reference=artifact,
+        protocol=dataclasses.replace(FAST, max_rounds=1_000_000, min_seconds=4.0),
+        rng=np.random.default_rng(0),
+        on_progress=lambda done, total: heard.append((done, total)),
+    )
+    assert len(heard) >= 3
+    # a suspect begins again, so not every number is larger than the one before
+    assert all(0 < done <= total for done, total in heard)
+    assert heard[0][0] < heard[0][1]
+    assert heard[-1][0] == heard[-1][1]
+
+
+@pytest.mark.slow
 def test_the_job_waits_for_the_units_own_lock(nodes: Cluster, device: Device, locks: Path, tmp_path: Path) -> None:
     path = tmp_path / "network.onnx"
     artifact = device.backend.build(example_network(), example=torch.zeros(1, *INPUT_SHAPE), path=path)
