@@ -4,8 +4,8 @@ VENV        ?= .venv
 RECIPE      ?= experiments/recipes/quickstart.yaml
 RUN_ARGS    ?=
 PYTEST_ARGS ?=
-# Test processes; the tests of one file stay in one process.
-PROCESSES   ?= 2
+# Test processes, one more than the two cores of CI: tests with Ray wait much. Those of one file stay in one process.
+PROCESSES   ?= 3
 # An extra package index, for instance https://download.pytorch.org/whl/cpu for torch's CPU build.
 EXTRA_INDEX ?=
 # The first interpreter that runs, is new enough and can make environments; constraints.txt is tested with 3.11.
@@ -48,7 +48,7 @@ lint: $(INSTALLED) ## check style, types and the floors
 	$(BIN)/lint-imports
 
 test: lint ## check everything and run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 format: $(INSTALLED) ## bring the code into its format
 	$(BIN)/ruff check --fix .

@@ -31,6 +31,15 @@ settings.register_profile("archsmith", deadline=None, print_blob=True)
 settings.load_profile("archsmith")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put whole runs first, then files with slow tests: a long file that starts last would leave processes idle.
+
+    Whole runs are in one file, so in one process: two at once would only wait for each other's measuring.
+    """
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (item.path.name != "test_run.py", item.path not in slow))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def user_directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Points the caches and settings of this user at a temporary directory for the whole session."""
