@@ -173,8 +173,16 @@ class LockFiles:
         os.close(descriptor)
 
 
+LOCK_VARIABLE = "ARCHSMITH_LOCK_DIRECTORY"
+
+
 def default_lock_directory() -> Path:
-    """Return the one place of this host, the same for all users and whatever TMPDIR says to one of them."""
+    """Return the one place of this host, the same for all users and whatever TMPDIR says to one of them.
+
+    `$ARCHSMITH_LOCK_DIRECTORY` names another one: containers on one host share it, tests have their own.
+    """
+    if named := os.environ.get(LOCK_VARIABLE):
+        return Path(named)
     everybodys = Path("/tmp")  # noqa: S108 - the directory and its files are checked before they are used
     return (everybodys if everybodys.is_dir() else Path(tempfile.gettempdir())) / "archsmith-locks"
 

@@ -48,4 +48,6 @@ def user_directories(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         patch.setenv("XDG_CACHE_HOME", str(home / "cache"))
         patch.setenv("XDG_CONFIG_HOME", str(home / "config"))
         patch.setenv("MPLCONFIGDIR", str(home / "matplotlib"))
+        # Test processes and searches on this host would wait for each other's measuring; figures do not matter here.
+        patch.setenv("ARCHSMITH_LOCK_DIRECTORY", str(home / "locks"))
         yield

@@ -4,7 +4,6 @@ A device host joins the cluster with `ray start --address ADDRESS --resources '{
 logical: that nobody else measures or computes there is the business of the unit's own lock, which the job takes there.
 """
 
-import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -27,7 +26,6 @@ _T = TypeVar("_T")
 
 _POLL_S = 0.5
 _TELL_S = 1.0
-_LOCKS = "ARCHSMITH_LOCK_DIRECTORY"
 
 
 def ray_connectors() -> Mapping[str, Callable[[DeviceEntry], CheckableHost]]:
@@ -193,14 +191,8 @@ def _measure(job: MeasureJob, files: Mapping[str, bytes], reference: bytes, *, t
         path = Path(folder) / f"reference-{job.reference.path.name}"
         path.write_bytes(reference)
         here = replace(job, artifacts=artifacts, reference=replace(job.reference, path=path))
-        return measure_onsite(find_backend(job.spec.backend), here, lock_directory=_lock_directory(), on_progress=tell)
+        return measure_onsite(find_backend(job.spec.backend), here, on_progress=tell)
 
 
 def _check(spec: DeviceSpec) -> tuple[CheckItem, ...]:
-    return self_test(find_backend(spec.backend), spec=spec, lock_directory=_lock_directory())
-
-
-def _lock_directory() -> Path | None:
-    """The host's common place, unless the node was started with another one (tests are)."""
-    named = os.environ.get(_LOCKS)
-    return Path(named) if named else None
+    return self_test(find_backend(spec.backend), spec=spec)

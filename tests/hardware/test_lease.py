@@ -490,10 +490,13 @@ def test_the_book_stays_within_a_page_however_many_compute(directory: Path) -> N
     assert found.computing == state.computing[-len(found.computing) :]
 
 
-def test_the_default_directory_does_not_depend_on_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_default_directory_does_not_depend_on_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ARCHSMITH_LOCK_DIRECTORY", raising=False)
     first = default_lock_directory()
     monkeypatch.setenv("TMPDIR", "/somewhere/else")
     assert default_lock_directory() == first
+    monkeypatch.setenv("ARCHSMITH_LOCK_DIRECTORY", str(tmp_path / "shared"))
+    assert default_lock_directory() == tmp_path / "shared"
 
 
 @pytest.mark.parametrize("kind", ["computing", "measuring"])

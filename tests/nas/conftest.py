@@ -1,6 +1,6 @@
 """One tiny run, taken through all stages once a session; a test that changes something copies it first."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -45,15 +45,6 @@ from tests.nas.tiny_run import (
 def one_thread() -> None:
     """Sums in one order, so that equal computations are equal bit by bit."""
     torch.set_num_threads(1)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def own_locks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Locks of our own: a search that runs on this host would otherwise hold up the tests, and they it."""
-    directory = tmp_path_factory.mktemp("locks")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hardware.lease.default_lock_directory", lambda: directory)
-        yield
 
 
 @pytest.fixture(scope="session")
