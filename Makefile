@@ -4,8 +4,8 @@ VENV        ?= .venv
 RECIPE      ?= experiments/recipes/quickstart.yaml
 RUN_ARGS    ?=
 PYTEST_ARGS ?=
-# Test processes, one more than the two cores of CI: tests with Ray wait much. Those of one file stay in one process.
-PROCESSES   ?= 3
+# Test processes; the tests of one file stay in one process. More than cores, and whole runs reach their time limits.
+PROCESSES   ?= 2
 # An extra package index, for instance https://download.pytorch.org/whl/cpu for torch's CPU build.
 EXTRA_INDEX ?=
 # The first interpreter that runs, is new enough and can make environments; constraints.txt is tested with 3.11.

@@ -32,12 +32,8 @@ settings.load_profile("archsmith")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put whole runs first, then files with slow tests: a long file that starts last would leave processes idle.
-
-    Whole runs are in one file, so in one process: two at once would only wait for each other's measuring.
-    """
-    slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: (item.path.name != "test_run.py", item.path not in slow))
+    """Put whole runs first: the longest file would leave the other processes idle if it started last."""
+    items.sort(key=lambda item: item.path.name != "test_run.py")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -609,7 +610,8 @@ def server(tmp_path: Path) -> Iterator[str]:
     uri = f"http://127.0.0.1:{port}"
     for _ in range(240):
         try:
-            with socket.create_connection(("127.0.0.1", port), timeout=5):
+            # listening is not enough: on a busy machine its first answer takes longer than a tracker waits
+            with urllib.request.urlopen(f"{uri}/health", timeout=30):
                 break
         except OSError:
             assert process.poll() is None, (tmp_path / "server.log").read_text()
