@@ -87,7 +87,7 @@ def run_stages(
             "refine": lambda: stages.refine(session, cluster=cluster, reporter=reporter),
             "verify": lambda: stages.verify(session, reporter=reporter),
         }
-        shown = False
+        changed = False
         for name in STAGES:
             if name in actions and name in names:
                 try:
@@ -98,10 +98,9 @@ def run_stages(
                     raise
                 if changed:
                     mirror.sync()
-                shown = changed
         if "export" not in names:
             # A mirror that was lost or fell behind comes back with the next command, whatever that finds to do.
-            if not shown:
+            if not changed:
                 mirror.sync()
             return Outcome(exported=None, registered=None, tracked=mirror.healthy)
         # Still inside: Ray's processes ending would disturb the last measurement.

@@ -34,7 +34,7 @@ from hardware.device import find_backend, require_usable
 from hardware.errors import StorageError, UntrustedError
 from hardware.files import JSON
 from hardware.lease import UnitLock
-from hardware.onsite import MeasureJob, measure_onsite
+from hardware.onsite import MeasureJob, measure_onsite, now_and_then
 from hardware.selftest import self_test
 from hardware.wire import (
     PACKAGE_VERSION,
@@ -189,17 +189,17 @@ class Agent:
         patience_s, number = float(request.get("patience_s") or 600.0), request.get("number")
         backend = find_backend(job.spec.backend)
         require_usable(backend, spec=job.spec)
-        last_s = float("-inf")
         started = threading.Event()
 
+        def send(done: int, total: int) -> None:
+            self._channel.send({"number": number, "event": "progress", "done": done, "total": total})
+
+        told = now_and_then(send, seconds=_SECONDS_BETWEEN_LINES)
+
         def on_progress(done: int, total: int) -> None:
-            nonlocal last_s
             started.set()
             _end_in(patience_s)
-            now_s = time.monotonic()
-            if done == total or now_s - last_s >= _SECONDS_BETWEEN_LINES:
-                last_s = now_s
-                self._channel.send({"number": number, "event": "progress", "done": done, "total": total})
+            told(done, total)
 
         with self._telling_that_we_wait(job, number=number, started=started, patience_s=patience_s):
             found = measure_onsite(backend, job, on_progress=on_progress, lock_directory=self._lock_directory)

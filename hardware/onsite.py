@@ -170,6 +170,20 @@ def _time(backend: DeviceBackend, job: MeasureJob, *, lease: Lease, on_progress:
     return times
 
 
+def now_and_then(tell: OnProgress, *, seconds: float) -> OnProgress:
+    """Pass on the first and the last progress of a job, and what lies between at most every so many seconds."""
+    last_s = -math.inf
+
+    def on_progress(done: int, total: int) -> None:
+        nonlocal last_s
+        now_s = time.monotonic()
+        if done == total or now_s - last_s >= seconds:
+            last_s = now_s
+            tell(done, total)
+
+    return on_progress
+
+
 def _most_rounds(protocol: MeasurementProtocol, *, num_rounds: int, elapsed_s: float) -> int:
     """Rounds of a session that ends at a cap, of rounds or of seconds, if the rest is as fast as the first ones."""
     affordable = protocol.max_rounds if elapsed_s <= 0 else math.ceil(num_rounds * protocol.max_seconds / elapsed_s)

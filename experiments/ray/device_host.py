@@ -15,7 +15,7 @@ from hardware.device import DeviceSpec, find_backend
 from hardware.errors import DeviceError, HangingError, UnreachableError
 from hardware.fleet import DeviceEntry, RayPlace
 from hardware.health import CheckableHost
-from hardware.onsite import MeasureJob, OnProgress, OnsiteResult, measure_onsite
+from hardware.onsite import MeasureJob, OnProgress, OnsiteResult, measure_onsite, now_and_then
 from hardware.selftest import CheckItem, self_test
 from searchspaces.errors import Hinted
 
@@ -174,14 +174,10 @@ def _measure(job: MeasureJob, files: Mapping[str, bytes], reference: bytes, *, t
     """Runs on the node."""
     import ray
 
-    due_s = 0.0
-
     def tell(done: int, total: int) -> None:
-        nonlocal due_s
-        if told is not None and (done == total or time.monotonic() >= due_s):
-            ray.get(cast(Any, told).tell.remote(done, total))
-            due_s = time.monotonic() + _TELL_S
+        ray.get(cast(Any, told).tell.remote(done, total))
 
+    on_progress = None if told is None else now_and_then(tell, seconds=_TELL_S)
     with tempfile.TemporaryDirectory(prefix="archsmith-") as folder:
         artifacts = {}
         for number, (name, content) in enumerate(files.items()):
@@ -191,7 +187,7 @@ def _measure(job: MeasureJob, files: Mapping[str, bytes], reference: bytes, *, t
         path = Path(folder) / f"reference-{job.reference.path.name}"
         path.write_bytes(reference)
         here = replace(job, artifacts=artifacts, reference=replace(job.reference, path=path))
-        return measure_onsite(find_backend(job.spec.backend), here, on_progress=tell)
+        return measure_onsite(find_backend(job.spec.backend), here, on_progress=on_progress)
 
 
 def _check(spec: DeviceSpec) -> tuple[CheckItem, ...]:

@@ -381,16 +381,20 @@ def test_killed_in_every_stage_the_same_command_finishes_the_run(tmp_path: Path)
     assert len(list((run_dir / "export").glob("*/manifest.json"))) == 1
 
 
+def wait_until(reached: Callable[[Run], bool], run_dir: Path, process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + 400
+    while not ((run_dir / "run.json").exists() and reached(open_run(run_dir))):
+        assert process.poll() is None, f"ended before {reached.__name__}: {process.communicate()[1]}"
+        assert time.monotonic() < deadline, f"{reached.__name__} was not reached"
+        time.sleep(SLEEP)
+
+
 def kill_when(reached: Callable[[Run], bool], run_dir: Path, command: list[str | Path]) -> None:
     """Start the command, SIGKILL it as soon as `reached` holds, and wait until its children are gone too."""
     process = nas_process(*command)
     children: list[psutil.Process] = []
     try:
-        deadline = time.monotonic() + 400
-        while not ((run_dir / "run.json").exists() and reached(open_run(run_dir))):
-            assert process.poll() is None, f"ended before {reached.__name__}: {process.communicate()[1]}"
-            assert time.monotonic() < deadline, f"{reached.__name__} was not reached"
-            time.sleep(SLEEP)
+        wait_until(reached, run_dir, process)
         children = psutil.Process(process.pid).children(recursive=True)
     finally:
         os.kill(process.pid, signal.SIGKILL)
@@ -404,11 +408,7 @@ def test_one_process_works_on_a_run_and_ends_with_130_when_the_user_interrupts_i
     run_dir = tmp_path / "run"
     command = ("run", QUICKSTART, "--quick", "--run-dir", run_dir, "--set", "train.epochs=500")
     process = nas_process(*command)
-    deadline = time.monotonic() + 400
-    while not ((run_dir / "run.json").exists() and trained(open_run(run_dir))):
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(SLEEP)
+    wait_until(trained, run_dir, process)
     second = run_nas(*command)
     assert second.code == 2
     assert "another process is working on run" in second.err
