@@ -402,11 +402,11 @@ def _explained() -> Iterator[None]:
 
 def _exit_code(error: Hinted) -> int:
     from experiments.errors import DataError, RecipeError
-    from hardware.errors import DeviceError
+    from hardware.errors import DeviceError, DeviceUsageError
     from nas.errors import InfeasibleError, RunError
     from searchspaces.errors import SpaceError
 
-    if isinstance(error, RecipeError | DataError | RunError | SpaceError):
+    if isinstance(error, RecipeError | DataError | RunError | SpaceError | DeviceUsageError):
         return 2
     if isinstance(error, InfeasibleError):
         return 3

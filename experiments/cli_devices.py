@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -33,7 +34,17 @@ SpaceOption = Annotated[
     typer.Option("--space", metavar="SPACE|FILE", help="A space's name, or a YAML file with `name` and `settings`."),
 ]
 ClassesOption = Annotated[int, typer.Option("--classes", min=2, help="Classes of the classifier.")]
-ProtocolOption = Annotated[str, typer.Option("--protocol", help="How thoroughly: quick, standard or mlperf.")]
+
+
+class Protocol(StrEnum):
+    """Names of measurement protocols."""
+
+    quick = "quick"
+    standard = "standard"
+    mlperf = "mlperf"
+
+
+ProtocolOption = Annotated[Protocol, typer.Option("--protocol", help="How thoroughly.")]
 ThreadsOption = Annotated[
     int | None,
     typer.Option("--threads", min=1, help="Threads of one inference; default: 1, or as in devices.yaml."),
@@ -45,7 +56,10 @@ AddressOption = Annotated[
     str | None, typer.Option("--address", metavar="HOST:PORT", help="Ray cluster, for a device on one of its nodes.")
 ]
 
-_SHOWN = ("arch_id", "purpose", "p50", "low", "high", "p90", "p99", "unit", "provenance", "suspect_reason", "utc_time")
+_SHOWN = (
+    *("arch_id", "candidate_id", "purpose", "p50", "low", "high", "p90", "p99", "quantile", "unit", "provenance"),
+    *("protocol", "threads", "batch", "suspect_reason", "utc_time"),
+)
 
 
 @app.command("list")
@@ -53,7 +67,7 @@ def list_(format_: FormatOption = Format.table) -> None:
     """List the devices that can be measured on. Example: nas devices list."""
     from hardware import list_devices
 
-    statuses = list_devices()
+    statuses = list_devices(connectors=_connectors())
     if format_ is Format.json:
         rows = [
             {
@@ -88,35 +102,60 @@ def show(
     """
     from hardware import get_device
     from hardware.lease import UnitLock
-    from hardware.records import measured_spaces, measurement_table
+    from hardware.records import FILES, measured_spaces, measurement_table
 
-    status = UnitLock(get_device(device, connectors=_connectors()).spec.physical_unit()).status()
-    spaces = measured_spaces(device) if space is None else [space]
+    chosen = get_device(device, connectors=_connectors())
+    # The lock of a device elsewhere lies there.
+    status = UnitLock(chosen.spec.physical_unit()).status() if chosen.host is None else None
+    known = measured_spaces(device)
+    if space is not None and known and space not in known:
+        raise typer.BadParameter(f"{device} has measurements of {', '.join(known)}, none of {space!r}")
+    spaces = known if space is None else [space]
     tables = {name: measurement_table(device, space_id=name).read() for name in spaces}
     if format_ is Format.json:
-        held = {
-            "measuring": None if status.measuring is None else str(status.measuring),
-            "computing": [str(holder) for holder in status.computing],
-            "waiting": [str(waiter) for waiter in status.waiting],
-        }
+        held = (
+            None
+            if status is None
+            else {
+                "measuring": None if status.measuring is None else str(status.measuring),
+                "computing": [str(holder) for holder in status.computing],
+                "waiting": [str(waiter) for waiter in status.waiting],
+            }
+        )
         measurements = {name: _rows(frame) for name, frame in tables.items()}
         typer.echo(json.dumps({"device": device, "unit": held, "measurements": measurements}, indent=2))
         return
-    if status.measuring is not None:
-        typer.echo(f"measured on by {status.measuring}")
-    for holder in status.computing:
-        typer.echo(f"computed on by {holder}")
-    for waiter in status.waiting:
-        typer.echo(f"waited for by {waiter}")
+    if status is None:
+        typer.echo(f"who measures on {device} now is known where it is, at {chosen.spec.location}")
+    else:
+        for holder in () if status.measuring is None else (status.measuring,):
+            typer.echo(f"measured on by {holder}")
+        for holder in status.computing:
+            typer.echo(f"computed on by {holder}")
+        for waiter in status.waiting:
+            typer.echo(f"waited for by {waiter}")
     if not any(len(frame) for frame in tables.values()):
         typer.echo(f"nothing was measured on {device} yet; measure: nas devices measure MODEL.onnx --device {device}")
     for name, frame in tables.items():
         shown = Table(title=f"{device}, {name}: {len(frame)} measurements", title_justify="left")
-        for heading in ("network", "for", "median", "95 % interval", "p90", "p99", "unit", "provenance", "UTC", "note"):
+        headings = (
+            "network",
+            "for",
+            "median",
+            "95 % interval",
+            "p90",
+            "p99",
+            "unit",
+            "provenance",
+            "how",
+            "UTC",
+            "note",
+        )
+        for heading in headings:
             shown.add_column(heading, justify="right" if heading in ("median", "p90", "p99") else "left")
         for row in _rows(frame):
             shown.add_row(
-                str(row["arch_id"]),
+                str(row["candidate_id"] if name == FILES else row["arch_id"]),
                 str(row["purpose"]),
                 f"{row['p50']:.5g}",
                 f"{row['low']:.5g} - {row['high']:.5g}",
@@ -124,6 +163,7 @@ def show(
                 f"{row['p99']:.5g}",
                 str(row["unit"]),
                 str(row["provenance"]),
+                f"{row['protocol']}, {row['threads']} thread(s), batch {row['batch']}",
                 str(row["utc_time"])[:16],
                 escape(str(row["suspect_reason"])),
             )
@@ -144,7 +184,7 @@ def measure(
     device: DeviceOption = "onnxruntime-cpu",
     space: SpaceOption = "mbconv-small",
     classes: ClassesOption = 10,
-    protocol: ProtocolOption = "standard",
+    protocol: ProtocolOption = Protocol.standard,
     threads: ThreadsOption = None,
     batch: BatchOption = None,
     calibration: Annotated[
@@ -171,7 +211,7 @@ def measure(
 
     chosen = get_device(device, threads=threads, batch=batch, connectors=_connectors())
     with _connected(address):
-        if what.endswith(".onnx"):
+        if what.lower().endswith(".onnx"):
             record = _measure_file(chosen, Path(what), calibration=calibration, protocol=protocol)
         elif calibration is not None:
             raise typer.BadParameter("--calibration goes with an ONNX file, architectures have random weights")
@@ -179,6 +219,15 @@ def measure(
             record = _measure_architecture(chosen, what, space=_space(space), classes=classes, protocol=protocol)
     if format_ is Format.json:
         typer.echo(json.dumps(_document(record), indent=2))
+        return
+    if record.provenance != "measured":
+        # Counted once: there is nothing to take a median of.
+        typer.echo(
+            f"{record.quantity} {record.p50:,.0f} {'' if record.unit == record.quantity else record.unit}".rstrip()
+        )
+        typer.echo(f"provenance  {record.provenance}")
+        for name, value in record.also.items():
+            typer.echo(f"{name}    {value:,.0f}")
         return
     typer.echo(f"{record.quantity} {record.p50:.5g} {record.unit} ({record.provenance}, median)")
     typer.echo(f"interval    {record.low:.5g} - {record.high:.5g} {record.unit} ({record.level:.0%})")
@@ -199,10 +248,10 @@ def calibrate(
     samples: Annotated[int, typer.Option("--samples", help="Subnets that the predictor is fitted to.")] = 20,
     held_out: Annotated[int, typer.Option("--held-out", help="Further subnets that judge it.")] = 8,
     classes: ClassesOption = 10,
-    protocol: ProtocolOption = "quick",
+    protocol: ProtocolOption = Protocol.quick,
     threads: ThreadsOption = None,
     batch: BatchOption = None,
-    seed: Annotated[int, typer.Option("--seed", help="Chooses the subnets.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Chooses the subnets.")] = 0,
     address: AddressOption = None,
     format_: FormatOption = Format.table,
 ) -> None:
@@ -234,10 +283,12 @@ def calibrate(
         "device": device,
         "space": found.predictor.space_id,
         "unit": found.predictor.unit,
+        "provenance": {"measurements": chosen.backend.provenance, "predictions": "predicted"},
         "family": found.predictor.family,
         "num_fit": found.num_fit,
         "num_held_out": found.num_held_out,
         "suspect": list(found.suspect),
+        "uses_suspect": found.uses_suspect,
         "held_out": {
             "mape_percent": scores.mape_percent,
             "spearman": scores.spearman,
@@ -251,11 +302,13 @@ def calibrate(
         typer.echo(json.dumps(document, indent=2))
         return
     typer.echo(
+        f"{found.num_fit + found.num_held_out} subnets {chosen.backend.provenance} in {found.predictor.unit}; "
         f"held-out error on {found.num_held_out} subnets {scores.mape_percent:.1f} % (mean), Spearman "
         f"{scores.spearman:.3f}, {scores.within_5_percent:.0%} within 5 %, {scores.within_10_percent:.0%} within 10 %"
     )
     if found.suspect:
-        typer.echo(f"left out    {len(found.suspect)} suspect measurements: {', '.join(found.suspect)}")
+        what = "used nevertheless" if found.uses_suspect else "left out"
+        typer.echo(f"{what}    {len(found.suspect)} suspect measurements: {', '.join(found.suspect)}")
     typer.echo(f"predictor   {found.predictor.family}, fitted to {found.num_fit} subnets, in {found.directory}")
 
 
@@ -328,7 +381,7 @@ def _measure_architecture(
     if what in ("smallest", "largest"):
         arch = space.smallest if what == "smallest" else space.largest
     else:
-        arch = Architecture.from_json(Path(what).read_text(encoding="utf-8") if Path(what).is_file() else what)
+        arch = Architecture.from_json(_architecture_text(what))
         space.validate(arch)
     with ConsoleReporter(_err()) as reporter:
         reporter.stage("measure", text=f"{arch.arch_id} on {device.spec.device_id}")
@@ -339,11 +392,24 @@ def _measure_architecture(
             num_classes=classes,
             protocol=protocol,
             seed=0,
-            on_built=lambda done, total: None,
+            on_built=lambda done, total: reporter.progress(done, total, text="files"),
             on_round=lambda done, total: reporter.progress(done, total, text="rounds"),
         )
         reporter.done("kept in the device's table")
     return found[arch]
+
+
+def _architecture_text(what: str) -> str:
+    """JSON text as it is, or what a file holds."""
+    if what.lstrip().startswith("{"):
+        return what
+    try:
+        return Path(what).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as e:
+        raise typer.BadParameter(
+            f"{what!r} is no MODEL.onnx, no architecture as JSON text or a file with it, and neither 'smallest' nor "
+            f"'largest' ({e})"
+        ) from e
 
 
 def _space(where: str) -> "SearchSpace":

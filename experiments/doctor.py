@@ -5,7 +5,6 @@ import os
 import platform
 import shutil
 import sys
-import tempfile
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,9 +14,10 @@ import psutil
 from experiments.datasets import locate_dataset
 from experiments.errors import DataError
 from experiments.recipe import DataSettings
-from hardware.device import list_devices
+from hardware.device import DeviceStatus, list_devices
 from hardware.errors import DeviceError
 from hardware.lease import UnitLock
+from hardware.lock_files import default_lock_directory
 
 _PACKAGES = ("torch", "ray", "optuna", "mlflow", "pandas", "scikit-learn", "onnx", "onnxruntime")
 _LEAST_GIB = 4.0
@@ -36,7 +36,7 @@ class Finding:
 def examine() -> list[Finding]:
     """Check interpreter, packages, processor, memory, disk, locks, devices and data sets; takes a second or two."""
     findings = [_python(), *(_package(name) for name in _PACKAGES), _processor(), _memory(), _disk(), _locks(), _gpu()]
-    for status in list_devices():
+    for status in _statuses(findings):
         versions = ", ".join(f"{name} {number}" for name, number in status.versions.items())
         findings.append(
             Finding(
@@ -49,6 +49,17 @@ def examine() -> list[Finding]:
     findings.append(_dataset(DataSettings(dataset="digits", search=1, verify=1, report=1)))
     findings.append(_dataset(DataSettings(dataset="fashion-mnist", search=1, verify=1, report="official")))
     return findings
+
+
+def _statuses(findings: list[Finding]) -> list[DeviceStatus]:
+    """All devices; an error in `devices.yaml` becomes a finding and hides no other."""
+    from experiments.ray.device_host import ray_connectors
+
+    try:
+        return list_devices(connectors=ray_connectors())
+    except DeviceError as e:
+        findings.append(Finding(subject="devices.yaml", ok=False, text=str(e), hint=e.hint))
+        return []
 
 
 def _python() -> Finding:
@@ -105,7 +116,7 @@ def _disk() -> Finding:
 def _locks() -> Finding:
     try:
         with UnitLock("doctor").computing(owner="nas doctor", timeout_s=1.0):
-            return Finding(subject="device locks", ok=True, text=f"work in {tempfile.gettempdir()}")
+            return Finding(subject="device locks", ok=True, text=f"work in {default_lock_directory()}")
     except DeviceError as e:
         return Finding(subject="device locks", ok=False, text=str(e), hint=e.hint)
 

@@ -15,7 +15,7 @@ from hardware.device import Device, device_ids
 from hardware.formats import onnx_importer
 from hardware.lease import UnitLock
 from hardware.measurement import CostMeasurement
-from hardware.measuring import measure_many
+from hardware.measuring import measure_many, reference_beside
 from hardware.records import FILES, measurement_table
 
 if TYPE_CHECKING:
@@ -65,10 +65,11 @@ def measure_file(
                 precision=spec.precision,
                 calibration=None if calibration is None else read_calibration(calibration, network=source),
             )
+            reference = reference_beside(device, artifact, folder=Path(folder))
         record = measure_many(
             device,
             {path.name: artifact},
-            reference=artifact,
+            reference=reference,
             protocol=protocol,
             rng=np.random.default_rng(0),
             on_progress=on_progress,

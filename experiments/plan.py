@@ -6,6 +6,7 @@ from pathlib import Path
 
 from experiments.datasets import locate_dataset
 from experiments.errors import DataError, RecipeError
+from experiments.ray.device_host import ray_connectors
 from experiments.recipe import Recipe
 from experiments.session import SERIES_SETTINGS, is_trained, recipe_space, recipe_to_continue, require_trainable
 from experiments.workload import recipe_device
@@ -100,7 +101,7 @@ def _train_line(recipe: Recipe, *, space: SearchSpace, is_done: bool) -> PlanLin
 
 
 def _device_line(recipe: Recipe) -> PlanLine:
-    devices = {status.device_id: status for status in list_devices()}
+    devices = {status.device_id: status for status in list_devices(connectors=ray_connectors())}
     wanted = recipe.device.id
     if wanted not in devices:
         return PlanLine(subject="device", text=f"{wanted}: unknown, known are {', '.join(devices)}", ok=False)

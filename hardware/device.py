@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from hardware import backends
-from hardware.errors import DeviceError
+from hardware.errors import DeviceError, DeviceUsageError
 
 if TYPE_CHECKING:
     from hardware.backends.backend import DeviceBackend
@@ -251,6 +251,11 @@ def require_usable(backend: "DeviceBackend", *, spec: DeviceSpec) -> None:
     if reason is not None:
         raise DeviceError(f"device {spec.device_id!r} is not available: {reason}", hint=install_hint(backend))
     require_precision(backend, spec=spec)
+    if backend.provenance != "measured" and spec.threads > 1:
+        raise DeviceError(
+            f"device {spec.device_id!r}: threads is {spec.threads}, but its costs are {backend.provenance} for one",
+            hint="leave threads at 1",
+        )
     num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     if spec.threads > num_cores:
         raise DeviceError(
@@ -278,7 +283,7 @@ def _fleet_entries(built_in: Iterable[str]) -> "dict[str, DeviceEntry]":
 
     entries = {entry.device_id: entry for entry in load_fleet()}
     for device_id in entries.keys() & set(built_in):
-        raise DeviceError(
+        raise DeviceUsageError(
             f"{entries[device_id].source}: the id {device_id!r} is that of a built-in device",
             hint="give the device another id",
         )

@@ -15,6 +15,10 @@ class StorageError(Hinted, RuntimeError):
     """A file that is missing, damaged or cannot be written."""
 
 
+class DeviceUsageError(DeviceError):
+    """A mistake of whoever asks: an error in `devices.yaml`, or a format that there is not."""
+
+
 class DeadDeviceError(DeviceError):
     """A device that does not answer as it should. Other work can go on without it."""
 

@@ -8,7 +8,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hardware.device import DeviceSpec
-from hardware.errors import DeviceError
+from hardware.errors import DeviceUsageError
 from hardware.fleet import DeviceEntry, LocalPlace, Place, RayPlace, SshPlace, Timeouts
 
 _LARGEST_BYTES = 1_000_000
@@ -19,6 +19,8 @@ _Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_lengt
 _Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9_:][A-Za-z0-9_.:%-]*$", max_length=253)]
 _Text = Annotated[str, Field(min_length=1, max_length=4096)]
 _Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
+# Also the name of a directory of measurements.
+_Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=200)]
 _Count = Annotated[int, Field(ge=1, le=65_536)]
 
 
@@ -60,7 +62,7 @@ class _Timeouts(_Section):
 
 
 class _Device(_Section):
-    id: _Name
+    id: _Id
     backend: _Name
     precision: _Name = "fp32"
     threads: _Count = 1
@@ -83,7 +85,7 @@ def read_fleet(path: Path) -> tuple[DeviceEntry, ...]:
     """Return the devices of a file, in its order; paths in it are relative to its directory.
 
     Raises:
-        DeviceError: the file is missing or not as it should be; every problem is listed, with its line.
+        DeviceUsageError: the file is missing or not as it should be; every problem is listed, with its line.
     """
     node, value = _read_yaml(path)
     if node is None:
@@ -147,7 +149,7 @@ def _read_yaml(path: Path) -> tuple[yaml.Node | None, object]:
         with path.open("rb") as file:
             data = file.read(_LARGEST_BYTES + 1)
     except OSError as e:
-        raise DeviceError(
+        raise DeviceUsageError(
             f"cannot read the devices in {path}: {e.strerror}", hint="check the path in $ARCHSMITH_DEVICES"
         ) from e
     if len(data) > _LARGEST_BYTES:
@@ -166,8 +168,8 @@ def _read_yaml(path: Path) -> tuple[yaml.Node | None, object]:
         raise _refused(path, [f"no valid YAML: {' '.join(str(e).split())[:200]}"]) from e
 
 
-def _refused(path: Path, problems: Sequence[str]) -> DeviceError:
-    return DeviceError(f"{path}: {'; '.join(problems)}", hint=_HINT)
+def _refused(path: Path, problems: Sequence[str]) -> DeviceUsageError:
+    return DeviceUsageError(f"{path}: {'; '.join(problems)}", hint=_HINT)
 
 
 def _repeated_keys(node: yaml.Node, *, visited: set[int]) -> list[str]:

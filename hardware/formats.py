@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from hardware.backends.backend import OnnxImporter
 from hardware.device import device_ids, discover, install_hint, list_devices
-from hardware.errors import DeviceError
+from hardware.errors import DeviceError, DeviceUsageError
 
 if TYPE_CHECKING:
     from hardware.backends.backend import DeviceBackend
@@ -21,14 +21,15 @@ def device_for_format(format: str, *, precision: str) -> str:
         precision: number format the network computes in, for example "fp32" or "int8".
 
     Raises:
-        DeviceError: no backend writes such files (the message says what there is), or its runtime is missing.
+        DeviceUsageError: no backend writes such files; the message says what there is.
+        DeviceError: the runtime is missing.
     """
     found, broken = discover()
     fitting = [backend for backend in found if format_name(backend) == format and precision in backend.precisions]
     if not fitting:
         offered = sorted({f"{format_name(backend)} in {name}" for backend in found for name in backend.precisions})
         because = f"; modules that cannot be imported: {broken}" if broken else ""
-        raise DeviceError(
+        raise DeviceUsageError(
             f"no backend writes {format!r} files in {precision!r}, there are: {', '.join(offered)}{because}",
             hint="choose one of these, for example: nas export RUN --format onnx --precision int8",
         )

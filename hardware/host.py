@@ -20,6 +20,7 @@ class HostState:
         clock_mhz: clock of the first core; None where it is not told. Virtual machines tell the nominal one.
         load_average: of the last minute.
         affinity: cores that this process may use.
+        num_cores: of the machine; 0 where it is not told.
     """
 
     cpu_model: str
@@ -27,6 +28,7 @@ class HostState:
     clock_mhz: float | None
     load_average: float
     affinity: tuple[int, ...]
+    num_cores: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +54,7 @@ def look_at_host() -> HostState:
         clock_mhz=_clock_mhz(),
         load_average=os.getloadavg()[0],
         affinity=tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else (),
+        num_cores=os.cpu_count() or 0,
     )
 
 

@@ -29,6 +29,8 @@ MAX_UNSTEADY = 0.05
 """The most that the two halves of a network's rounds may differ."""
 MAX_OUTLIERS = 0.2
 """The largest share of a network's rounds that may be left out."""
+CROWDED_CORES = 0.5
+"""How much of a core other processes may use beyond those that the network leaves free."""
 _NARROWER = 0.8
 _FENCES = 3.0
 _LEAST_FENCE = 0.02

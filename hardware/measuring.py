@@ -4,7 +4,6 @@ import logging
 import secrets
 import tempfile
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,11 +15,12 @@ from hardware.backends.backend import Count
 from hardware.clock import SystemClock
 from hardware.device import Device
 from hardware.errors import MeasurementError
-from hardware.judging import MAX_SLOWDOWN, OUTLIER_RULE, Judged
+from hardware.judging import CROWDED_CORES, MAX_SLOWDOWN, OUTLIER_RULE, Judged
 from hardware.lease import UnitLock
 from hardware.measurement import CostMeasurement
 from hardware.onsite import MeasureJob, OnsiteResult, measure_onsite
 from hardware.protocol import MeasurementProtocol, get_protocol
+from hardware.reference import build_reference
 from hardware.timing import InterleavedTimes, RunnerTimes
 
 if TYPE_CHECKING:
@@ -58,34 +58,49 @@ def measure(
         DeviceError, MeasurementError, StorageError: as `measure_many`; also for a module that cannot be built, and
             for one without an example.
     """
-    with ExitStack() as stack:
-        if isinstance(network, Artifact):
-            artifact = network
-        else:
-            if example is None:
-                raise MeasurementError(
-                    f"{type(network).__name__} needs an example input to be built for {device.spec.device_id}",
-                    hint="pass example=torch.zeros(batch, channels, height, width)",
-                )
-            directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="archsmith-")))
-            lock = UnitLock(device.spec.physical_unit(), directory=lock_directory)
-            # Building computes, so it must not disturb somebody else's measurement.
-            with lock.computing(owner=owner or f"build for {device.spec.device_id}", timeout_s=timeout_s):
-                path = directory / f"network.{device.backend.artifact_format}"
+    settings = get_protocol(protocol) if isinstance(protocol, str) else protocol
+    lock = UnitLock(device.spec.physical_unit(), directory=lock_directory)
+    with tempfile.TemporaryDirectory(prefix="archsmith-") as folder:
+        # Building computes, so it must not disturb somebody else's measurement.
+        with lock.computing(owner=owner or f"build for {device.spec.device_id}", timeout_s=timeout_s):
+            if isinstance(network, Artifact):
+                artifact = network
+            else:
+                if example is None:
+                    raise MeasurementError(
+                        f"{type(network).__name__} needs an example input to be built for {device.spec.device_id}",
+                        hint="pass example=torch.zeros(batch, channels, height, width)",
+                    )
+                path = Path(folder) / f"network.{device.backend.artifact_format}"
                 artifact = device.backend.build(
                     network, example=example, path=path, precision=device.spec.precision, calibration=calibration
                 )
+            reference = reference_beside(device, artifact, folder=Path(folder))
         found = measure_many(
             device,
             {"network": artifact},
-            reference=artifact,
-            protocol=protocol,
+            reference=reference,
+            protocol=settings,
             rng=np.random.default_rng(0) if rng is None else rng,
             owner=owner,
             lock_directory=lock_directory,
             timeout_s=timeout_s,
         )
     return found["network"]
+
+
+def reference_beside(device: Device, artifact: Artifact, *, folder: Path) -> Artifact:
+    """The reference for a network that is measured alone; devices that count need none, so it is the network there.
+
+    Args:
+        device: where it runs.
+        artifact: what is measured.
+        folder: where the reference's file goes.
+
+    Raises:
+        MeasurementError, StorageError: see `build_reference`.
+    """
+    return build_reference(device, folder=folder) if device.backend.provenance == "measured" else artifact
 
 
 def measure_many(
@@ -262,6 +277,16 @@ def _numbers_of_count(count: Count) -> _Numbers:
     )
 
 
+def _crowd(found: OnsiteResult, *, threads: int) -> str | None:
+    """Why the network cannot have had its cores for itself, if so."""
+    num_cores = found.host.num_cores
+    if found.foreign_cores is None or num_cores == 0:
+        return None
+    if found.foreign_cores + threads <= num_cores + CROWDED_CORES:
+        return None
+    return f"other processes used {found.foreign_cores:.1f} of {num_cores} cores, of which the network needs {threads}"
+
+
 def _record(
     numbers: _Numbers,
     *,
@@ -274,6 +299,8 @@ def _record(
     times, judged, spec, protocol, host = numbers.times, numbers.judged, job.spec, job.protocol, found.host
     num_rounds, runs_per_round = (1, 1) if times is None else times.raw_ns.shape
     reasons = [] if judged is None else list(judged.reasons)
+    if times is not None and (crowd := _crowd(found, threads=spec.threads)) is not None:
+        reasons.append(crowd)
     if abs(numbers.host_slowdown - 1) > MAX_SLOWDOWN:
         reasons.append(f"the host has {numbers.host_slowdown:.2f} times the times of the session compared with")
     return CostMeasurement(

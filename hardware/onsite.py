@@ -32,6 +32,9 @@ OnProgress = Callable[[int, int], None]
 _MIN_TTL_S = 120.0
 _TTL_ROUNDS = 10
 
+# The system counts processor time in ticks of 10 ms: of a shorter session it tells nothing.
+_LEAST_ELAPSED_S = 0.25
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MeasureJob:
@@ -67,7 +70,8 @@ class OnsiteResult:
         versions: of the runtime there.
         unit_name: the physical unit.
         host: the machine when the session began.
-        foreign_cores: processor time of other processes, as a number of cores; None if the system does not tell.
+        foreign_cores: processor time of other processes, as a number of cores; None if the system does not tell, or
+            the session was too short.
         stolen: share of the time in which the hypervisor took processors away.
         waited_s: for the lease.
         lease_token: of the lease.
@@ -228,7 +232,8 @@ def _loaded(
 def _random_input(artifact: Artifact, *, rng: np.random.Generator) -> NDArray[Any]:
     dtype = np.dtype(artifact.input_dtype)
     if np.issubdtype(dtype, np.integer):
-        return rng.integers(0, 128, size=artifact.input_shape).astype(dtype)
+        # Positions in a table of any size, if that is what they are.
+        return rng.integers(0, 2, size=artifact.input_shape).astype(dtype)
     return rng.standard_normal(artifact.input_shape).astype(dtype)
 
 
@@ -239,7 +244,7 @@ def _first_ttl_s(protocol: MeasurementProtocol) -> float:
 def _company(before: CpuTimes, after: CpuTimes, *, elapsed_s: float) -> tuple[float | None, float]:
     """Cores that other processes used, and the share of time that the hypervisor took."""
     stolen = max(0.0, after.stolen_s - before.stolen_s) / elapsed_s
-    if before.busy_s is None or after.busy_s is None:
+    if before.busy_s is None or after.busy_s is None or elapsed_s < _LEAST_ELAPSED_S:
         return None, stolen
     foreign_s = (after.busy_s - before.busy_s) - (after.own_s - before.own_s)
     return max(0.0, foreign_s) / elapsed_s, stolen

@@ -16,7 +16,8 @@ from hardware.artifacts.artifact import Artifact
 from hardware.device import Device
 from hardware.lease import UnitLock
 from hardware.measurement import CostMeasurement
-from hardware.measuring import measure_many
+from hardware.measuring import measure_many, reference_beside
+from hardware.protocol import get_protocol
 from hardware.records import calibrated_predictor, measurement_table
 from nas.errors import RunError
 from nas.profile import choose_subnets
@@ -38,7 +39,8 @@ class Calibration:
         predictor: fitted to `num_fit` subnets, its scores those on the held-out ones.
         scores: errors on `num_held_out` subnets that it never saw.
         num_fit, num_held_out: measured subnets that were used.
-        suspect: ids of architectures whose measurements failed their checks and were left out.
+        suspect: ids of architectures whose measurements failed their checks.
+        uses_suspect: whether they were used nevertheless, because too few others were left.
         directory: where the predictor is stored.
     """
 
@@ -47,6 +49,7 @@ class Calibration:
     num_fit: int
     num_held_out: int
     suspect: tuple[str, ...]
+    uses_suspect: bool
     directory: Path
 
 
@@ -116,6 +119,7 @@ def measure_architectures(
         DeviceError: the device is unavailable or busy.
         MeasurementError, SpaceError: as `untrained_artifacts`.
     """
+    settings = get_protocol(protocol)
     with tempfile.TemporaryDirectory(prefix="archsmith-") as folder:
         with UnitLock(device.spec.physical_unit()).computing(owner=f"build for {device.spec.device_id}"):
             artifacts = untrained_artifacts(
@@ -126,12 +130,15 @@ def measure_architectures(
                 directory=Path(folder),
                 on_progress=on_built,
             )
+            # Of several, the largest one's time is hardly ever the shortest: its drift is seen best.
+            reference = max(artifacts.values(), key=lambda artifact: artifact.size_bytes)
+            if len(artifacts) == 1:
+                reference = reference_beside(device, reference, folder=Path(folder))
         measured = measure_many(
             device,
             {arch.arch_id: artifact for arch, artifact in artifacts.items()},
-            # The largest one's time is hardly ever the shortest: its drift is seen best.
-            reference=max(artifacts.values(), key=lambda artifact: artifact.size_bytes),
-            protocol=protocol,
+            reference=reference,
+            protocol=settings,
             rng=np.random.default_rng(seed),
             together=False,
             on_progress=on_round,
@@ -178,7 +185,7 @@ def calibrate(
         on_round: called with (rounds done, most rounds).
 
     Raises:
-        RunError: too few samples, or more than the space has; or too many suspect measurements.
+        RunError: too few samples, or more than the space has.
         DeviceError, MeasurementError, SpaceError: see `measure_architectures`.
     """
     if samples < _FEWEST or held_out < 2 or samples + held_out > space.size:
@@ -199,17 +206,13 @@ def calibrate(
         on_built=on_built,
         on_round=on_round,
     )
+    suspect = tuple(arch.arch_id for arch, record in measured.items() if record.suspect)
     good = {arch: record for arch, record in measured.items() if not record.suspect}
-    suspect = tuple(arch.arch_id for arch in measured if arch not in good)
-    fit = [arch for arch in good if purposes[arch] == CALIBRATE_FIT]
-    judging = [arch for arch in good if purposes[arch] == CALIBRATE_HELD_OUT]
-    if len(fit) < _FEWEST or len(judging) < 2:
-        reasons = sorted({record.suspect_reason for record in measured.values() if record.suspect})
-        raise RunError(
-            f"{len(suspect)} of {len(measured)} measurements on {device.spec.device_id} are suspect: "
-            f"{'; '.join(reasons[:3])}",
-            hint="they are in the table, marked; measure again on a quieter machine",
-        )
+    fit, judging = _chosen(good, purposes)
+    uses_suspect = len(fit) < max(_FEWEST, samples // 2) or len(judging) < max(2, held_out // 2)
+    if uses_suspect:
+        good = measured
+        fit, judging = _chosen(good, purposes)
     unit = good[fit[0]].unit
     predictor = fit_latency_predictor(
         _table(good, fit, unit=unit), space=space, device_id=device.spec.device_id, unit=unit
@@ -224,8 +227,17 @@ def calibrate(
         num_fit=len(fit),
         num_held_out=len(judging),
         suspect=suspect,
+        uses_suspect=uses_suspect,
         directory=directory,
     )
+
+
+def _chosen(
+    good: dict[Architecture, CostMeasurement], purposes: dict[Architecture, str]
+) -> tuple[list[Architecture], list[Architecture]]:
+    """Those to fit and those that judge."""
+    fit = [arch for arch in good if purposes[arch] == CALIBRATE_FIT]
+    return fit, [arch for arch in good if purposes[arch] == CALIBRATE_HELD_OUT]
 
 
 def _table(measured: dict[Architecture, CostMeasurement], archs: Sequence[Architecture], *, unit: str) -> pd.DataFrame:

@@ -88,6 +88,9 @@ def _latency_text(device_id: str, latency: Mapping[str, Any]) -> str:
 | verified | {verified["p50_ms"]:.4f} | {_numbers(verified["interval_ms"])} | {verified.get("provenance", "")} |
 | **this file, measured again** | **{exported["p50_ms"]:.4f}** | {_numbers(exported["interval_ms"])} | \
 {exported["provenance"]} |"""
+    for name, entry in (("verified", verified), ("this file", exported)):
+        if entry.get("suspect"):
+            text += f"\n\n**Suspect** ({name}): {entry.get('suspect_reason') or 'the measurement failed its checks'}."
     slowdown = latency["host_slowdown_since_verified"]
     if slowdown is None:
         return text

@@ -306,6 +306,7 @@ def _card(
                 "p50_ms": point.latency_ms,
                 "interval_ms": list(point.latency_interval_ms),
                 "provenance": point.provenance,
+                "suspect": point.suspect,
             },
             "exported": latency_entry(measured),
             # the same reference network in both sessions: 1.5 means that the host was 1.5 times slower at export

@@ -19,8 +19,7 @@ from experiments.ray.failures import last_line
 
 _DIAL_SECONDS = 5.0
 _UNREACHABLE_HINT = (
-    "start a head (ray start --head) and check the address, leave the address out to use this machine alone, "
-    "or send the run to the cluster (nas submit)"
+    "start a head (ray start --head) and check the address, or leave the address out to use this machine alone"
 )
 _TOKEN_HINT = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file that holds the cluster's token"  # noqa: S105
 

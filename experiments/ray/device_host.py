@@ -101,9 +101,10 @@ class RayDeviceHost:
         import ray
 
         if not ray.is_initialized():
-            raise UnreachableError(
+            # The caller's omission, not the device's failure.
+            raise DeviceError(
                 f"device {self._entry.device_id!r} is on a Ray cluster, and there is no connection to one",
-                hint="give the cluster's address: nas run RECIPE --address HOST:PORT",
+                hint="give the same command the cluster's address: --address HOST:PORT",
             )
         alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
         if not any(self._resource in resources for resources in alive):

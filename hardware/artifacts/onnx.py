@@ -99,7 +99,7 @@ def open_onnx(path: Path) -> Artifact:
     require_known_operators(model, path=path)
     try:
         # Some exporters leave out the shapes of outputs, without which the checker does not go on.
-        model = onnx.shape_inference.infer_shapes(model)
+        model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
         onnx.checker.check_model(model)
     # Checker and shape inference each have their own exceptions, without a common base.
     except Exception as e:

@@ -86,6 +86,14 @@ class CortexM:
     ) -> Artifact:
         """Write C with CMSIS-NN kernels, the same file for all cores; see `hardware.artifacts.cmsis`."""
         inputs = require_calibration(self.name, precision=precision, calibration=calibration)
+        # Writing C for millions of weights takes many minutes.
+        num_weights = sum(weight.numel() for weight in module.parameters() if weight.dim() > 1)
+        if num_weights > self.board.flash_bytes:
+            raise MeasurementError(
+                f"the network has {num_weights:,} weights, in int8 as many bytes; the {self.board.core} board has "
+                f"{self.board.flash_bytes:,} bytes of flash",
+                hint="choose smaller networks: a space of smaller width, or another device",
+            )
         return build_cmsis(module, example=example, calibration=inputs, path=path)
 
     def load(self, artifact: Artifact, *, spec: "DeviceSpec") -> "CortexMSession":

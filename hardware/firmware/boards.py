@@ -32,6 +32,7 @@ class Board:
         flags: what tells the compiler the core.
         linker_script: file of this package with the board's memories.
         tick_picoseconds: of SysTick, as QEMU clocks the core.
+        flash_bytes: what its linker script has for code and constants.
         vectors: whether the core has the vector extension (MVE), whose kernels need scratch memory of another size.
     """
 
@@ -40,6 +41,7 @@ class Board:
     flags: tuple[str, ...]
     linker_script: str
     tick_picoseconds: int
+    flash_bytes: int
     vectors: bool = False
 
 
@@ -49,6 +51,7 @@ CORTEX_M4 = Board(
     flags=("-mcpu=cortex-m4", "-mfloat-abi=soft"),
     linker_script="mps2.ld",
     tick_picoseconds=40_000,
+    flash_bytes=(4 << 20) - 1024,
 )
 CORTEX_M7 = Board(
     core="Cortex-M7",
@@ -56,6 +59,7 @@ CORTEX_M7 = Board(
     flags=("-mcpu=cortex-m7", "-mfloat-abi=soft"),
     linker_script="mps2.ld",
     tick_picoseconds=40_000,
+    flash_bytes=(4 << 20) - 1024,
 )
 CORTEX_M55 = Board(
     core="Cortex-M55",
@@ -63,6 +67,7 @@ CORTEX_M55 = Board(
     flags=("-mcpu=cortex-m55", "-mfloat-abi=hard"),
     linker_script="mps3.ld",
     tick_picoseconds=31_250,
+    flash_bytes=4 << 20,
     vectors=True,
 )
 

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ from hardware.device import Device, DeviceSpec
 from hardware.errors import DeviceError, MeasurementError, StorageError
 from hardware.lease import UnitLock
 from hardware.measurement import MEASUREMENT_SCHEMA, CostMeasurement
-from hardware.onsite import MeasureJob, OnsiteResult
+from hardware.measuring import to_measurements
+from hardware.onsite import MeasureJob, OnsiteResult, measure_onsite
 from hardware.protocol import MeasurementProtocol
 from hardware.table import Table
 from hardware.testing import INPUT_SHAPE, example_network
@@ -164,7 +166,7 @@ def test_a_device_that_fails_in_the_middle_names_the_network_and_works_again_lat
 ) -> None:
     device = dataclasses.replace(device, backend=flaky)
     flaky.failing, flaky.fail_after_runs = {"run"}, 100
-    with pytest.raises(MeasurementError, match=r"'network' failed .*: the flaky device lost power"):
+    with pytest.raises(MeasurementError, match=r"'(network|reference)' failed .*: the flaky device lost power"):
         measure(device, artifacts["small"], protocol=FAST, lock_directory=locks)
     flaky.failing.clear()
     assert measure(device, artifacts["small"], protocol=FAST, lock_directory=locks, timeout_s=0).p50 > 0
@@ -221,7 +223,7 @@ def times_of(reference: str, *, late_slowdown: float) -> InterleavedTimes:
     speed_R = np.where(np.arange(20) < 15, 1.0, late_slowdown)
     raw_ns = np.repeat((1e6 * speed_R)[:, None], 3, axis=1).astype(np.int64)
     times = RunnerTimes(raw_ns=raw_ns, slowdown=speed_R, warmup_runs=10, involuntary_switches=0)
-    return InterleavedTimes(times={reference: times}, reference=reference, probes_ns=1e6 * speed_R)
+    return InterleavedTimes(times={"network": times, reference: times}, reference=reference, probes_ns=1e6 * speed_R)
 
 
 @pytest.mark.parametrize("slow_sessions", [1, 2])
@@ -257,15 +259,18 @@ def test_only_suspects_are_measured_again_where_networks_need_not_stay_together(
     device: Device, artifacts: dict[str, Artifact], locks: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs: list[MeasureJob] = []
+    references_ms: list[float | None] = []
     real = measuring.to_measurements
 
     def doubtful(
         found: OnsiteResult, *, job: MeasureJob, rng: np.random.Generator, reference_ms: float | None
     ) -> dict[str, CostMeasurement]:
         jobs.append(job)
+        records = real(found, job=job, rng=rng, reference_ms=reference_ms)
+        references_ms.append(records["wide"].comparable_reference_ms)
         return {
             name: dataclasses.replace(record, suspect=name == "wide" and len(jobs) == 1)
-            for name, record in real(found, job=job, rng=rng, reference_ms=reference_ms).items()
+            for name, record in records.items()
         }
 
     monkeypatch.setattr(measuring, "to_measurements", doubtful)
@@ -281,7 +286,8 @@ def test_only_suspects_are_measured_again_where_networks_need_not_stay_together(
     assert [list(job.artifacts) for job in jobs] == [["small", "wide"], ["wide"]]
     assert found["small"].session_id != found["wide"].session_id
     # both at the host's speed in the first session
-    assert found["wide"].comparable_reference_ms == pytest.approx(found["small"].reference_ms)
+    assert references_ms[1] == pytest.approx(references_ms[0])
+    assert found["wide"].comparable_reference_ms == references_ms[1]
 
 
 def test_a_record_says_what_else_the_host_did(device: Device, artifacts: dict[str, Artifact], locks: Path) -> None:
@@ -299,6 +305,48 @@ def test_a_record_says_what_else_the_host_did(device: Device, artifacts: dict[st
     assert found.unit_name == device.spec.physical_unit()
     assert found.stolen >= 0
     assert found.waited_s < 60
+
+
+@pytest.mark.parametrize(
+    ("foreign_cores", "threads", "suspect"),
+    [(1.0, 1, False), (1.4, 1, False), (1.6, 1, True), (0.1, 2, False), (1.0, 2, True), (None, 2, False)],
+)
+def test_a_network_that_had_to_share_its_cores_is_suspect(
+    device: Device,
+    artifacts: dict[str, Artifact],
+    locks: Path,
+    foreign_cores: float | None,
+    threads: int,
+    suspect: bool,
+) -> None:
+    spec = dataclasses.replace(device.spec, threads=threads)
+    job = MeasureJob(
+        spec=device.spec, artifacts=artifacts, reference=artifacts["wide"], protocol=FAST, seed=0, owner="test"
+    )
+    found = measure_onsite(device.backend, job, lock_directory=locks)
+    host = dataclasses.replace(found.host, num_cores=2)
+    busy = dataclasses.replace(found, foreign_cores=foreign_cores, host=host)
+    records = to_measurements(busy, job=dataclasses.replace(job, spec=spec), rng=np.random.default_rng(0))
+    for record in records.values():
+        assert ("other processes used" in record.suspect_reason) == suspect
+        assert record.suspect or not suspect
+
+
+def test_a_network_that_is_measured_alone_has_another_one_as_its_reference(
+    device: Device, artifacts: dict[str, Artifact], locks: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs: list[MeasureJob] = []
+
+    def watched(backend: FlakyBackend, job: MeasureJob, **rest: Any) -> OnsiteResult:
+        jobs.append(job)
+        return measure_onsite(backend, job, **rest)
+
+    monkeypatch.setattr(measuring, "measure_onsite", watched)
+    for _ in range(2):
+        measure(device, artifacts["small"], protocol=FAST, lock_directory=locks)
+    references = [job.reference.sha256 for job in jobs]
+    assert artifacts["small"].sha256 not in references
+    assert len(set(references)) == 1
 
 
 class CountingBackend(FlakyBackend):
