@@ -7,6 +7,7 @@ several grains: all operators of a kind, of a kind in a stage, of a slot; and th
 Letters: N architectures, S operator slots, B columns of a block.
 """
 
+import functools
 import hashlib
 import json
 from collections.abc import Hashable, Mapping, Sequence
@@ -16,10 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from predictors.prediction import FloatArray
+from predictors.predictor import CostPredictor
 from searchspaces import OpTable, SearchSpace
 
 # Counts up whenever the meaning of a column changes: a stored predictor of another version is refused.
-FEATURES_VERSION = 1
+FEATURES_VERSION = 2
+
+_POPULATION = 1024
 
 # Features by name of the block, each (N, B), not standardised.
 Blocks = Mapping[str, FloatArray]
@@ -29,12 +33,19 @@ Blocks = Mapping[str, FloatArray]
 class LatencyFeatures:
     """Features of the architectures of one space.
 
-    Blocks: "totals" (operators, MACs, params, elements read, elements written), the same five by "kinds", by "stages"
-    (kind and stage) and by "slots"; "shapes" (by kind, sums of what makes equal MACs differently fast: MACs per output
-    element, and square roots, which tell many small operators from few large ones); "choices" (one-hot).
+    Blocks: "totals" (operators, MACs, params, elements read, elements written), the same five by "kinds" and by
+    "stages" (kind and stage); "shapes" (by kind, sums of what makes equal MACs differently fast: MACs per output
+    element, and square roots, which tell many small operators from few large ones); "choices" (one-hot). With sources
+    also "sources-mean" and "sources": what the other devices' predictors say of the architecture, as standardised
+    logarithms, their mean and how far each is from it.
+
+    Attributes:
+        space: the architectures' space.
+        sources: predictors of the same space on other devices.
     """
 
     space: SearchSpace
+    sources: tuple[CostPredictor, ...] = ()
 
     def encode(self, genomes_NG: npt.NDArray[np.int8]) -> Blocks:
         """Features of N architectures given as genomes.
@@ -45,14 +56,25 @@ class LatencyFeatures:
         canonical_NG = self.space.canonicalise(genomes_NG)
         table = self.space.op_table(canonical_NG)
         counts = _counts(table)
-        return {
+        blocks = {
             "totals": np.stack([count_NS.sum(axis=1) for count_NS in counts], axis=1),
             "kinds": _sum_by(table.kinds, counts),
             "shapes": _sum_by(table.kinds, _shapes(table)),
             "stages": _sum_by(list(zip(table.kinds, table.stages, strict=True)), counts),
-            "slots": _sum_by(table.names, counts),
             "choices": self.space.encode_many(canonical_NG).astype(np.float64),
         }
+        return blocks | self._say_of(canonical_NG) if self.sources else blocks
+
+    def _say_of(self, canonical_NG: npt.NDArray[np.int8]) -> Blocks:
+        """The blocks of the sources."""
+        center_S, deviation_S = _source_scales(self.space, self.sources)
+        said_NS = (_logs(self.sources, canonical_NG) - center_S) / deviation_S
+        mean_N1 = said_NS.mean(axis=1, keepdims=True)
+        return {"sources-mean": mean_N1, "sources": said_NS - mean_N1}
+
+    def population(self) -> Blocks:
+        """Features of architectures that stand for the whole space; the same ones at every call."""
+        return _population(self.space, self.sources)
 
     def signature(self) -> str:
         """Checksum of what the columns mean: version, choices, slots, and the costs of two fixed architectures."""
@@ -65,6 +87,26 @@ class LatencyFeatures:
             "costs": [count_NS.tolist() for count_NS in _counts(table)],
         }
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+@functools.lru_cache(maxsize=8)
+def _population(space: SearchSpace, sources: tuple[CostPredictor, ...]) -> Blocks:
+    return LatencyFeatures(space=space, sources=sources).encode(_population_genomes(space))
+
+
+@functools.lru_cache(maxsize=8)
+def _source_scales(space: SearchSpace, sources: tuple[CostPredictor, ...]) -> tuple[FloatArray, FloatArray]:
+    said_MS = _logs(sources, _population_genomes(space))
+    return said_MS.mean(axis=0), np.maximum(said_MS.std(axis=0), 1e-9)
+
+
+def _population_genomes(space: SearchSpace) -> npt.NDArray[np.int8]:
+    ends_NG = space.genomes([space.smallest, space.largest])
+    return np.concatenate([ends_NG, space.sample_many(_POPULATION, np.random.default_rng(0))])
+
+
+def _logs(sources: Sequence[CostPredictor], genomes_NG: npt.NDArray[np.int8]) -> FloatArray:
+    return np.stack([np.log(source.predict(genomes_NG).mean) for source in sources], axis=1)
 
 
 def take(blocks: Blocks, rows: npt.NDArray[np.intp]) -> Blocks:

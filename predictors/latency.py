@@ -1,5 +1,6 @@
 """The latency predictor of one space on one device, fitted to a few dozen measurements."""
 
+from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,16 +18,18 @@ from predictors.prediction import FloatArray, Prediction
 from predictors.predictor import Question
 from predictors.proposal import propose
 from predictors.regressors import find_regressors
-from predictors.regressors.regressor import FittedRegressor
 from predictors.scores import Scores, score
-from predictors.selection import choose, held_out_errors
-from predictors.store import StoredPredictor, read_predictor, write_predictor
+from predictors.selection import Blend, blend
+from predictors.store import StoredMember, StoredPredictor, read_predictor, write_predictor
 from searchspaces import Architecture, SearchSpace
 
 FEWEST_ARCHITECTURES = 10
 
 # An interval from a thousandth to a thousandfold says "unknown"; wider ones would only overflow.
 _WIDEST_FACTOR = 1000.0
+
+# No clock tells a network's time more exactly than that, however well a formula fits.
+_LEAST_WIDTH = 1e-3
 
 # Hundreds of feature columns a row: whole spaces are predicted piece by piece.
 _ROWS_AT_ONCE = 8192
@@ -40,12 +43,13 @@ class LatencyPredictor:
         space: whose architectures it knows.
         device_id, unit: what it predicts.
         level: of its intervals.
-        regressor: the chosen, fitted family.
-        quantile: half width of an interval in log(latency), in units of the regressor's spread.
+        model: the fitted families.
+        quantile: half width of an interval in log(latency), in units of the model's spread.
         fitted_range: what the fitted architectures covered.
         fitted_NG: genomes of the fitted architectures.
         loo_mape_percent: mean relative error on rows left out of fit and choice; an estimate for architectures that
             resemble the fitted ones.
+        sources: predictors of other devices that it builds on.
         scores: see `with_scores`.
     """
 
@@ -53,11 +57,12 @@ class LatencyPredictor:
     device_id: str
     unit: str
     level: float
-    regressor: FittedRegressor
+    model: Blend
     quantile: float
     fitted_range: FittedRange
     fitted_NG: npt.NDArray[np.int8]
     loo_mape_percent: float
+    sources: "tuple[LatencyPredictor, ...]" = ()
     scores: Scores | None = None
 
     @property
@@ -67,8 +72,8 @@ class LatencyPredictor:
 
     @property
     def family(self) -> str:
-        """Name of the chosen family of regressors."""
-        return self.regressor.name
+        """The families that it averages, the heaviest first, for example "gp-log 72 %, ridge-kinds 28 %"."""
+        return ", ".join(f"{name} {weight:.0%}".replace("%", " %") for name, weight in self.model.names.items())
 
     @property
     def num_fitted(self) -> int:
@@ -89,10 +94,10 @@ class LatencyPredictor:
 
     def _predict_rows(self, genomes_NG: npt.NDArray[np.int8]) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Mean, half width of the interval of log(latency), and how far outside the fitted range."""
-        blocks = LatencyFeatures(space=self.space).encode(genomes_NG)
-        mean_N, spread_N = self.regressor.predict(blocks)
+        blocks = LatencyFeatures(space=self.space, sources=self.sources).encode(genomes_NG)
+        mean_N, spread_N = self.model.predict(blocks)
         excess_N = self.fitted_range.excess(blocks)
-        return mean_N, self.quantile * spread_N * (1.0 + excess_N), excess_N
+        return mean_N, np.maximum(self.quantile * spread_N, _LEAST_WIDTH) * (1.0 + excess_N), excess_N
 
     def propose(
         self, n: int, *, rng: np.random.Generator, exclude: AbstractSet[str] = frozenset()
@@ -126,7 +131,9 @@ class LatencyPredictor:
         return replace(self, scores=scores)
 
     def save(self, directory: Path) -> None:
-        """Write it; see `CostPredictor` and `load_predictor`."""
+        """Write it and its sources; see `CostPredictor` and `load_predictor`."""
+        for number, source in enumerate(self.sources):
+            source.save(directory / _source_name(number))
         write_predictor(
             directory,
             stored=StoredPredictor(
@@ -134,24 +141,40 @@ class LatencyPredictor:
                 device_id=self.device_id,
                 unit=self.unit,
                 level=self.level,
-                family=self.family,
-                settings=self.regressor.settings,
+                members=[
+                    StoredMember(
+                        family=member.name,
+                        weight=weight,
+                        calibration=calibration,
+                        settings=member.settings,
+                        arrays=member.arrays(),
+                    )
+                    for member, weight, calibration in zip(
+                        self.model.members, self.model.weights, self.model.calibrations, strict=True
+                    )
+                ],
                 quantile=self.quantile,
                 num_fitted=self.num_fitted,
                 loo_mape_percent=self.loo_mape_percent,
                 features_signature=LatencyFeatures(space=self.space).signature(),
                 scores=self.scores,
-                regressor_arrays=self.regressor.arrays(),
                 range_arrays=self.fitted_range.arrays(),
                 fitted_NG=self.fitted_NG,
+                num_sources=len(self.sources),
             ),
         )
 
 
 def fit_latency_predictor(
-    table: pd.DataFrame, *, space: SearchSpace, device_id: str, level: float = 0.9, unit: str = "ms"
+    table: pd.DataFrame,
+    *,
+    space: SearchSpace,
+    device_id: str,
+    level: float = 0.9,
+    unit: str = "ms",
+    sources: Sequence[LatencyPredictor] = (),
 ) -> LatencyPredictor:
-    """Fit every registered family and keep the one that predicts left-out rows best.
+    """Fit every registered family and average them by how well they predict left-out rows.
 
     Args:
         table: columns "architecture" (JSON text) and "latency_<unit>"; other columns are ignored, but a "device_id"
@@ -160,13 +183,21 @@ def fit_latency_predictor(
         device_id: the device that was measured.
         level: of the intervals, between 0 and 1.
         unit: of the latencies.
+        sources: predictors of the same space on other devices, in any unit: the fewer measurements there are, the more
+            it follows them (transfer). They become part of the predictor.
 
     Raises:
-        PredictorError: fewer than 10 distinct architectures, latencies that are not finite and positive or all the
+        PredictorError: a source of another space; fewer than 10 distinct architectures, latencies that are not finite and positive or all the
             same, measurements that contradict each other, or architectures of another space; the row is named.
     """
     if not 0.0 < level < 1.0:
         raise PredictorError(f"level is {level}, expected a number between 0 and 1", hint="0.9 is usual")
+    for source in sources:
+        if source.space_id != space.space_id:
+            raise PredictorError(
+                f"the source {source.device_id!r} knows space {source.space_id!r}, not {space.space_id!r}",
+                hint="transfer needs predictors of the same space: calibrate the other device for it",
+            )
     column = _column(unit)
     measured = MeasuredArchitectures.from_table(table, space=space, device_id=device_id, column=column)
     latency_N = measured.cost_N
@@ -180,19 +211,20 @@ def fit_latency_predictor(
             f"all {len(latency_N)} latencies are {latency_N[0]:.6g} {unit}: there is nothing to predict",
             hint="check the measurements, or measure architectures that differ in size",
         )
-    regressors = find_regressors()
-    blocks = LatencyFeatures(space=space).encode(measured.genomes_NG)
-    errors_N, spread_N = held_out_errors(regressors, blocks, latency_N)
+    features = LatencyFeatures(space=space, sources=tuple(sources))
+    blocks = features.encode(measured.genomes_NG)
+    model = blend(find_regressors(), blocks, latency_N, population=features.population())
     return LatencyPredictor(
         space=space,
         device_id=device_id,
         unit=unit,
         level=level,
-        regressor=choose(regressors, blocks, latency_N),
-        quantile=conformal_quantile(errors_N, spread_N, level=level),
-        fitted_range=FittedRange.of(blocks),
+        model=model,
+        quantile=conformal_quantile(model.loo_log_errors_N, model.loo_spread_N, level=level),
+        fitted_range=FittedRange.of(blocks, space=space),
+        sources=tuple(sources),
         fitted_NG=measured.genomes_NG,
-        loo_mape_percent=_mape_percent(errors_N),
+        loo_mape_percent=_mape_percent(model.loo_log_errors_N),
     )
 
 
@@ -223,12 +255,20 @@ def load_predictor(directory: Path, *, space: SearchSpace, device_id: str | None
             f"the predictor in {directory} was fitted to other features than this version computes", hint=again
         )
     families = {regressor.name: regressor for regressor in find_regressors()}
-    if stored.family not in families:
+    unknown = sorted({member.family for member in stored.members} - set(families))
+    if unknown:
         raise PredictorError(
-            f"the predictor in {directory} is of family {stored.family!r}; known are {', '.join(families)}", hint=again
+            f"the predictor in {directory} is of family {', '.join(map(repr, unknown))}; known are {', '.join(families)}",
+            hint=again,
         )
     try:
-        regressor = families[stored.family].restore(stored.regressor_arrays, settings=stored.settings)
+        model = Blend(
+            members=tuple(families[one.family].restore(one.arrays, settings=one.settings) for one in stored.members),
+            weights=tuple(one.weight for one in stored.members),
+            calibrations=tuple(one.calibration for one in stored.members),
+            loo_log_errors_N=np.empty(0),
+            loo_spread_N=np.empty(0),
+        )
         fitted_range = FittedRange(**stored.range_arrays)
     except (KeyError, TypeError) as e:
         raise StorageError(f"the predictor in {directory} is incomplete ({type(e).__name__}: {e})", hint=again) from e
@@ -237,13 +277,20 @@ def load_predictor(directory: Path, *, space: SearchSpace, device_id: str | None
         device_id=stored.device_id,
         unit=stored.unit,
         level=stored.level,
-        regressor=regressor,
+        model=model,
+        sources=tuple(
+            load_predictor(directory / _source_name(number), space=space) for number in range(stored.num_sources)
+        ),
         quantile=stored.quantile,
         fitted_range=fitted_range,
         fitted_NG=stored.fitted_NG,
         loo_mape_percent=stored.loo_mape_percent,
         scores=stored.scores,
     )
+
+
+def _source_name(number: int) -> str:
+    return f"source-{number}"
 
 
 def _column(unit: str) -> str:

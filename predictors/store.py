@@ -1,6 +1,6 @@
 """A predictor on disk: arrays as safetensors, everything a person wants to know on a card, a manifest last."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +21,21 @@ CARD_NAME = "card.json"
 MODEL_NAME = "model.safetensors"
 
 _KIND = "latency-predictor"
-_SCHEMA = 1
+_SCHEMA = 2
 _GENOMES = "fitted_NG"
-_REGRESSOR = "regressor."
+_MEMBER = "member{}."
 _RANGE = "range."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class StoredMember:
+    """One fitted family of a predictor; see `predictors.selection.Blend`."""
+
+    family: str
+    weight: float
+    calibration: float
+    settings: Mapping[str, float]
+    arrays: Mapping[str, FloatArray]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -35,16 +46,15 @@ class StoredPredictor:
     device_id: str
     unit: str
     level: float
-    family: str
-    settings: Mapping[str, float]
+    members: Sequence[StoredMember]
     quantile: float
     num_fitted: int
     loo_mape_percent: float
     features_signature: str
     scores: Scores | None
-    regressor_arrays: Mapping[str, FloatArray]
     range_arrays: Mapping[str, FloatArray]
     fitted_NG: npt.NDArray[np.int8]
+    num_sources: int
 
 
 def write_predictor(directory: Path, *, stored: StoredPredictor) -> None:
@@ -54,7 +64,8 @@ def write_predictor(directory: Path, *, stored: StoredPredictor) -> None:
         StorageError: the directory cannot be written.
     """
     arrays: dict[str, npt.NDArray[Any]] = {_GENOMES: stored.fitted_NG}
-    arrays |= {_REGRESSOR + name: array for name, array in stored.regressor_arrays.items()}
+    for number, member in enumerate(stored.members):
+        arrays |= {_MEMBER.format(number) + name: array for name, array in member.arrays.items()}
     arrays |= {_RANGE + name: array for name, array in stored.range_arrays.items()}
     # safetensors writes the memory as it lies: views and transposes must become plain arrays first.
     model = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
@@ -67,8 +78,16 @@ def write_predictor(directory: Path, *, stored: StoredPredictor) -> None:
         "unit": stored.unit,
         "provenance": "predicted",
         "level": stored.level,
-        "family": stored.family,
-        "settings": dict(stored.settings),
+        "members": [
+            {
+                "family": member.family,
+                "weight": member.weight,
+                "calibration": member.calibration,
+                "settings": dict(member.settings),
+            }
+            for member in stored.members
+        ],
+        "num_sources": stored.num_sources,
         "quantile": stored.quantile,
         "num_fitted": stored.num_fitted,
         "loo_mape_percent": stored.loo_mape_percent,
@@ -112,16 +131,24 @@ def _from_card(card: Mapping[str, Any], *, arrays: Mapping[str, npt.NDArray[Any]
         device_id=str(card["device_id"]),
         unit=str(card["unit"]),
         level=float(card["level"]),
-        family=str(card["family"]),
-        settings={name: float(value) for name, value in card["settings"].items()},
+        members=[
+            StoredMember(
+                family=str(member["family"]),
+                weight=float(member["weight"]),
+                calibration=float(member["calibration"]),
+                settings={name: float(value) for name, value in member["settings"].items()},
+                arrays=_named(arrays, prefix=_MEMBER.format(number)),
+            )
+            for number, member in enumerate(card["members"])
+        ],
         quantile=float(card["quantile"]),
         num_fitted=int(card["num_fitted"]),
         loo_mape_percent=float(card["loo_mape_percent"]),
         features_signature=str(card["features_signature"]),
         scores=None if scores is None else Scores(**_numbers(scores)),
-        regressor_arrays=_named(arrays, prefix=_REGRESSOR),
         range_arrays=_named(arrays, prefix=_RANGE),
         fitted_NG=arrays[_GENOMES],
+        num_sources=int(card["num_sources"]),
     )
 
 

@@ -6,6 +6,9 @@ from typing import Protocol
 from predictors.features import Blocks
 from predictors.prediction import FloatArray
 
+# A sum of times cannot be trusted to stay positive far outside the data; nor can an exponential to stay small.
+BEYOND_FITTED = 10.0
+
 
 class FittedRegressor(Protocol):
     """A regressor after fitting; immutable."""
@@ -21,6 +24,10 @@ class FittedRegressor(Protocol):
     @property
     def loo_log_errors_N(self) -> FloatArray:
         """log(predicted / measured) of every fitted row, predicted without that row; empty after `restore`."""
+
+    @property
+    def loo_spread_N(self) -> FloatArray:
+        """The spread that went with each of `loo_log_errors_N`; empty after `restore`."""
 
     def predict(self, blocks: Blocks) -> tuple[FloatArray, FloatArray]:
         """Predict N rows.
@@ -40,8 +47,22 @@ class Regressor(Protocol):
     def name(self) -> str:
         """Unique among the registered ones; it stands on the card of a stored predictor."""
 
-    def fit(self, blocks: Blocks, cost_N: FloatArray) -> FittedRegressor:
-        """Fit to N rows (at least 3) with positive cost; the same input gives the same result."""
+    @property
+    def fewest(self) -> int:
+        """It is not tried on fewer rows."""
+
+    @property
+    def needs(self) -> str | None:
+        """It is tried only where this block is among the features."""
+
+    def fit(self, blocks: Blocks, cost_N: FloatArray, *, population: Blocks) -> FittedRegressor:
+        """Fit to N rows (at least 3) with positive cost; the same input gives the same result.
+
+        Args:
+            blocks: features of the N rows.
+            cost_N: what they cost.
+            population: features of architectures that stand for the whole space, measured or not.
+        """
 
     def restore(self, arrays: Mapping[str, FloatArray], *, settings: Mapping[str, float]) -> FittedRegressor:
         """Rebuild what was fitted from `arrays()` and `settings`; it predicts bit for bit the same.

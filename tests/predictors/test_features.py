@@ -15,7 +15,7 @@ def test_totals_are_the_analytic_costs(space: SearchSpace) -> None:
     np.testing.assert_array_equal(4 * totals_NT[:, 2:].sum(axis=1), costs.bytes_moved_N)
 
 
-@pytest.mark.parametrize("block", ["kinds", "stages", "slots"])
+@pytest.mark.parametrize("block", ["kinds", "stages"])
 def test_every_grain_adds_up_to_the_totals(space: SearchSpace, block: str) -> None:
     blocks = LatencyFeatures(space=space).encode(space.sample_many(30, np.random.default_rng(2)))
     groups_NCK = blocks[block].reshape(30, 5, -1)

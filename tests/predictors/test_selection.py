@@ -2,44 +2,64 @@ import numpy as np
 
 from predictors import fit_latency_predictor
 from predictors.features import LatencyFeatures
+from predictors.prediction import FloatArray
 from predictors.regressors import find_regressors
-from predictors.selection import choose, held_out_errors
+from predictors.selection import blend
 from searchspaces import SearchSpace
 from tests.predictors.synthetic_device import DEVICE_ID, SyntheticDevice
 
 
-def test_choosing_beats_plain_one_hot_ridge_on_many_devices(space: SearchSpace) -> None:
-    features = LatencyFeatures(space=space)
-    one_hot = next(regressor for regressor in find_regressors() if regressor.name == "ridge-choices")
+def one_hot_ridge(code_NF: FloatArray, cost_N: FloatArray, question_MF: FloatArray) -> FloatArray:
+    """Plain ridge on log cost, its penalty chosen by leave-one-out."""
+    log_N = np.log(cost_N)
+    best: tuple[float, FloatArray] | None = None
+    for alpha in np.logspace(-3, 3, 13):
+        kernel_NN = code_NF @ code_NF.T + 100.0
+        inverse_NN = np.linalg.inv(kernel_NN + alpha * np.eye(len(cost_N)))
+        pull_N = inverse_NN @ (log_N - log_N.mean())
+        error = float(np.mean((pull_N / np.diag(inverse_NN)) ** 2))
+        if best is None or error < best[0]:
+            best = error, np.exp(log_N.mean() + (question_MF @ code_NF.T + 100.0) @ pull_N)
+    assert best is not None
+    return best[1]
+
+
+def test_the_blend_beats_plain_one_hot_ridge_on_many_devices(space: SearchSpace) -> None:
     for seed in range(8):
         rng = np.random.default_rng(1000 + seed)
         device = SyntheticDevice.draw(seed)
         table = device.measure(space, space.sample_many(40, rng), rng=rng)
-        chosen = fit_latency_predictor(table, space=space, device_id=DEVICE_ID)
-        plain = one_hot.fit(features.encode(chosen.fitted_NG), np.array(table["latency_ms"]))
+        fitted = fit_latency_predictor(table, space=space, device_id=DEVICE_ID)
         unseen_NG = space.sample_many(200, rng)
         latency_N = device.latency_ms(space, unseen_NG, rng=rng)
-        plain_mean_N, _ = plain.predict(features.encode(unseen_NG))
-        chosen_mape = np.abs(chosen.predict(unseen_NG).mean / latency_N - 1.0).mean()
-        assert chosen_mape < 0.05
-        assert chosen_mape <= np.abs(plain_mean_N / latency_N - 1.0).mean()
+        code_NF, question_MF = (space.encode_many(g).astype(float) for g in (fitted.fitted_NG, unseen_NG))
+        plain_N = one_hot_ridge(code_NF, table["latency_ms"].to_numpy(dtype=float), question_MF)
+        ours = np.abs(fitted.predict(unseen_NG).mean / latency_N - 1.0).mean()
+        assert ours < 0.05
+        assert ours < np.abs(plain_N / latency_N - 1.0).mean()
 
 
-def test_the_smallest_leave_one_out_error_wins(space: SearchSpace, device: SyntheticDevice) -> None:
+def test_weights_fall_with_the_error_and_add_up_to_one(space: SearchSpace, device: SyntheticDevice) -> None:
     rng = np.random.default_rng(1)
-    genomes_NG = space.sample_many(30, rng)
-    blocks, cost_N = LatencyFeatures(space=space).encode(genomes_NG), device.latency_ms(space, genomes_NG, rng=rng)
-    best = choose(find_regressors(), blocks, cost_N)
-    sizes = {one.name: np.mean(one.fit(blocks, cost_N).loo_log_errors_N ** 2) for one in find_regressors()}
-    assert best.name == min(sizes, key=lambda name: sizes[name])
+    features = LatencyFeatures(space=space)
+    genomes_NG = space.sample_many(60, rng)
+    cost_N = device.latency_ms(space, genomes_NG, rng=rng)
+    usable = [one for one in find_regressors() if one.needs is None and one.fewest <= 60]
+    blended = blend(usable, features.encode(genomes_NG), cost_N, population=features.population())
+    assert np.isclose(sum(blended.weights), 1.0)
+    assert list(blended.weights) == sorted(blended.weights, reverse=True)
+    assert min(blended.weights) > 0.0
+    # what is averaged is close to the best of it, on rows that none was fitted to
+    errors = [np.mean(one.loo_log_errors_N**2) for one in blended.members]
+    assert np.mean(blended.loo_log_errors_N**2) <= 1.2 * min(errors)
 
 
 def test_a_spoiled_row_shows_in_its_own_held_out_error(space: SearchSpace, device: SyntheticDevice) -> None:
     rng = np.random.default_rng(2)
+    features = LatencyFeatures(space=space)
     genomes_NG = space.sample_many(60, rng)
-    blocks, cost_N = LatencyFeatures(space=space).encode(genomes_NG), device.latency_ms(space, genomes_NG, rng=rng)
+    cost_N = device.latency_ms(space, genomes_NG, rng=rng)
     cost_N[17] *= 2.0
-    errors_N, spread_N = held_out_errors(find_regressors(), blocks, cost_N)
-    assert int(np.argmax(np.abs(errors_N))) == 17
-    assert errors_N[17] < -0.5
-    assert (spread_N >= 1.0).all()
+    blended = blend(find_regressors(), features.encode(genomes_NG), cost_N, population=features.population())
+    assert int(np.argmax(np.abs(blended.loo_log_errors_N))) == 17
+    assert blended.loo_log_errors_N[17] < -0.5

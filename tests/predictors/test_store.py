@@ -23,8 +23,9 @@ def test_the_card_says_what_a_reader_wants_to_know(
     predictor.with_scores(predictor.score(held_out_table)).save(tmp_path)
     card = json.loads((tmp_path / CARD_NAME).read_text())
     assert card["num_fitted"] == 40
-    assert card["family"] == predictor.family
-    assert card["settings"]["alpha"] > 0
+    assert [member["family"] for member in card["members"]] == list(predictor.model.names)
+    assert sum(member["weight"] for member in card["members"]) == pytest.approx(1.0)
+    assert card["members"][0]["settings"]["noise"] > 0
     assert card["features_version"] >= 1
     assert card["level"] == 0.9
     assert 0 < card["scores"]["mape_percent"] < 5
@@ -56,7 +57,7 @@ def test_a_stored_predictor_refuses_another_space_or_device(
     ("change", "message"),
     [
         ({"features_signature": "0" * 16}, "other features"),
-        ({"family": "oracle"}, "family 'oracle'"),
+        ({"members": [{"family": "oracle", "weight": 1.0, "calibration": 1.0, "settings": {}}]}, "family 'oracle'"),
         ({"schema": 99}, "no card"),
         ({"kind": "poem"}, "no card"),
     ],
@@ -71,7 +72,7 @@ def test_a_card_of_another_version_is_refused(
     assert "fit" in refusal.value.hint
 
 
-@pytest.mark.parametrize("change", [{"settings": {}}, {"quantile": "wide"}, {"scores": {"beauty": 1.0}}])
+@pytest.mark.parametrize("change", [{"members": [{}]}, {"quantile": "wide"}, {"scores": {"beauty": 1.0}}])
 def test_an_incomplete_card_is_a_damaged_file(
     space: SearchSpace, predictor: LatencyPredictor, tmp_path: Path, change: dict[str, JSON]
 ) -> None:

@@ -1,0 +1,279 @@
+"""Gaussian processes that are linear in blocks of features, each block with a share of the variance of its own.
+
+Features are standardised by what the whole space looks like, not by the few measured architectures: that needs no
+measurement. The shares and the noise are those of highest posterior density (Rasmussen and Williams, Gaussian Processes
+for Machine Learning, 2006, section 5.4.1), under wide priors that say which blocks to trust first: with ten
+measurements the priors decide, with a hundred the data do. Errors are taken as Student-t, so that a few wrong
+measurements do not bend the fit: rows far from what the others predict count less (O'Hagan 1979; fitted by reweighting).
+
+Letters: N rows, D columns of all views together, V views.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy import linalg, optimize
+
+from predictors.features import Blocks
+from predictors.prediction import FloatArray
+from predictors.regressors.regressor import BEYOND_FITTED
+
+# Standard deviation of the logarithms of shares and noise under their priors: a factor of 4.5 either way.
+_PRIOR_SPREAD = 1.5
+_PRIOR_NOISE = 0.2
+# Prior variance of the constant, in units of the variance of the measurements.
+_CONSTANT = 10.0
+_DEGREES_OF_FREEDOM = 4.0
+_REWEIGHTINGS = 3
+_MOST_STEPS = 60
+_LOG_BOUNDS = (-18.0, 6.0)
+# Shares and noise are found on this many rows at most; all rows are fitted with them.
+_ROWS_FOR_SHARES = 300
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """A block of features as one kernel.
+
+    Attributes:
+        block: its name.
+        log_share: logarithm of the share of the variance that it is expected to explain, before any measurement.
+        logarithmic: take log(1 + feature).
+    """
+
+    block: str
+    log_share: float
+    logarithmic: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GaussianProcess:
+    """A family of Gaussian processes.
+
+    Attributes:
+        name: see `Regressor`.
+        views: its kernels; those whose block is missing are left out.
+        logarithmic: True models log(cost): effects multiply. False models the cost itself: effects add, as times do,
+            and the noise is relative to the cost.
+        needs: it is used only where this block is given.
+    """
+
+    name: str
+    views: tuple[View, ...]
+    logarithmic: bool
+    needs: str | None = None
+    fewest: int = 3
+
+    def fit(self, blocks: Blocks, cost_N: FloatArray, *, population: Blocks) -> "FittedGaussianProcess":
+        """Fit; see `Regressor`."""
+        views = [view for view in self.views if view.block in blocks]
+        center_D, gain_D, view_D = _scales(views, population)
+        inputs_ND = (_join(views, blocks) - center_D) * gain_D
+        target_N = np.log(cost_N) if self.logarithmic else cost_N
+        offset = float(np.median(target_N))
+        scale = _robust_deviation(target_N - offset)
+        y_N = (target_N - offset) / scale
+        noise_N = np.ones_like(cost_N) if self.logarithmic else (cost_N / np.median(cost_N)) ** 2
+        weight_N = np.ones_like(y_N)
+        logs_P = np.array([*(view.log_share for view in views), np.log(_PRIOR_NOISE)])
+        prior_P = logs_P
+        for _ in range(_REWEIGHTINGS):
+            logs_P = _most_probable(inputs_ND, view_D, y_N, noise_N / weight_N, prior_P=prior_P, start_P=logs_P)
+            share_D, noise = np.exp(logs_P[:-1])[view_D], float(np.exp(logs_P[-1]))
+            scaled_ND = inputs_ND * np.sqrt(share_D)
+            covariance_NN = scaled_ND @ scaled_ND.T + _CONSTANT + np.diag(noise * noise_N / weight_N)
+            inverse_NN = linalg.inv(covariance_NN, check_finite=False)
+            pull_N = inverse_NN @ y_N
+            left_out_N = 1.0 / np.diag(inverse_NN)
+            variance_N = np.maximum(left_out_N - noise * noise_N / weight_N, 0.0) + noise * noise_N
+            missed_N = pull_N * left_out_N
+            used_N, weight_N = weight_N, _student_weight(missed_N**2 / variance_N)
+        return FittedGaussianProcess(
+            family=self,
+            settings={
+                "offset": offset,
+                "scale": scale,
+                "noise": noise,
+                "typical": float(np.median(cost_N)),
+                "lowest": float(cost_N.min()) / BEYOND_FITTED,
+                "highest": float(cost_N.max()) * BEYOND_FITTED,
+                **{f"share.{view.block}{'.log' * view.logarithmic}": float(np.exp(log)) for view, log in zip(views, logs_P, strict=False)},
+            },
+            center_D=center_D,
+            gain_D=gain_D * np.sqrt(share_D),
+            fitted_ND=scaled_ND,
+            inverse_NN=inverse_NN,
+            pull_N=pull_N,
+            loo_log_errors_N=_log_errors(-scale * missed_N, cost_N, logarithmic=self.logarithmic),
+            loo_spread_N=scale * np.sqrt(variance_N) / (1.0 if self.logarithmic else cost_N),
+            weight_N=used_N,
+        )
+
+    def restore(self, arrays: Mapping[str, FloatArray], *, settings: Mapping[str, float]) -> "FittedGaussianProcess":
+        """Rebuild; see `Regressor`."""
+        empty = np.empty(0)
+        return FittedGaussianProcess(
+            family=self,
+            settings=dict(settings),
+            **{name: arrays[name] for name in ("center_D", "gain_D", "fitted_ND", "inverse_NN", "pull_N")},
+            loo_log_errors_N=empty,
+            loo_spread_N=empty,
+            weight_N=empty,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FittedGaussianProcess:
+    """What `GaussianProcess.fit` found; see `FittedRegressor`.
+
+    Attributes:
+        settings: offset and scale of the target, noise as share of its variance, and the shares of the views.
+        center_D, gain_D: inputs become (x - center) * gain; the gains hold the roots of the shares.
+        fitted_ND: the fitted rows as such inputs.
+        inverse_NN, pull_N: inverse of their covariance, and it times the target.
+        weight_N: how much each fitted row counted, 1 for an ordinary one; empty after `restore`.
+    """
+
+    family: GaussianProcess
+    settings: Mapping[str, float]
+    center_D: FloatArray
+    gain_D: FloatArray
+    fitted_ND: FloatArray
+    inverse_NN: FloatArray
+    pull_N: FloatArray
+    loo_log_errors_N: FloatArray
+    loo_spread_N: FloatArray
+    weight_N: FloatArray = field(default_factory=lambda: np.empty(0))
+
+    @property
+    def name(self) -> str:
+        """Name of the family."""
+        return self.family.name
+
+    def predict(self, blocks: Blocks) -> tuple[FloatArray, FloatArray]:
+        """Predict; see `FittedRegressor`. The spread is the posterior's, noise included."""
+        own, logarithmic = self.settings, self.family.logarithmic
+        views = [view for view in self.family.views if view.block in blocks]
+        inputs_ND = (_join(views, blocks) - self.center_D) * self.gain_D
+        covariance_NM = inputs_ND @ self.fitted_ND.T + _CONSTANT
+        target_N = own["offset"] + own["scale"] * (covariance_NM @ self.pull_N)
+        open_N = np.square(inputs_ND).sum(axis=1) + _CONSTANT
+        open_N = np.maximum(open_N - ((covariance_NM @ self.inverse_NN) * covariance_NM).sum(axis=1), 0.0)
+        if logarithmic:
+            mean_N = np.exp(np.clip(target_N, np.log(own["lowest"]), np.log(own["highest"])))
+            return mean_N, own["scale"] * np.sqrt(open_N + own["noise"])
+        mean_N = np.clip(target_N, own["lowest"], own["highest"])
+        noise_N = own["noise"] * (mean_N / own["typical"]) ** 2
+        return mean_N, own["scale"] * np.sqrt(open_N + noise_N) / mean_N
+
+    def arrays(self) -> Mapping[str, FloatArray]:
+        """The arrays to store."""
+        names = ("center_D", "gain_D", "fitted_ND", "inverse_NN", "pull_N")
+        return {name: getattr(self, name) for name in names}
+
+
+def _join(views: Sequence[View], blocks: Blocks) -> FloatArray:
+    return np.concatenate(
+        [np.log1p(blocks[view.block]) if view.logarithmic else blocks[view.block] for view in views], axis=1
+    )
+
+
+def _scales(views: Sequence[View], population: Blocks) -> tuple[FloatArray, FloatArray, np.ndarray]:
+    """Centre and gain of every column, so that each view has variance 1 over the population, and its view."""
+    joined_MD = _join(views, population)
+    widths = [population[view.block].shape[1] for view in views]
+    view_D = np.repeat(np.arange(len(views)), widths)
+    center_D, deviation_D = joined_MD.mean(axis=0), joined_MD.std(axis=0)
+    varies_D = deviation_D > 1e-9 * np.abs(joined_MD).max(axis=0)
+    num_varying_V = np.bincount(view_D, weights=varies_D, minlength=len(views))
+    gain_D = np.where(varies_D, 1.0 / np.where(varies_D, deviation_D, 1.0), 0.0)
+    return center_D, gain_D / np.sqrt(np.maximum(num_varying_V, 1.0))[view_D], view_D
+
+
+def _most_probable(
+    inputs_ND: FloatArray,
+    view_D: np.ndarray,
+    y_N: FloatArray,
+    noise_N: FloatArray,
+    *,
+    prior_P: FloatArray,
+    start_P: FloatArray,
+) -> FloatArray:
+    """Logarithms of the views' shares and of the noise, of highest posterior density."""
+    if len(y_N) > _ROWS_FOR_SHARES:
+        some = np.random.default_rng(0).choice(len(y_N), _ROWS_FOR_SHARES, replace=False)
+        inputs_ND, y_N, noise_N = inputs_ND[some], y_N[some], noise_N[some]
+    kernels = [inputs_ND[:, view_D == v] @ inputs_ND[:, view_D == v].T for v in range(len(prior_P) - 1)]
+    parts_PNN = np.stack([*kernels, np.diag(noise_N)])
+    identity_NN = np.eye(len(y_N))
+
+    def cost(logs_P: FloatArray) -> tuple[float, FloatArray]:
+        share_P = np.exp(logs_P)
+        covariance_NN = np.tensordot(share_P, parts_PNN, axes=1) + _CONSTANT
+        try:
+            factor = linalg.cho_factor(covariance_NN, lower=True, check_finite=False)
+        except linalg.LinAlgError:
+            return 1e10, np.zeros_like(logs_P)
+        inverse_NN = linalg.cho_solve(factor, identity_NN, check_finite=False)
+        pull_N = inverse_NN @ y_N
+        off_P = (logs_P - prior_P) / _PRIOR_SPREAD
+        value = 0.5 * y_N @ pull_N + np.log(np.diag(factor[0])).sum() + 0.5 * off_P @ off_P
+        slope_NN = inverse_NN - np.outer(pull_N, pull_N)
+        gradient_P = 0.5 * share_P * np.einsum("pij,ij->p", parts_PNN, slope_NN) + off_P / _PRIOR_SPREAD
+        return float(value), gradient_P
+
+    bounds = [_LOG_BOUNDS] * len(prior_P)
+    found = optimize.minimize(
+        cost, start_P, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": _MOST_STEPS}
+    )
+    return np.asarray(found.x)
+
+
+def _robust_deviation(centred_N: FloatArray) -> float:
+    """Standard deviation by the median absolute deviation, where that is not zero."""
+    return float(1.4826 * np.median(np.abs(centred_N))) or float(centred_N.std())
+
+
+def _student_weight(squared_N: FloatArray) -> FloatArray:
+    return (_DEGREES_OF_FREEDOM + 1.0) / (_DEGREES_OF_FREEDOM + squared_N)
+
+
+def _log_errors(missed_N: FloatArray, cost_N: FloatArray, *, logarithmic: bool) -> FloatArray:
+    """log(predicted / measured) from predicted - measured."""
+    if logarithmic:
+        return missed_N
+    ratio_N: FloatArray = np.log(np.maximum(1.0 + missed_N / cost_N, 1.0 / BEYOND_FITTED))
+    return ratio_N
+
+
+_SOURCES = (View(block="sources-mean", log_share=0.0), View(block="sources", log_share=-2.0))
+_OWN = (
+    ("totals", 0.0, True),
+    ("totals", 0.0, False),
+    ("kinds", -2.0, False),
+    ("shapes", -3.0, True),
+    ("stages", -3.0, False),
+    ("choices", -4.0, False),
+)
+
+
+def _own(*, trust: float = 0.0) -> tuple[View, ...]:
+    return tuple(View(block=b, log_share=s + trust, logarithmic=log) for b, s, log in _OWN)
+
+
+REGRESSORS = (
+    GaussianProcess(name="gp-log", views=_own(), logarithmic=True),
+    GaussianProcess(name="gp-additive", views=_own(), logarithmic=False),
+    GaussianProcess(name="gp-transfer", views=_SOURCES + _own(trust=-3.0), logarithmic=True, needs="sources"),
+    GaussianProcess(name="gp-sources", views=_SOURCES, logarithmic=True, needs="sources"),
+)
+
+
+def prior_inputs(blocks: Blocks, *, population: Blocks) -> FloatArray:
+    """Rows (N, D) whose products are the prior covariances of log(cost), before any measurement."""
+    family = next(one for one in REGRESSORS if one.name == ("gp-transfer" if "sources" in blocks else "gp-log"))
+    center_D, gain_D, view_D = _scales(family.views, population)
+    share_V = np.exp([view.log_share for view in family.views])
+    inputs_ND = (_join(family.views, blocks) - center_D) * gain_D * np.sqrt(share_V)[view_D]
+    return np.concatenate([inputs_ND, np.full((len(inputs_ND), 1), np.sqrt(_CONSTANT))], axis=1)
