@@ -251,24 +251,35 @@ def calibrate(
     protocol: ProtocolOption = Protocol.quick,
     threads: ThreadsOption = None,
     batch: BatchOption = None,
+    transfer: Annotated[
+        bool, typer.Option(help="Build on what other devices' calibrations of the space have found.")
+    ] = True,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Chooses the subnets.")] = 0,
     address: AddressOption = None,
     format_: FormatOption = Format.table,
 ) -> None:
     """Measure the subnets that tell most, fit the latency predictor and say how wrong it is.
 
-    Example: nas devices calibrate onnxruntime-cpu --space ofa-mobilenetv3-w1.0 --classes 1000 --samples 20.
+    Examples:
+        nas devices calibrate onnxruntime-cpu --space ofa-mobilenetv3-w1.0 --classes 1000 --samples 20
+
+        nas devices calibrate openvino-cpu --space ofa-mobilenetv3-w1.0 --classes 1000 --samples 10 --transfer
     """
     from experiments.console import ConsoleReporter
     from hardware import get_device
     from nas.calibrate import calibrate as run
+    from nas.calibrate import calibrated_elsewhere
 
     chosen = get_device(device, threads=threads, batch=batch, connectors=_connectors())
+    searched = _space(space)
+    sources = calibrated_elsewhere(device, space=searched) if transfer else []
     with _connected(address), ConsoleReporter(_err()) as reporter:
-        reporter.stage("calibrate", text=f"{samples} + {held_out} subnets on {device}")
+        told = f", building on {', '.join(one.device_id for one in sources)}" if sources else ""
+        reporter.stage("calibrate", text=f"{samples} + {held_out} subnets on {device}{told}")
         found = run(
             chosen,
-            _space(space),
+            searched,
+            sources=sources,
             samples=samples,
             held_out=held_out,
             num_classes=classes,
@@ -285,6 +296,7 @@ def calibrate(
         "unit": found.predictor.unit,
         "provenance": {"measurements": chosen.backend.provenance, "predictions": "predicted"},
         "family": found.predictor.family,
+        "sources": [source.device_id for source in sources],
         "num_fit": found.num_fit,
         "num_held_out": found.num_held_out,
         "suspect": list(found.suspect),

@@ -28,6 +28,13 @@ def calibrated_predictor(device_id: str, *, space_id: str) -> Path:
     return _directory("predictors", device_id, space_id)
 
 
+def calibrated_devices(space_id: str) -> list[str]:
+    """Devices that have such a predictor of a space, sorted."""
+    directory = _directory("predictors")
+    found = directory.iterdir() if directory.is_dir() else ()
+    return sorted(entry.name for entry in found if (entry / space_id).is_dir())
+
+
 def _directory(*names: str) -> Path:
     for name in names:
         if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}", name):

@@ -3,6 +3,7 @@
 What a network costs does not depend on its weights, so subnets of an untrained supernet are measured.
 """
 
+import contextlib
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,20 +15,24 @@ import torch
 
 from hardware.artifacts.artifact import Artifact
 from hardware.device import Device
+from hardware.errors import StorageError
 from hardware.lease import UnitLock
 from hardware.measurement import CostMeasurement
 from hardware.measuring import measure_many, reference_beside
 from hardware.protocol import get_protocol
-from hardware.records import calibrated_predictor, measurement_table
+from hardware.records import calibrated_devices, calibrated_predictor, measurement_table
 from nas.errors import RunError
 from nas.profile import choose_subnets
-from predictors import fit_latency_predictor
+from predictors import PredictorError, fit_latency_predictor, load_predictor
+from predictors.design import most_telling
+from predictors.features import LatencyFeatures
 from predictors.latency import LatencyPredictor
 from predictors.scores import Scores
 from searchspaces import Architecture, SearchSpace
 
 CALIBRATE_FIT, CALIBRATE_HELD_OUT = "calibrate-fit", "calibrate-held-out"
 _FEWEST = 10
+_POOL = 400
 _CALIBRATION_INPUTS = 16
 
 
@@ -168,10 +173,11 @@ def calibrate(
     num_classes: int,
     protocol: str,
     seed: int,
+    sources: Sequence[LatencyPredictor] = (),
     on_built: Callable[[int, int], None],
     on_round: Callable[[int, int], None],
 ) -> Calibration:
-    """Measure `samples` subnets spread over the space's sizes and as many more as judge the predictor, and store it.
+    """Measure the `samples` subnets that tell most and some more that judge the predictor, and store it.
 
     Args:
         device: what to calibrate.
@@ -181,6 +187,7 @@ def calibrate(
         num_classes: of the classifiers.
         protocol: measurement protocol.
         seed: chooses the subnets.
+        sources: predictors of other devices, which the new one builds on; see `calibrated_elsewhere`.
         on_built: called with (written, all) artifacts.
         on_round: called with (rounds done, most rounds).
 
@@ -193,9 +200,7 @@ def calibrate(
             f"{samples} samples and {held_out} held-out subnets of space {space.space_id}, which has {space.size:,}",
             hint=f"ask for at least {_FEWEST} samples and 2 held-out ones, and no more than there are",
         )
-    chosen = choose_subnets(space, num=samples + held_out, seed=seed)
-    judges = np.random.default_rng((seed, 6)).permutation(np.arange(2, len(chosen)))[:held_out].tolist()
-    purposes = {arch: CALIBRATE_HELD_OUT if number in judges else CALIBRATE_FIT for number, arch in enumerate(chosen)}
+    purposes = _choose(space, samples=samples, held_out=held_out, seed=seed, sources=sources)
     measured = measure_architectures(
         device,
         space,
@@ -215,7 +220,7 @@ def calibrate(
         fit, judging = _chosen(good, purposes)
     unit = good[fit[0]].unit
     predictor = fit_latency_predictor(
-        _table(good, fit, unit=unit), space=space, device_id=device.spec.device_id, unit=unit
+        _table(good, fit, unit=unit), space=space, device_id=device.spec.device_id, unit=unit, sources=sources
     )
     scores = predictor.score(_table(good, judging, unit=unit))
     predictor = predictor.with_scores(scores)
@@ -230,6 +235,33 @@ def calibrate(
         uses_suspect=uses_suspect,
         directory=directory,
     )
+
+
+def calibrated_elsewhere(device_id: str, *, space: SearchSpace) -> list[LatencyPredictor]:
+    """The predictors of other devices that `calibrate` stored for the same space.
+
+    One that cannot be read (of another version, damaged) is left out: nothing depends on it.
+    """
+    found = []
+    for other in calibrated_devices(space.space_id):
+        if other != device_id:
+            with contextlib.suppress(PredictorError, StorageError):
+                found.append(load_predictor(calibrated_predictor(other, space_id=space.space_id), space=space))
+    return found
+
+
+def _choose(
+    space: SearchSpace, *, samples: int, held_out: int, seed: int, sources: Sequence[LatencyPredictor]
+) -> dict[Architecture, str]:
+    """What to measure: the two ends and the most telling subnets to fit, others of all sizes to judge."""
+    spread = choose_subnets(space, num=min(max(_POOL, 2 * (samples + held_out)), space.size), seed=seed)
+    judges = spread[2:]
+    judging = [judges[n] for n in np.random.default_rng((seed, 6)).permutation(len(judges))[:held_out]]
+    pool = [arch for arch in spread if arch not in set(judging)]
+    features = LatencyFeatures(space=space, sources=tuple(sources))
+    order = most_telling(features, space.genomes(pool), n=min(samples, len(pool)))
+    fitting = list(dict.fromkeys([*pool[:2], *(pool[n] for n in order)]))[:samples]
+    return dict.fromkeys(fitting, CALIBRATE_FIT) | dict.fromkeys(judging, CALIBRATE_HELD_OUT)
 
 
 def _chosen(

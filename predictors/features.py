@@ -10,12 +10,13 @@ Letters: N architectures, S operator slots, B columns of a block.
 import functools
 import hashlib
 import json
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from predictors.operator_sums import OperatorSums
 from predictors.prediction import FloatArray
 from predictors.predictor import CostPredictor
 from searchspaces import OpTable, SearchSpace
@@ -24,6 +25,7 @@ from searchspaces import OpTable, SearchSpace
 FEATURES_VERSION = 2
 
 _POPULATION = 1024
+_NUM_COUNTS = 5
 
 # Features by name of the block, each (N, B), not standardised.
 Blocks = Mapping[str, FloatArray]
@@ -54,16 +56,18 @@ class LatencyFeatures:
             SpaceError: an array that is not of this space's genomes.
         """
         canonical_NG = self.space.canonicalise(genomes_NG)
-        table = self.space.op_table(canonical_NG)
-        counts = _counts(table)
+        layout = _layout(self.space)
+        sums_NC = layout.sums.of(canonical_NG)
+        stages_NC, shapes_NC = sums_NC[:, : layout.num_stages], sums_NC[:, layout.num_stages :]
+        kinds_NC = stages_NC @ layout.kind_of_stage
         blocks = {
-            "totals": np.stack([count_NS.sum(axis=1) for count_NS in counts], axis=1),
-            "kinds": _sum_by(table.kinds, counts),
-            "shapes": _sum_by(table.kinds, _shapes(table)),
-            "stages": _sum_by(list(zip(table.kinds, table.stages, strict=True)), counts),
+            "totals": kinds_NC.reshape(len(kinds_NC), _NUM_COUNTS, len(kinds_NC.T) // _NUM_COUNTS).sum(axis=2),
+            "kinds": kinds_NC,
+            "shapes": shapes_NC,
+            "stages": stages_NC,
             "choices": self.space.encode_many(canonical_NG).astype(np.float64),
         }
-        return blocks | self._say_of(canonical_NG) if self.sources else blocks
+        return {**blocks, **self._say_of(canonical_NG)} if self.sources else blocks
 
     def _say_of(self, canonical_NG: npt.NDArray[np.int8]) -> Blocks:
         """The blocks of the sources."""
@@ -114,6 +118,42 @@ def take(blocks: Blocks, rows: npt.NDArray[np.intp]) -> Blocks:
     return {name: block_NB[rows] for name, block_NB in blocks.items()}
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Layout:
+    """How the sums of a space's operators become blocks.
+
+    Attributes:
+        sums: columns by count and (kind, stage), then by shape and kind.
+        num_stages: how many of the first sort there are.
+        kind_of_stage: (num_stages, counts x kinds), 1.0 where a column belongs to one by kind.
+    """
+
+    sums: OperatorSums
+    num_stages: int
+    kind_of_stage: FloatArray
+
+
+@functools.lru_cache(maxsize=8)
+def _layout(space: SearchSpace) -> _Layout:
+    table = space.op_table(space.genomes([space.smallest]))
+    stages = list(dict.fromkeys(zip(table.kinds, table.stages, strict=True)))
+    kinds = list(dict.fromkeys(table.kinds))
+    slots = list(zip(table.kinds, table.stages, strict=True))
+    stage_SK = np.array([[slot == stage for stage in stages] for slot in slots], dtype=np.float64)
+    kind_SK = np.array([[slot[0] == kind for kind in kinds] for slot in slots], dtype=np.float64)
+
+    def quantities(table: OpTable) -> list[FloatArray]:
+        return [*_counts(table), *_shapes(table)]
+
+    members = [stage_SK] * _NUM_COUNTS + [kind_SK] * (len(quantities(table)) - _NUM_COUNTS)
+    belongs = np.array([[stage[0] == kind for kind in kinds] for stage in stages], dtype=np.float64)
+    return _Layout(
+        sums=OperatorSums(space, quantities, members=members),
+        num_stages=_NUM_COUNTS * len(stages),
+        kind_of_stage=np.kron(np.eye(_NUM_COUNTS), belongs).astype(np.float64),
+    )
+
+
 def _counts(table: OpTable) -> list[FloatArray]:
     return [
         array.astype(np.float64)
@@ -134,10 +174,3 @@ def _shapes(table: OpTable) -> list[FloatArray]:
         np.sqrt(traffic_NS),
         np.sqrt(macs_NS * traffic_NS),
     ]
-
-
-def _sum_by(keys: Sequence[Hashable], counts: Sequence[FloatArray]) -> FloatArray:
-    """Sum the slots that share a key, for each of the counts; keys in the order of their first slot."""
-    groups = list(dict.fromkeys(keys))
-    member_SK = np.array([[key == group for group in groups] for key in keys], dtype=np.float64)
-    return np.concatenate([count_NS @ member_SK for count_NS in counts], axis=1)

@@ -187,8 +187,9 @@ def fit_latency_predictor(
             it follows them (transfer). They become part of the predictor.
 
     Raises:
-        PredictorError: a source of another space; fewer than 10 distinct architectures, latencies that are not finite and positive or all the
-            same, measurements that contradict each other, or architectures of another space; the row is named.
+        PredictorError: a source of another space; fewer than 10 distinct architectures, latencies that are not finite
+            and positive or all the same, measurements that contradict each other, or architectures of another space;
+            the row is named.
     """
     if not 0.0 < level < 1.0:
         raise PredictorError(f"level is {level}, expected a number between 0 and 1", hint="0.9 is usual")
@@ -258,7 +259,8 @@ def load_predictor(directory: Path, *, space: SearchSpace, device_id: str | None
     unknown = sorted({member.family for member in stored.members} - set(families))
     if unknown:
         raise PredictorError(
-            f"the predictor in {directory} is of family {', '.join(map(repr, unknown))}; known are {', '.join(families)}",
+            f"the predictor in {directory} is of family {', '.join(map(repr, unknown))}, "
+            f"known are {', '.join(families)}",
             hint=again,
         )
     try:

@@ -84,7 +84,7 @@ def blend(regressors: Sequence[Regressor], blocks: Blocks, cost_N: FloatArray, *
 
 
 def _weights(errors_FN: FloatArray) -> FloatArray:
-    typical = np.median(np.abs(errors_FN), axis=1).min()
+    typical = min(np.median(np.abs(errors_FN), axis=1).tolist())
     # Below a thousandth every family is perfect; above the cap a row is wrong, whatever the family says.
     cap = max(_MOST_TYPICAL_ERRORS * 1.4826 * typical, 1e-3)
     size_F = np.mean(np.minimum(np.abs(errors_FN), cap) ** 2, axis=1) + 1e-10
@@ -96,7 +96,7 @@ def _weights(errors_FN: FloatArray) -> FloatArray:
 
 def _calibration(fitted: FittedRegressor) -> float:
     ratio_N = np.abs(fitted.loo_log_errors_N) / fitted.loo_spread_N
-    return float(max(1.4826 * np.median(ratio_N), 1e-9))
+    return max(1.4826 * float(np.median(ratio_N)), 1e-9)
 
 
 def _average(

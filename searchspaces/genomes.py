@@ -226,11 +226,12 @@ class GenomeAlgebra:
     def encode(self, genomes_NG: Genomes) -> npt.NDArray[np.float32]:
         """One-hot features (N, F): a column for every (choice, value); all zero where the choice is inactive."""
         self.check(genomes_NG)
-        columns = [
-            (genomes_NG[:, g : g + 1] == np.arange(cardinality, dtype=np.int8))
-            for g, cardinality in enumerate(self._cardinality_G)
-        ]
-        return np.concatenate(columns, axis=1, dtype=np.float32)
+        num, width = len(genomes_NG), int(self._cardinality_G.sum())
+        first_G = np.cumsum(self._cardinality_G) - self._cardinality_G
+        places_NG = genomes_NG + (first_G + width * np.arange(num)[:, None])
+        code_NF = np.zeros((num, width), dtype=np.float32)
+        code_NF.ravel()[places_NG[genomes_NG >= 0]] = 1.0
+        return code_NF
 
     def feature_names(self) -> tuple[str, ...]:
         """The names of the columns of `encode`, for example "stage1.depth=2"."""

@@ -4,7 +4,8 @@ Features are standardised by what the whole space looks like, not by the few mea
 measurement. The shares and the noise are those of highest posterior density (Rasmussen and Williams, Gaussian Processes
 for Machine Learning, 2006, section 5.4.1), under wide priors that say which blocks to trust first: with ten
 measurements the priors decide, with a hundred the data do. Errors are taken as Student-t, so that a few wrong
-measurements do not bend the fit: rows far from what the others predict count less (O'Hagan 1979; fitted by reweighting).
+measurements do not bend the fit: rows far from what the others predict count less (fitted by reweighting; Lange,
+Little, Taylor, "Robust statistical modeling using the t distribution", JASA 1989).
 
 Letters: N rows, D columns of all views together, V views.
 """
@@ -98,7 +99,10 @@ class GaussianProcess:
                 "typical": float(np.median(cost_N)),
                 "lowest": float(cost_N.min()) / BEYOND_FITTED,
                 "highest": float(cost_N.max()) * BEYOND_FITTED,
-                **{f"share.{view.block}{'.log' * view.logarithmic}": float(np.exp(log)) for view, log in zip(views, logs_P, strict=False)},
+                **{
+                    f"share.{view.block}{'.log' * view.logarithmic}": float(np.exp(log))
+                    for view, log in zip(views, logs_P, strict=False)
+                },
             },
             center_D=center_D,
             gain_D=gain_D * np.sqrt(share_D),

@@ -47,9 +47,7 @@ def test_a_restored_regressor_predicts_bit_for_bit_the_same(
 
 
 @pytest.mark.parametrize("regressor", REGRESSORS, ids=lambda regressor: regressor.name)
-def test_the_unit_does_not_matter(
-    regressor: Regressor, blocks: Blocks, cost_N: FloatArray, population: Blocks
-) -> None:
+def test_the_unit_does_not_matter(regressor: Regressor, blocks: Blocks, cost_N: FloatArray, population: Blocks) -> None:
     ms = regressor.fit(blocks, cost_N, population=population)
     us = regressor.fit(blocks, 1000.0 * cost_N, population=population)
     for a, b, factor in zip(ms.predict(blocks), us.predict(blocks), (1000.0, 1.0), strict=True):
