@@ -20,6 +20,7 @@ from predictors.operator_sums import OperatorSums
 from predictors.prediction import FloatArray
 from predictors.predictor import CostPredictor
 from searchspaces import OpTable, SearchSpace
+from searchspaces.gene_names import RESOLUTION
 
 # Counts up whenever the meaning of a column changes: a stored predictor of another version is refused.
 FEATURES_VERSION = 2
@@ -75,6 +76,15 @@ class LatencyFeatures:
         said_NS = (_logs(self.sources, canonical_NG) - center_S) / deviation_S
         mean_N1 = said_NS.mean(axis=1, keepdims=True)
         return {"sources-mean": mean_N1, "sources": said_NS - mean_N1}
+
+    def resolution_columns(self) -> npt.NDArray[np.intp]:
+        """Columns of "choices" that are the resolutions, ascending; none if there is only one anyway."""
+        start = 0
+        for choice in self.space.choices:
+            if choice.name == RESOLUTION:
+                return np.arange(start, start + len(choice.values))
+            start += len(choice.values)
+        return np.arange(0)
 
     def population(self) -> Blocks:
         """Features of architectures that stand for the whole space; the same ones at every call."""

@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from scipy import stats
 
 from predictors.features import Blocks
 from predictors.prediction import FloatArray
-from searchspaces import SearchSpace
-from searchspaces.gene_names import RESOLUTION
 
 # Totals may leave the fitted span by this share of it before a prediction counts as extrapolation.
 _MARGIN = 0.05
@@ -53,17 +52,19 @@ class FittedRange:
     seen_F: FloatArray
 
     @classmethod
-    def of(cls, blocks: Blocks, *, space: SearchSpace) -> "FittedRange":
-        """The range of these rows; a resolution between two fitted ones counts as fitted."""
+    def of(cls, blocks: Blocks, *, ordered: npt.NDArray[np.intp] | None = None) -> "FittedRange":
+        """The range of these rows.
+
+        Args:
+            blocks: their features.
+            ordered: columns of "choices" that are one ascending scale (the resolutions): what lies between two fitted
+                ones counts as fitted.
+        """
         totals_NT = np.log1p(blocks["totals"])
         seen_F = np.asarray((blocks["choices"] > 0).any(axis=0), dtype=np.float64)
-        start = 0
-        for choice in space.choices:
-            columns = np.arange(start, start + len(choice.values))
-            start += len(choice.values)
-            if choice.name == RESOLUTION and seen_F[columns].any():
-                fitted = columns[seen_F[columns] > 0]
-                seen_F[fitted[0] : fitted[-1] + 1] = 1.0
+        if ordered is not None and seen_F[ordered].any():
+            fitted = ordered[seen_F[ordered] > 0]
+            seen_F[fitted[0] : fitted[-1] + 1] = 1.0
         return cls(low_T=totals_NT.min(axis=0), high_T=totals_NT.max(axis=0), seen_F=seen_F)
 
     def excess(self, blocks: Blocks) -> FloatArray:

@@ -12,27 +12,19 @@ import pandas as pd
 from hardware.errors import StorageError
 from predictors.errors import PredictorError
 from predictors.features import LatencyFeatures
-from predictors.intervals import FittedRange, conformal_quantile
+from predictors.intervals import FittedRange
 from predictors.measured import MeasuredArchitectures
-from predictors.prediction import FloatArray, Prediction
+from predictors.model import CostModel, fit_cost_model
+from predictors.prediction import Prediction
 from predictors.predictor import Question
 from predictors.proposal import propose
 from predictors.regressors import find_regressors
 from predictors.scores import Scores, score
-from predictors.selection import Blend, blend
+from predictors.selection import Blend
 from predictors.store import StoredMember, StoredPredictor, read_predictor, write_predictor
 from searchspaces import Architecture, SearchSpace
 
 FEWEST_ARCHITECTURES = 10
-
-# An interval from a thousandth to a thousandfold says "unknown"; wider ones would only overflow.
-_WIDEST_FACTOR = 1000.0
-
-# No clock tells a network's time more exactly than that, however well a formula fits.
-_LEAST_WIDTH = 1e-3
-
-# Hundreds of feature columns a row: whole spaces are predicted piece by piece.
-_ROWS_AT_ONCE = 8192
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -42,13 +34,8 @@ class LatencyPredictor:
     Attributes:
         space: whose architectures it knows.
         device_id, unit: what it predicts.
-        level: of its intervals.
-        model: the fitted families.
-        quantile: half width of an interval in log(latency), in units of the model's spread.
-        fitted_range: what the fitted architectures covered.
+        model: what it predicts with.
         fitted_NG: genomes of the fitted architectures.
-        loo_mape_percent: mean relative error on rows left out of fit and choice; an estimate for architectures that
-            resemble the fitted ones.
         sources: predictors of other devices that it builds on.
         scores: see `with_scores`.
     """
@@ -56,12 +43,8 @@ class LatencyPredictor:
     space: SearchSpace
     device_id: str
     unit: str
-    level: float
-    model: Blend
-    quantile: float
-    fitted_range: FittedRange
+    model: CostModel
     fitted_NG: npt.NDArray[np.int8]
-    loo_mape_percent: float
     sources: "tuple[LatencyPredictor, ...]" = ()
     scores: Scores | None = None
 
@@ -72,32 +55,24 @@ class LatencyPredictor:
 
     @property
     def family(self) -> str:
-        """The families that it averages, the heaviest first, for example "gp-log 72 %, ridge-kinds 28 %"."""
-        return ", ".join(f"{name} {weight:.0%}".replace("%", " %") for name, weight in self.model.names.items())
+        """The families that it averages, the heaviest first, for example "gp-log 72 %, gp-additive 28 %"."""
+        return ", ".join(f"{name} {weight:.0%}".replace("%", " %") for name, weight in self.model.blend.names.items())
 
     @property
     def num_fitted(self) -> int:
         """Number of distinct architectures that it was fitted to."""
         return len(self.fitted_NG)
 
+    @property
+    def loo_mape_percent(self) -> float:
+        """Mean relative error on left-out rows, in percent; an estimate for architectures like the fitted ones."""
+        return self.model.loo_mape_percent
+
     def predict(self, question: Question) -> Prediction:
         """Predict latency; see `CostPredictor`."""
         genomes_NG = question if isinstance(question, np.ndarray) else self.space.genomes(question)
-        starts = range(0, max(len(genomes_NG), 1), _ROWS_AT_ONCE)
-        parts = [self._predict_rows(genomes_NG[start : start + _ROWS_AT_ONCE]) for start in starts]
-        mean_N, width_N, excess_N = (np.concatenate(column) for column in zip(*parts, strict=True))
-        # Intervals are multiplicative: errors of latency grow with latency, and the lower limit stays positive.
-        factor_N = np.exp(np.minimum(width_N, np.log(_WIDEST_FACTOR)))
-        return Prediction(
-            mean=mean_N, lower=mean_N / factor_N, upper=mean_N * factor_N, level=self.level, in_range=excess_N == 0.0
-        )
-
-    def _predict_rows(self, genomes_NG: npt.NDArray[np.int8]) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Mean, half width of the interval of log(latency), and how far outside the fitted range."""
-        blocks = LatencyFeatures(space=self.space, sources=self.sources).encode(genomes_NG)
-        mean_N, spread_N = self.model.predict(blocks)
-        excess_N = self.fitted_range.excess(blocks)
-        return mean_N, np.maximum(self.quantile * spread_N, _LEAST_WIDTH) * (1.0 + excess_N), excess_N
+        features = LatencyFeatures(space=self.space, sources=self.sources)
+        return self.model.predict(len(genomes_NG), lambda rows: features.encode(genomes_NG[rows]))
 
     def propose(
         self, n: int, *, rng: np.random.Generator, exclude: AbstractSet[str] = frozenset()
@@ -134,13 +109,14 @@ class LatencyPredictor:
         """Write it and its sources; see `CostPredictor` and `load_predictor`."""
         for number, source in enumerate(self.sources):
             source.save(directory / _source_name(number))
+        blended = self.model.blend
         write_predictor(
             directory,
             stored=StoredPredictor(
                 space_id=self.space_id,
                 device_id=self.device_id,
                 unit=self.unit,
-                level=self.level,
+                level=self.model.level,
                 members=[
                     StoredMember(
                         family=member.name,
@@ -150,15 +126,15 @@ class LatencyPredictor:
                         arrays=member.arrays(),
                     )
                     for member, weight, calibration in zip(
-                        self.model.members, self.model.weights, self.model.calibrations, strict=True
+                        blended.members, blended.weights, blended.calibrations, strict=True
                     )
                 ],
-                quantile=self.quantile,
+                quantile=self.model.quantile,
                 num_fitted=self.num_fitted,
-                loo_mape_percent=self.loo_mape_percent,
+                loo_mape_percent=self.model.loo_mape_percent,
                 features_signature=LatencyFeatures(space=self.space).signature(),
                 scores=self.scores,
-                range_arrays=self.fitted_range.arrays(),
+                range_arrays=self.model.fitted_range.arrays(),
                 fitted_NG=self.fitted_NG,
                 num_sources=len(self.sources),
             ),
@@ -213,19 +189,20 @@ def fit_latency_predictor(
             hint="check the measurements, or measure architectures that differ in size",
         )
     features = LatencyFeatures(space=space, sources=tuple(sources))
-    blocks = features.encode(measured.genomes_NG)
-    model = blend(find_regressors(), blocks, latency_N, population=features.population())
+    model = fit_cost_model(
+        features.encode(measured.genomes_NG),
+        latency_N,
+        population=features.population(),
+        level=level,
+        ordered=features.resolution_columns(),
+    )
     return LatencyPredictor(
         space=space,
         device_id=device_id,
         unit=unit,
-        level=level,
         model=model,
-        quantile=conformal_quantile(model.loo_log_errors_N, model.loo_spread_N, level=level),
-        fitted_range=FittedRange.of(blocks, space=space),
-        sources=tuple(sources),
         fitted_NG=measured.genomes_NG,
-        loo_mape_percent=_mape_percent(model.loo_log_errors_N),
+        sources=tuple(sources),
     )
 
 
@@ -264,7 +241,7 @@ def load_predictor(directory: Path, *, space: SearchSpace, device_id: str | None
             hint=again,
         )
     try:
-        model = Blend(
+        blended = Blend(
             members=tuple(families[one.family].restore(one.arrays, settings=one.settings) for one in stored.members),
             weights=tuple(one.weight for one in stored.members),
             calibrations=tuple(one.calibration for one in stored.members),
@@ -278,15 +255,17 @@ def load_predictor(directory: Path, *, space: SearchSpace, device_id: str | None
         space=space,
         device_id=stored.device_id,
         unit=stored.unit,
-        level=stored.level,
-        model=model,
+        model=CostModel(
+            blend=blended,
+            quantile=stored.quantile,
+            level=stored.level,
+            fitted_range=fitted_range,
+            loo_mape_percent=stored.loo_mape_percent,
+        ),
+        fitted_NG=stored.fitted_NG,
         sources=tuple(
             load_predictor(directory / _source_name(number), space=space) for number in range(stored.num_sources)
         ),
-        quantile=stored.quantile,
-        fitted_range=fitted_range,
-        fitted_NG=stored.fitted_NG,
-        loo_mape_percent=stored.loo_mape_percent,
         scores=stored.scores,
     )
 
@@ -297,7 +276,3 @@ def _source_name(number: int) -> str:
 
 def _column(unit: str) -> str:
     return f"latency_{unit}"
-
-
-def _mape_percent(log_errors_N: FloatArray) -> float:
-    return float(100.0 * np.abs(np.expm1(log_errors_N)).mean())

@@ -37,9 +37,11 @@ def test_too_few_errors_for_the_level_fall_back_to_a_wider_assumption() -> None:
 def test_the_range_covers_what_was_fitted_and_grows_outside(space: SearchSpace) -> None:
     features = LatencyFeatures(space=space)
     genomes_NG = space.sample_many(40, np.random.default_rng(1))
-    fitted = FittedRange.of(features.encode(genomes_NG), space=space)
+    fitted = FittedRange.of(features.encode(genomes_NG), ordered=features.resolution_columns())
     assert (fitted.excess(features.encode(genomes_NG)) == 0).all()
-    only_smallest = FittedRange.of(features.encode(space.genomes([space.smallest])), space=space)
+    only_smallest = FittedRange.of(
+        features.encode(space.genomes([space.smallest])), ordered=features.resolution_columns()
+    )
     excess_N = only_smallest.excess(features.encode(space.genomes([space.smallest, space.largest])))
     assert excess_N[0] == 0.0
     assert excess_N[1] > 1.0
@@ -50,7 +52,7 @@ def test_an_unseen_choice_value_is_out_of_range(space: SearchSpace) -> None:
     genomes_NG = space.sample_many(500, np.random.default_rng(2))
     kernel = next(g for g, choice in enumerate(space.choices) if choice.name.endswith("kernel"))
     has_middle_N = genomes_NG[:, kernel] == 1
-    fitted = FittedRange.of(features.encode(genomes_NG[~has_middle_N]), space=space)
+    fitted = FittedRange.of(features.encode(genomes_NG[~has_middle_N]), ordered=features.resolution_columns())
     assert (fitted.excess(features.encode(genomes_NG[has_middle_N])) >= 0.5).all()
 
 
@@ -59,7 +61,7 @@ def test_a_resolution_between_two_fitted_ones_is_in_range(space: SearchSpace) ->
     genomes_NG = space.sample_many(800, np.random.default_rng(3))
     resolution = next(g for g, choice in enumerate(space.choices) if choice.name == "resolution")
     middle_N, last_N = genomes_NG[:, resolution] == 1, genomes_NG[:, resolution] == 2
-    without_middle = FittedRange.of(features.encode(genomes_NG[~middle_N]), space=space)
+    without_middle = FittedRange.of(features.encode(genomes_NG[~middle_N]), ordered=features.resolution_columns())
     assert (without_middle.excess(features.encode(genomes_NG[middle_N])) == 0).all()
-    without_last = FittedRange.of(features.encode(genomes_NG[~last_N]), space=space)
+    without_last = FittedRange.of(features.encode(genomes_NG[~last_N]), ordered=features.resolution_columns())
     assert (without_last.excess(features.encode(genomes_NG[last_N])) >= 0.5).all()

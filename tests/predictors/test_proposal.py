@@ -25,7 +25,7 @@ def test_proposals_are_less_certain_than_random_ones(space: SearchSpace, predict
 
 
 def test_equally_certain_proposals_keep_away_from_each_other(space: SearchSpace, predictor: LatencyPredictor) -> None:
-    certain = replace(predictor, quantile=0.0)
+    certain = replace(predictor, model=replace(predictor.model, quantile=0.0))
 
     def smallest_distance(archs: list[Architecture]) -> float:
         code_NF = space.encode_many(space.genomes(archs))

@@ -23,7 +23,7 @@ def test_the_card_says_what_a_reader_wants_to_know(
     predictor.with_scores(predictor.score(held_out_table)).save(tmp_path)
     card = json.loads((tmp_path / CARD_NAME).read_text())
     assert card["num_fitted"] == 40
-    assert [member["family"] for member in card["members"]] == list(predictor.model.names)
+    assert [member["family"] for member in card["members"]] == list(predictor.model.blend.names)
     assert sum(member["weight"] for member in card["members"]) == pytest.approx(1.0)
     assert card["members"][0]["settings"]["noise"] > 0
     assert card["features_version"] >= 1
