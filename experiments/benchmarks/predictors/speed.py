@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+import numpy.typing as npt
 
 from experiments.benchmarks.harness import BenchmarkReport
 from predictors.features import LatencyFeatures
@@ -30,14 +31,17 @@ def measure_speed(report: BenchmarkReport, options: argparse.Namespace) -> None:
     cost_N = 1.0 + blocks["totals"][:, 1] / 1e8 * np.exp(rng.normal(0.0, 0.05, len(fitted_NG)))
     model = fit_cost_model(blocks, cost_N, population=features.population())
 
+    def predict(asked_NG: npt.NDArray[np.int8]) -> None:
+        model.predict(len(asked_NG), lambda rows: features.encode(asked_NG[rows]))
+
     def one_by_one() -> None:
         for n in range(_ONE_BY_ONE):
-            model.predict(1, lambda _: features.encode(genomes_NG[n : n + 1]))
+            predict(genomes_NG[n : n + 1])
 
     work: dict[str, Callable[[], object]] = {
         "fit": lambda: fit_cost_model(blocks, cost_N, population=features.population()),
         "encode": lambda: features.encode(genomes_NG),
-        "predict": lambda: model.predict(len(genomes_NG), lambda rows: features.encode(genomes_NG[rows])),
+        "predict": lambda: predict(genomes_NG),
         "one_by_one": one_by_one,
     }
     seconds: dict[str, list[float]] = {name: [] for name in work}
