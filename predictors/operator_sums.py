@@ -11,6 +11,7 @@ Letters: N architectures, S operator slots, G genes, C columns.
 
 import functools
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -70,6 +71,11 @@ class OperatorSums:
             if not np.allclose(self._from_tables(checks_NG), self._directly(checks_NG), rtol=1e-9, atol=1e-6):
                 self._groups = ()
 
+    @property
+    def num_tables(self) -> int:
+        """How many tables of parts there are; 0 if sums are taken over the operators themselves."""
+        return len(self._groups)
+
     def of(self, genomes_NG: npt.NDArray[np.int8]) -> FloatArray:
         """Sums (N, C) of canonical genomes."""
         return _in_pieces(self._from_tables if self._groups else self._directly, genomes_NG)
@@ -100,7 +106,7 @@ class OperatorSums:
         depends_SG = _dependencies(self._space, self._quantities)
         cardinality_G = np.array([len(choice.values) for choice in self._space.choices], dtype=np.int64)
         members = _merge(depends_SG)
-        sizes = [int(np.prod(cardinality_G[list(genes)])) for genes in members]
+        sizes = [math.prod(int(cardinality_G[gene]) for gene in genes) for genes in members]
         if sum(sizes) > _MOST_ROWS:
             return ()
         groups = []
