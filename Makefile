@@ -33,7 +33,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 		echo "make: no Python >= 3.11 with venv and ensurepip was found; name one: make PYTHON=/path/to/python3.11" >&2; \
 		exit 2; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off \
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --no-compile \
 		$(if $(EXTRA_INDEX),--extra-index-url $(EXTRA_INDEX)) -c constraints.txt -e ".[all]"
 	$(BIN)/python -m pip --disable-pip-version-check check
 	@touch $@

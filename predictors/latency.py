@@ -9,19 +9,15 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from hardware.errors import StorageError
 from predictors.errors import PredictorError
 from predictors.features import LatencyFeatures
-from predictors.intervals import FittedRange
 from predictors.measured import MeasuredArchitectures
 from predictors.model import CostModel, fit_cost_model
 from predictors.prediction import Prediction
 from predictors.predictor import Question
 from predictors.proposal import propose
-from predictors.regressors import find_regressors
 from predictors.scores import Scores, score
-from predictors.selection import Blend
-from predictors.store import StoredMember, StoredPredictor, read_predictor, write_predictor
+from predictors.store import StoredPredictor, read_predictor, restored_model, stored_members, write_predictor
 from searchspaces import Architecture, SearchSpace
 
 FEWEST_ARCHITECTURES = 10
@@ -109,7 +105,6 @@ class LatencyPredictor:
         """Write it and its sources; see `CostPredictor` and `load_predictor`."""
         for number, source in enumerate(self.sources):
             source.save(directory / _source_name(number))
-        blended = self.model.blend
         write_predictor(
             directory,
             stored=StoredPredictor(
@@ -117,18 +112,7 @@ class LatencyPredictor:
                 device_id=self.device_id,
                 unit=self.unit,
                 level=self.model.level,
-                members=[
-                    StoredMember(
-                        family=member.name,
-                        weight=weight,
-                        calibration=calibration,
-                        settings=member.settings,
-                        arrays=member.arrays(),
-                    )
-                    for member, weight, calibration in zip(
-                        blended.members, blended.weights, blended.calibrations, strict=True
-                    )
-                ],
+                members=stored_members(self.model),
                 quantile=self.model.quantile,
                 num_fitted=self.num_fitted,
                 loo_mape_percent=self.model.loo_mape_percent,
@@ -219,48 +203,17 @@ def load_predictor(directory: Path, *, space: SearchSpace, device_id: str | None
         PredictorError: another space or device, other features, an unknown family, or a newer file format.
     """
     stored = read_predictor(directory)
-    again = "fit it again from the measurements"
-    if stored.space_id != space.space_id:
-        raise PredictorError(
-            f"the predictor in {directory} is for space {stored.space_id!r}, not {space.space_id!r}", hint=again
-        )
     if device_id is not None and stored.device_id != device_id:
         raise PredictorError(
-            f"the predictor in {directory} is for device {stored.device_id!r}, not {device_id!r}", hint=again
+            f"the predictor in {directory} is for device {stored.device_id!r}, not {device_id!r}",
+            hint="fit it again from the measurements",
         )
-    if stored.features_signature != LatencyFeatures(space=space).signature():
-        raise PredictorError(
-            f"the predictor in {directory} was fitted to other features than this version computes", hint=again
-        )
-    families = {regressor.name: regressor for regressor in find_regressors()}
-    unknown = sorted({member.family for member in stored.members} - set(families))
-    if unknown:
-        raise PredictorError(
-            f"the predictor in {directory} is of family {', '.join(map(repr, unknown))}, "
-            f"known are {', '.join(families)}",
-            hint=again,
-        )
-    try:
-        blended = Blend(
-            members=tuple(families[one.family].restore(one.arrays, settings=one.settings) for one in stored.members),
-            weights=tuple(one.weight for one in stored.members),
-            calibrations=tuple(one.calibration for one in stored.members),
-            loo_log_errors_N=np.empty(0),
-            loo_spread_N=np.empty(0),
-        )
-        fitted_range = FittedRange(**stored.range_arrays)
-    except (KeyError, TypeError) as e:
-        raise StorageError(f"the predictor in {directory} is incomplete ({type(e).__name__}: {e})", hint=again) from e
     return LatencyPredictor(
         space=space,
         device_id=stored.device_id,
         unit=stored.unit,
-        model=CostModel(
-            blend=blended,
-            quantile=stored.quantile,
-            level=stored.level,
-            fitted_range=fitted_range,
-            loo_mape_percent=stored.loo_mape_percent,
+        model=restored_model(
+            stored, directory=directory, space=space, signature=LatencyFeatures(space=space).signature()
         ),
         fitted_NG=stored.fitted_NG,
         sources=tuple(

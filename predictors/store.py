@@ -14,13 +14,18 @@ from hardware.errors import StorageError
 from hardware.files import JSON, read_json, read_manifest, write_bytes, write_json, write_manifest
 from predictors.errors import PredictorError
 from predictors.features import FEATURES_VERSION
+from predictors.intervals import FittedRange
+from predictors.model import CostModel
 from predictors.prediction import FloatArray
+from predictors.regressors import find_regressors
 from predictors.scores import Scores
+from predictors.selection import Blend
+from searchspaces import SearchSpace
 
 CARD_NAME = "card.json"
 MODEL_NAME = "model.safetensors"
 
-_KIND = "latency-predictor"
+_KIND = "cost-predictor"
 _SCHEMA = 2
 _GENOMES = "fitted_NG"
 _MEMBER = "member{}."
@@ -40,7 +45,7 @@ class StoredMember:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class StoredPredictor:
-    """What is written of a latency predictor; see `LatencyPredictor` for the meaning."""
+    """What is written of a predictor; see `LatencyPredictor` for the meaning."""
 
     space_id: str
     device_id: str
@@ -55,6 +60,71 @@ class StoredPredictor:
     range_arrays: Mapping[str, FloatArray]
     fitted_NG: npt.NDArray[np.int8]
     num_sources: int
+
+
+def stored_members(model: CostModel) -> list[StoredMember]:
+    """The families of a model as they are written."""
+    blended = model.blend
+    return [
+        StoredMember(
+            family=member.name,
+            weight=weight,
+            calibration=calibration,
+            settings=member.settings,
+            arrays=member.arrays(),
+        )
+        for member, weight, calibration in zip(blended.members, blended.weights, blended.calibrations, strict=True)
+    ]
+
+
+def restored_model(stored: StoredPredictor, *, directory: Path, space: SearchSpace, signature: str) -> CostModel:
+    """The model of a stored predictor.
+
+    Args:
+        stored: from `read_predictor`.
+        directory: where it lies, for messages.
+        space: must be the space it was fitted for.
+        signature: of the features that this version computes for the space.
+
+    Raises:
+        PredictorError: another space, other features, or a family that is not known.
+        StorageError: it is incomplete.
+    """
+    again = "fit it again from the measurements"
+    if stored.space_id != space.space_id:
+        raise PredictorError(
+            f"the predictor in {directory} is for space {stored.space_id!r}, not {space.space_id!r}", hint=again
+        )
+    if stored.features_signature != signature:
+        raise PredictorError(
+            f"the predictor in {directory} was fitted to other features than this version computes", hint=again
+        )
+    families = {regressor.name: regressor for regressor in find_regressors()}
+    unknown = sorted({member.family for member in stored.members} - set(families))
+    if unknown:
+        raise PredictorError(
+            f"the predictor in {directory} is of family {', '.join(map(repr, unknown))}, "
+            f"known are {', '.join(families)}",
+            hint=again,
+        )
+    try:
+        return CostModel(
+            blend=Blend(
+                members=tuple(
+                    families[one.family].restore(one.arrays, settings=one.settings) for one in stored.members
+                ),
+                weights=tuple(one.weight for one in stored.members),
+                calibrations=tuple(one.calibration for one in stored.members),
+                loo_log_errors_N=np.empty(0),
+                loo_spread_N=np.empty(0),
+            ),
+            quantile=stored.quantile,
+            level=stored.level,
+            fitted_range=FittedRange(**stored.range_arrays),
+            loo_mape_percent=stored.loo_mape_percent,
+        )
+    except (KeyError, TypeError) as e:
+        raise StorageError(f"the predictor in {directory} is incomplete ({type(e).__name__}: {e})", hint=again) from e
 
 
 def write_predictor(directory: Path, *, stored: StoredPredictor) -> None:
@@ -74,7 +144,7 @@ def write_predictor(directory: Path, *, stored: StoredPredictor) -> None:
         "schema": _SCHEMA,
         "space_id": stored.space_id,
         "device_id": stored.device_id,
-        "quantity": "latency",
+        "quantity": "accuracy" if stored.unit == "accuracy" else "latency",
         "unit": stored.unit,
         "provenance": "predicted",
         "level": stored.level,
@@ -105,7 +175,7 @@ def read_predictor(directory: Path) -> StoredPredictor:
 
     Raises:
         StorageError: a file is missing or damaged.
-        PredictorError: it is no latency predictor, or of a newer format.
+        PredictorError: it is no predictor, or of a newer format.
     """
     read_manifest(directory)
     card = read_json(directory / CARD_NAME)

@@ -360,7 +360,7 @@ def test_killed_in_every_stage_the_same_command_finishes_the_run(tmp_path: Path)
     run_dir = tmp_path / "run"
     command: list[str | Path] = ["run", QUICKSTART, "--quick", "--run-dir", run_dir]
     seen: dict[str, set[str]] = {"evaluations": set(), "verifications": set()}
-    for stage in (trained, profiling, searching, refining, verifying, exporting):
+    for stage in (profiling, searching, refining, verifying, exporting):
         kill_when(stage, run_dir, command)
         for table, before in seen.items():
             now = set(getattr(open_run(run_dir), table)()["candidate_id"])

@@ -3,7 +3,8 @@
 Every measurement on the target device is counted, the test set is every other network, untrimmed. "ours" measures the
 networks that tell most, "ours_random" random ones, as the ridges do: one-hot genes, analytic cost (MACs, bytes moved,
 operators), and what the source devices say. FBNet: six transfer tasks (data of HELP). OFA: every device without
-sources and with those of other GPU families. NAS-Bench-201: every device without and with the others.
+sources and with those of other GPU families. NAS-Bench-201: every device without and with the others. Accuracy:
+NAS-Bench-Macro, from 50 to 250 trained networks.
 """
 
 import argparse
@@ -14,13 +15,14 @@ from dataclasses import replace
 import numpy as np
 
 from experiments.benchmarks.harness import BenchmarkReport, benchmark_parser, start
+from experiments.benchmarks.predictors.accuracy import add_accuracy
 from experiments.benchmarks.predictors.coverage import add_coverage
 from experiments.benchmarks.predictors.methods import Judge, Outcome, Target, fit_source, mean_outcome
 from experiments.benchmarks.predictors.published import LatencyTable, read_fbnet, read_nasbench201, read_ofa
 from experiments.benchmarks.predictors.speed import measure_speed
 from predictors.features import LatencyFeatures
 
-PARTS = ("fbnet", "ofa", "nb201", "speed")
+PARTS = ("fbnet", "ofa", "nb201", "accuracy", "speed")
 _FBNET, _SPLITS = "help/fbnet_latency.npz", "help/fbnet_device_splits.json"
 _OFA, _NB201 = "help/ofa_mbv3_latency.npz", "help/nasbench201_latency.npz"
 _FBNET_TARGETS_20 = {"0": 0.975, "1": 0.89, "2": 0.88, "3": 0.55, "4": 0.815, "5": 0.65}
@@ -37,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "fbnet": _fbnet,
         "ofa": _ofa,
         "nb201": _nb201,
+        "accuracy": add_accuracy,
         "speed": measure_speed,
     }
     for name in options.parts:

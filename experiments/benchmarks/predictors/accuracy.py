@@ -1,0 +1,99 @@
+"""Predicting trained accuracy: NAS-Bench-Macro, whose 6,561 networks others have trained three times each."""
+
+import argparse
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from experiments.benchmarks.harness import BenchmarkReport
+from experiments.benchmarks.predictors.methods import plain_ridge
+from predictors.accuracy import fit_accuracy_predictor
+from predictors.prediction import FloatArray
+from searchspaces.nas_bench_macro import NASBenchMacroSpace, nas_bench_macro
+
+_FILE = "nas_bench_macro/nas-bench-macro_cifar10.json"
+_SIZES = (50, 100, 250)
+
+# (fitted genomes as one-hot, their accuracies, the others as one-hot) -> predicted accuracies
+_Peer = Callable[[FloatArray, FloatArray, FloatArray], FloatArray]
+
+
+def add_accuracy(report: BenchmarkReport, options: argparse.Namespace) -> None:
+    """Kendall's tau and RMSE on all networks that were not fitted, against ridge, random forest and an MLP."""
+    path = report.data_file(_FILE)
+    if path is None:
+        return
+    space = nas_bench_macro()
+    genomes_NG, accuracy_N, noise = _read(path, space)
+    report.add("macro/noise/rmse_points", 100.0 * noise)
+    code_NF = space.encode_many(genomes_NG).astype(np.float64)
+    rows = []
+    for n in _SIZES[:1] if options.quick else _SIZES:
+        found: dict[str, list[tuple[float, float, float]]] = {}
+        for seed in range(options.seeds):
+            fitted = np.random.default_rng((seed, 2)).choice(len(accuracy_N), n, replace=False)
+            others = np.setdiff1d(np.arange(len(accuracy_N)), fitted)
+            predictor = fit_accuracy_predictor(genomes_NG[fitted], accuracy_N[fitted], space=space, task="cifar10")
+            ours = predictor.predict(genomes_NG[others])
+            held = (ours.lower <= accuracy_N[others]) & (accuracy_N[others] <= ours.upper)
+            found.setdefault("ours", []).append((*_scores(ours.mean, accuracy_N[others]), float(held.mean())))
+            for name, peer in _PEERS.items():
+                guess_N = peer(code_NF[fitted], accuracy_N[fitted], code_NF[others])
+                found.setdefault(name, []).append((*_scores(guess_N, accuracy_N[others]), float("nan")))
+        means = {name: np.mean(values, axis=0) for name, values in found.items()}
+        best = max(float(mean[0]) for name, mean in means.items() if name != "ours")
+        least = min(float(mean[1]) for name, mean in means.items() if name != "ours")
+        for name, (tau, rmse, coverage) in means.items():
+            is_ours = name == "ours"
+            report.add(f"macro/n{n}/{name}/kendall", float(tau), at_least=best if is_ours else None)
+            report.add(f"macro/n{n}/{name}/rmse_points", float(rmse), at_most=least if is_ours else None)
+            if is_ours:
+                report.add(f"macro/n{n}/ours/coverage", float(coverage), at_least=0.87, at_most=0.93)
+        rows.append([str(n), *(f"{mean[0]:.3f} {mean[1]:.3f}" for mean in means.values()), f"{means['ours'][2]:.0%}"])
+    report.show("NAS-Bench-Macro: Kendall's tau, RMSE in points", headings=["n", *means, "coverage of ours"], rows=rows)
+
+
+def _read(path: Path, space: NASBenchMacroSpace) -> tuple[npt.NDArray[np.int8], FloatArray, float]:
+    """Genomes, mean accuracies (0 to 1) and what the mean of three seeds scatters by."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    genomes_NG = space.genomes([space.from_key(key) for key in content])
+    accuracy_N = np.array([entry["mean_acc"] for entry in content.values()], dtype=np.float64) / 100.0
+    deviation_N = np.array([entry["std"] for entry in content.values()], dtype=np.float64) / 100.0
+    return genomes_NG, accuracy_N, float(np.sqrt(np.mean(deviation_N**2) / 3))
+
+
+def _scores(predicted_N: FloatArray, accuracy_N: FloatArray) -> tuple[float, float]:
+    tau = float(stats.kendalltau(predicted_N, accuracy_N).statistic)
+    return tau, float(100.0 * np.sqrt(np.mean((predicted_N - accuracy_N) ** 2)))
+
+
+def _ridge(inputs_NF: FloatArray, accuracy_N: FloatArray, question_MF: FloatArray) -> FloatArray:
+    # The same ridge as for latencies: logarithm of a positive number, here the error rate.
+    return 1.0 - plain_ridge(inputs_NF, 1.0 - accuracy_N, question_MF)
+
+
+def _forest(inputs_NF: FloatArray, accuracy_N: FloatArray, question_MF: FloatArray) -> FloatArray:
+    from sklearn.ensemble import RandomForestRegressor
+
+    forest = RandomForestRegressor(n_estimators=200, random_state=0).fit(inputs_NF, accuracy_N)
+    return np.asarray(forest.predict(question_MF), dtype=np.float64)
+
+
+def _perceptron(inputs_NF: FloatArray, accuracy_N: FloatArray, question_MF: FloatArray) -> FloatArray:
+    """The form of the official OFA predictor: three hidden layers of 400."""
+    from sklearn.neural_network import MLPRegressor
+
+    center, scale = float(accuracy_N.mean()), float(accuracy_N.std())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network = MLPRegressor((400, 400, 400), alpha=1e-3, max_iter=300, random_state=0)
+        network.fit(inputs_NF, (accuracy_N - center) / scale)
+    return np.asarray(center + scale * network.predict(question_MF), dtype=np.float64)
+
+
+_PEERS: dict[str, _Peer] = {"ridge": _ridge, "forest": _forest, "mlp": _perceptron}

@@ -1,0 +1,92 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from predictors import (
+    AccuracyPredictor,
+    LatencyPredictor,
+    PredictorError,
+    fit_accuracy_predictor,
+    load_accuracy_predictor,
+)
+from predictors.features import LatencyFeatures
+from predictors.prediction import FloatArray
+from predictors.testing import PredictorContract, PredictorLoader
+from searchspaces import SearchSpace, get_space
+
+SPACE = get_space("mbconv-small")
+
+
+def accuracy(space: SearchSpace, genomes_NG: np.ndarray, *, rng: np.random.Generator) -> FloatArray:
+    """Larger networks are better, 3x3 kernels in some places worse, and 2,000 images decide."""
+    blocks = LatencyFeatures(space=space).encode(genomes_NG)
+    effect_F = np.random.default_rng(0).normal(0.0, 0.05, blocks["choices"].shape[1])
+    error_N = np.exp(-1.0 - 0.4 * np.log(blocks["totals"][:, 1] / 1e6) + blocks["choices"] @ effect_F)
+    return rng.binomial(2000, np.clip(1.0 - error_N, 0.0, 1.0)) / 2000
+
+
+def fitted(num: int) -> AccuracyPredictor:
+    rng = np.random.default_rng(1)
+    genomes_NG = np.unique(SPACE.sample_many(num, rng), axis=0)
+    return fit_accuracy_predictor(genomes_NG, accuracy(SPACE, genomes_NG, rng=rng), space=SPACE, task="t")
+
+
+class TestAccuracyPredictor(PredictorContract):
+    @pytest.fixture
+    def space(self) -> SearchSpace:
+        return SPACE
+
+    @pytest.fixture
+    def predictor(self) -> AccuracyPredictor:
+        return fitted(60)
+
+    @pytest.fixture
+    def load(self) -> PredictorLoader:
+        return lambda directory: load_accuracy_predictor(directory, space=SPACE)
+
+
+def test_eighty_evaluations_rank_others_and_their_intervals_hold() -> None:
+    predictor = fitted(80)
+    rng = np.random.default_rng(2)
+    unseen_NG = SPACE.sample_many(400, rng)
+    true_N = accuracy(SPACE, unseen_NG, rng=rng)
+    found = predictor.predict(unseen_NG)
+    assert np.corrcoef(found.mean, true_N)[0, 1] > 0.9
+    assert np.sqrt(np.mean((found.mean - true_N) ** 2)) < 0.02
+    assert 0.82 <= ((found.lower <= true_N) & (true_N <= found.upper)).mean() <= 0.97
+    assert ((found.lower >= 0.0) & (found.upper <= 1.0)).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda accuracies: 100.0 * accuracies, "is not between 0 and 1"),
+        (lambda accuracies: np.where(np.arange(len(accuracies)) == 3, np.nan, accuracies), "accuracy .*nan.* of row 3"),
+        (lambda accuracies: np.full_like(accuracies, 0.5), r"all 20 accuracies are 0\.5000"),
+        (lambda accuracies: accuracies[:-1], "with 19 accuracies"),
+    ],
+)
+def test_what_is_no_accuracy_is_refused(change: object, message: str) -> None:
+    rng = np.random.default_rng(3)
+    genomes_NG = np.unique(SPACE.sample_many(20, rng), axis=0)
+    assert callable(change)
+    with pytest.raises(PredictorError, match=message):
+        fit_accuracy_predictor(genomes_NG, change(accuracy(SPACE, genomes_NG, rng=rng)), space=SPACE, task="t")
+
+
+def test_too_few_and_repeated_architectures_are_refused() -> None:
+    rng = np.random.default_rng(4)
+    genomes_NG = np.unique(SPACE.sample_many(12, rng), axis=0)
+    values_N = accuracy(SPACE, genomes_NG, rng=rng)
+    with pytest.raises(PredictorError, match="9 architectures are too few"):
+        fit_accuracy_predictor(genomes_NG[:9], values_N[:9], space=SPACE, task="t")
+    twice = np.concatenate([genomes_NG, genomes_NG[:1]])
+    with pytest.raises(PredictorError, match="12 of them distinct"):
+        fit_accuracy_predictor(twice, np.append(values_N, 0.5), space=SPACE, task="t")
+
+
+def test_a_latency_predictor_is_not_taken_for_one(predictor: LatencyPredictor, tmp_path: Path) -> None:
+    predictor.save(tmp_path)
+    with pytest.raises(PredictorError, match="predicts ms, not accuracy"):
+        load_accuracy_predictor(tmp_path, space=SPACE)
