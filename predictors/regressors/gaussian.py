@@ -1,4 +1,4 @@
-"""Gaussian processes that are linear in blocks of features, each block with a share of the variance of its own.
+"""Gaussian processes: linear in blocks of features, each with a share of the variance of its own, and smooth beside.
 
 Features are standardised by what the whole space looks like, not by the few measured architectures: that needs no
 measurement. The shares and the noise are those of highest posterior density (Rasmussen and Williams, Gaussian Processes
@@ -7,7 +7,10 @@ measurements the priors decide, with a hundred the data do. Errors are taken as 
 measurements do not bend the fit: rows far from what the others predict count less (fitted by reweighting; Lange,
 Little, Taylor, "Robust statistical modeling using the t distribution", JASA 1989).
 
-Letters: N rows, D columns of all views together, V views.
+What effects of single features do not explain, because they depend on each other, smooth kernels can: Gaussian bells of
+some fixed widths over all choices, each with its share.
+
+Letters: N rows, D columns of all views together, E of those of the smooth kernels, V views, R widths.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,6 +23,8 @@ from predictors.features import Blocks
 from predictors.prediction import FloatArray
 from predictors.regressors.regressor import BEYOND_FITTED
 
+_ARRAYS = ("center_D", "gain_D", "fitted_ND", "share_R", "place_NE", "inverse_NN", "pull_N")
+
 # Standard deviation of the logarithms of shares and noise under their priors: a factor of 4.5 either way.
 _PRIOR_SPREAD = 1.5
 _PRIOR_NOISE = 0.2
@@ -29,6 +34,10 @@ _DEGREES_OF_FREEDOM = 4.0
 _REWEIGHTINGS = 3
 _MOST_STEPS = 60
 _LOG_BOUNDS = (-18.0, 6.0)
+# Widths of the bells, as multiples of the mean squared distance of two architectures.
+_WIDTHS = (0.25, 1.0, 4.0)
+_SMOOTH_SHARE = -3.0
+
 # Shares and noise are found on this many rows at most; all rows are fitted with them.
 _ROWS_FOR_SHARES = 300
 
@@ -57,12 +66,15 @@ class GaussianProcess:
         views: its kernels; those whose block is missing are left out.
         logarithmic: True models log(cost): effects multiply. False models the cost itself: effects add, as times do,
             and the noise is relative to the cost.
+        smooth: what the smooth kernels see, equally much of each; none if empty.
         needs: it is used only where this block is given.
+        fewest: it is not used on fewer rows.
     """
 
     name: str
     views: tuple[View, ...]
     logarithmic: bool
+    smooth: tuple[View, ...] = ()
     needs: str | None = None
     fewest: int = 3
 
@@ -71,19 +83,28 @@ class GaussianProcess:
         views = [view for view in self.views if view.block in blocks]
         center_D, gain_D, view_D = _scales(views, population)
         inputs_ND = (_join(views, blocks) - center_D) * gain_D
+        smooth = _Smooth.of(self.smooth, population)
+        place_NE = smooth.places(self.smooth, blocks)
+        bells_RNN = smooth.bells(place_NE, place_NE)
         target_N = np.log(cost_N) if self.logarithmic else cost_N
         offset = float(np.median(target_N))
         scale = _robust_deviation(target_N - offset)
         y_N = (target_N - offset) / scale
         noise_N = np.ones_like(cost_N) if self.logarithmic else (cost_N / np.median(cost_N)) ** 2
         weight_N = np.ones_like(y_N)
-        logs_P = np.array([*(view.log_share for view in views), np.log(_PRIOR_NOISE)])
+        logs_P = np.array(
+            [*(view.log_share for view in views), *[_SMOOTH_SHARE] * len(bells_RNN), np.log(_PRIOR_NOISE)]
+        )
         prior_P = logs_P
         for _ in range(_REWEIGHTINGS):
-            logs_P = _most_probable(inputs_ND, view_D, y_N, noise_N / weight_N, prior_P=prior_P, start_P=logs_P)
-            share_D, noise = np.exp(logs_P[:-1])[view_D], float(np.exp(logs_P[-1]))
+            logs_P = _most_probable(
+                inputs_ND, view_D, bells_RNN, y_N, noise_N / weight_N, prior_P=prior_P, start_P=logs_P
+            )
+            share_D, noise = np.exp(logs_P[: len(views)])[view_D], float(np.exp(logs_P[-1]))
+            share_R = np.exp(logs_P[len(views) : -1])
             scaled_ND = inputs_ND * np.sqrt(share_D)
-            covariance_NN = scaled_ND @ scaled_ND.T + _CONSTANT + np.diag(noise * noise_N / weight_N)
+            covariance_NN = scaled_ND @ scaled_ND.T + np.tensordot(share_R, bells_RNN, axes=1) + _CONSTANT
+            covariance_NN += np.diag(noise * noise_N / weight_N)
             inverse_NN = linalg.inv(covariance_NN, check_finite=False)
             pull_N = inverse_NN @ y_N
             left_out_N = 1.0 / np.diag(inverse_NN)
@@ -107,6 +128,9 @@ class GaussianProcess:
             center_D=center_D,
             gain_D=gain_D * np.sqrt(share_D),
             fitted_ND=scaled_ND,
+            smooth=smooth,
+            share_R=share_R,
+            place_NE=place_NE,
             inverse_NN=inverse_NN,
             pull_N=pull_N,
             loo_log_errors_N=_log_errors(-scale * missed_N, cost_N, logarithmic=self.logarithmic),
@@ -120,7 +144,8 @@ class GaussianProcess:
         return FittedGaussianProcess(
             family=self,
             settings=dict(settings),
-            **{name: arrays[name] for name in ("center_D", "gain_D", "fitted_ND", "inverse_NN", "pull_N")},
+            **{name: arrays[name] for name in _ARRAYS},
+            smooth=_Smooth(center_E=arrays["smooth_center_E"], gain_E=arrays["smooth_gain_E"]),
             loo_log_errors_N=empty,
             loo_spread_N=empty,
             weight_N=empty,
@@ -135,6 +160,7 @@ class FittedGaussianProcess:
         settings: offset and scale of the target, noise as share of its variance, and the shares of the views.
         center_D, gain_D: inputs become (x - center) * gain; the gains hold the roots of the shares.
         fitted_ND: the fitted rows as such inputs.
+        smooth, share_R, place_NE: the smooth kernels, their shares, and where the fitted rows are for them.
         inverse_NN, pull_N: inverse of their covariance, and it times the target.
         weight_N: how much each fitted row counted, 1 for an ordinary one; empty after `restore`.
     """
@@ -144,6 +170,9 @@ class FittedGaussianProcess:
     center_D: FloatArray
     gain_D: FloatArray
     fitted_ND: FloatArray
+    smooth: "_Smooth"
+    share_R: FloatArray
+    place_NE: FloatArray
     inverse_NN: FloatArray
     pull_N: FloatArray
     loo_log_errors_N: FloatArray
@@ -160,9 +189,10 @@ class FittedGaussianProcess:
         own, logarithmic = self.settings, self.family.logarithmic
         views = [view for view in self.family.views if view.block in blocks]
         inputs_ND = (_join(views, blocks) - self.center_D) * self.gain_D
-        covariance_NM = inputs_ND @ self.fitted_ND.T + _CONSTANT
+        bells_RNM = self.smooth.bells(self.smooth.places(self.family.smooth, blocks), self.place_NE)
+        covariance_NM = inputs_ND @ self.fitted_ND.T + np.tensordot(self.share_R, bells_RNM, axes=1) + _CONSTANT
         target_N = own["offset"] + own["scale"] * (covariance_NM @ self.pull_N)
-        open_N = np.square(inputs_ND).sum(axis=1) + _CONSTANT
+        open_N = np.square(inputs_ND).sum(axis=1) + self.share_R.sum() + _CONSTANT
         open_N = np.maximum(open_N - ((covariance_NM @ self.inverse_NN) * covariance_NM).sum(axis=1), 0.0)
         if logarithmic:
             mean_N = np.exp(np.clip(target_N, np.log(own["lowest"]), np.log(own["highest"])))
@@ -173,8 +203,37 @@ class FittedGaussianProcess:
 
     def arrays(self) -> Mapping[str, FloatArray]:
         """The arrays to store."""
-        names = ("center_D", "gain_D", "fitted_ND", "inverse_NN", "pull_N")
-        return {name: getattr(self, name) for name in names}
+        own = {name: getattr(self, name) for name in _ARRAYS}
+        return {**own, "smooth_center_E": self.smooth.center_E, "smooth_gain_E": self.smooth.gain_E}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Smooth:
+    """Where the smooth kernels see an architecture: standardised columns; none at all without such kernels."""
+
+    center_E: FloatArray
+    gain_E: FloatArray
+
+    @classmethod
+    def of(cls, views: Sequence[View], population: Blocks) -> "_Smooth":
+        if not views:
+            return cls(center_E=np.empty(0), gain_E=np.empty(0))
+        center_E, gain_E, _ = _scales(views, population)
+        # The mean squared distance of two architectures is 2 for each view.
+        return cls(center_E=center_E, gain_E=gain_E / np.sqrt(2.0 * len(views)))
+
+    def places(self, views: Sequence[View], blocks: Blocks) -> FloatArray:
+        """(N, E)."""
+        num = len(next(iter(blocks.values())))
+        return (_join(views, blocks) - self.center_E) * self.gain_E if views else np.empty((num, 0))
+
+    def bells(self, place_NE: FloatArray, other_ME: FloatArray) -> FloatArray:
+        """(R, N, M): one kernel for each width, each 1 where two architectures are the same."""
+        if not self.center_E.size:
+            return np.empty((0, len(place_NE), len(other_ME)))
+        squares_NM = np.square(place_NE).sum(axis=1)[:, None] + np.square(other_ME).sum(axis=1)
+        distance_NM = np.maximum(squares_NM - 2.0 * place_NE @ other_ME.T, 0.0)
+        return np.stack([np.exp(-0.5 * distance_NM / width) for width in _WIDTHS])
 
 
 def _join(views: Sequence[View], blocks: Blocks) -> FloatArray:
@@ -198,18 +257,21 @@ def _scales(views: Sequence[View], population: Blocks) -> tuple[FloatArray, Floa
 def _most_probable(
     inputs_ND: FloatArray,
     view_D: np.ndarray,
+    bells_RNN: FloatArray,
     y_N: FloatArray,
     noise_N: FloatArray,
     *,
     prior_P: FloatArray,
     start_P: FloatArray,
 ) -> FloatArray:
-    """Logarithms of the views' shares and of the noise, of highest posterior density."""
+    """Logarithms of the shares of views and bells and of the noise, of highest posterior density."""
     if len(y_N) > _ROWS_FOR_SHARES:
         some = np.random.default_rng(0).choice(len(y_N), _ROWS_FOR_SHARES, replace=False)
         inputs_ND, y_N, noise_N = inputs_ND[some], y_N[some], noise_N[some]
-    kernels = [inputs_ND[:, view_D == v] @ inputs_ND[:, view_D == v].T for v in range(len(prior_P) - 1)]
-    parts_PNN = np.stack([*kernels, np.diag(noise_N)])
+        bells_RNN = bells_RNN[:, some[:, None], some]
+    num_views = len(prior_P) - 1 - len(bells_RNN)
+    kernels = [inputs_ND[:, view_D == v] @ inputs_ND[:, view_D == v].T for v in range(num_views)]
+    parts_PNN = np.stack([*kernels, *bells_RNN, np.diag(noise_N)])
     identity_NN = np.eye(len(y_N))
 
     def cost(logs_P: FloatArray) -> tuple[float, FloatArray]:
@@ -266,9 +328,13 @@ def _own(*, trust: float = 0.0) -> tuple[View, ...]:
     return tuple(View(block=b, log_share=s + trust, logarithmic=log) for b, s, log in _OWN)
 
 
+_SMOOTH = (View(block="choices", log_share=0.0), View(block="totals", log_share=0.0, logarithmic=True))
+_FEWEST_FOR_SMOOTH = 40
+
 REGRESSORS = (
     GaussianProcess(name="gp-log", views=_own(), logarithmic=True),
     GaussianProcess(name="gp-additive", views=_own(), logarithmic=False),
+    GaussianProcess(name="gp-smooth", views=_own(), logarithmic=True, smooth=_SMOOTH, fewest=_FEWEST_FOR_SMOOTH),
     GaussianProcess(name="gp-transfer", views=_SOURCES + _own(trust=-3.0), logarithmic=True, needs="sources"),
     GaussianProcess(name="gp-sources", views=_SOURCES, logarithmic=True, needs="sources"),
 )

@@ -91,7 +91,7 @@ def _perceptron(inputs_NF: FloatArray, accuracy_N: FloatArray, question_MF: Floa
     center, scale = float(accuracy_N.mean()), float(accuracy_N.std())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        network = MLPRegressor((400, 400, 400), alpha=1e-3, max_iter=300, random_state=0)
+        network = MLPRegressor(hidden_layer_sizes=(400, 400, 400), alpha=1e-3, max_iter=300, random_state=0)
         network.fit(inputs_NF, (accuracy_N - center) / scale)
     return np.asarray(center + scale * network.predict(question_MF), dtype=np.float64)
 
