@@ -20,6 +20,7 @@ from typer.core import TyperGroup
 
 from experiments.cli_devices import app as devices_app
 from experiments.cli_spaces import app as spaces_app
+from experiments.cli_specialize import specialize
 from searchspaces.errors import Hinted
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ app = typer.Typer(
 )
 app.add_typer(devices_app, name="devices")
 app.add_typer(spaces_app, name="spaces")
+app.command()(specialize)
 
 
 class Precision(StrEnum):

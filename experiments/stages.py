@@ -31,6 +31,7 @@ from nas.training.checkpoints import finished_checkpoints, load_checkpoint
 from nas.training.history import HistoryReader, TrainHistory
 from nas.training.loop import CHECKPOINTS, HISTORY
 from nas.verify import VerifySettings, choose_for_verification, verify_candidates
+from predictors import PredictorError
 from searchspaces import Architecture
 
 ClusterFactory = Callable[[], AbstractContextManager[object]]
@@ -105,19 +106,12 @@ def require_trained(session: Session) -> None:
         )
 
 
-def profile_is_done(session: Session) -> bool:
-    """Whether the device has a predictor."""
-    run, device_id = session.run, session.device_id
-    return profile_path(run, device_id).exists() and has_manifest(run.predictor_dir(device_id))
-
-
 def profile(session: Session, *, reporter: Reporter) -> bool:
     """Stage 2: measure subnets and fit the latency predictor."""
     recipe = session.recipe.profile
     require_trained(session)
     reporter.stage("profile", text=f"{recipe.fit + recipe.held_out} subnets on {session.device_id}")
-    if profile_is_done(session):
-        session.run.predictor(session.device_id)
+    if _is_profiled(session, reporter=reporter):
         reporter.done("finished before")
         return False
     settings = ProfileSettings(
@@ -140,6 +134,20 @@ def profile(session: Session, *, reporter: Reporter) -> bool:
         reporter.message(
             f"the predictor's error stays above the recipe's {found.max_mape_percent:g} %: the front will say so"
         )
+    return True
+
+
+def _is_profiled(session: Session, *, reporter: Reporter) -> bool:
+    """Whether the device has a predictor that this version can use."""
+    run, device_id = session.run, session.device_id
+    if not (profile_path(run, device_id).exists() and has_manifest(run.predictor_dir(device_id))):
+        return False
+    try:
+        run.predictor(device_id)
+    except PredictorError as e:
+        # The measurements are all there: fitting takes a second.
+        reporter.message(f"{e}: it is fitted again from the run's measurements")
+        return False
     return True
 
 

@@ -1,0 +1,111 @@
+"""The command `nas specialize`."""
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from experiments.cli_spaces import Format, FormatOption
+
+if TYPE_CHECKING:
+    from nas.objectives import Limit
+    from nas.specialize import Specialist
+
+_UNITS = {"latency_ms": "ms", "macs": "MACs", "params": "parameters"}
+
+
+def specialize(
+    where: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.", show_default=False)],
+    device: Annotated[str | None, typer.Option("--device", help="Device id; default: the recipe's.")] = None,
+    limits: Annotated[
+        list[str] | None,
+        typer.Option("--limit", metavar="NAME<=VALUE", help=f"{', '.join(_UNITS)}; can be repeated."),
+    ] = None,
+    top: Annotated[int, typer.Option("--top", min=1, max=1000, help="How many architectures.")] = 5,
+    format_: FormatOption = Format.table,
+) -> None:
+    """Answer from a run's predictors: the best architectures of the whole space under limits. Nothing is evaluated.
+
+    Examples:
+        nas specialize runs/quickstart --limit 'latency_ms<=0.02'
+
+        nas specialize runs/quickstart --device openvino-cpu --limit 'latency_ms<=0.3' --limit 'params<=50000' --top 3
+    """
+    from nas.run import open_run
+    from nas.specialize import specialize as answer
+
+    run = open_run(where)
+    asked = [_limit(text) for text in limits or []]
+    found = answer(run, device=device, limits=asked, top=top)
+    device_id = device or run.info.device_id
+    if format_ is Format.json:
+        document = {
+            "run": str(where),
+            "space": run.space.space_id,
+            "device": device_id,
+            "limits": {limit.name: limit.value for limit in asked},
+            "architectures": [_document(one) for one in found],
+        }
+        typer.echo(json.dumps(document, indent=2))
+        return
+    table = Table(title=f"{run.info.name} on {device_id}: all values are predicted", title_justify="left")
+    headings = ("arch id", "accuracy, 90 %", f"latency {found[0].unit}, 90 %", "evaluated", "MACs", "params", "note")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading in ("arch id", "note") else "right")
+    for one in found:
+        notes = [] if one.within_limits else ["may miss the limit"]
+        notes += [] if one.in_range else ["unlike what was measured"]
+        table.add_row(
+            one.architecture.arch_id,
+            f"{one.accuracy:.2%}  {one.accuracy_interval[0]:.1%} - {one.accuracy_interval[1]:.1%}",
+            f"{one.latency:.4g}  {one.latency_interval[0]:.4g} - {one.latency_interval[1]:.4g}",
+            "" if one.evaluated is None else f"{one.evaluated:.2%}",
+            f"{one.macs:,}",
+            f"{one.params:,}",
+            ", ".join(notes),
+        )
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    if any(not one.within_limits or not one.in_range for one in found):
+        err = Console(stderr=True, soft_wrap=not sys.stderr.isatty())
+        err.print(
+            "to be sure, measure them: take `architecture` of --format json and call\n"
+            f"  nas devices measure ARCH.json --device {device_id} --space SPACE.yaml",
+            highlight=False,
+            markup=False,
+        )
+
+
+def _limit(text: str) -> "Limit":
+    from nas.objectives import Limit
+
+    match = re.fullmatch(r"\s*([A-Za-z_]+)\s*<=\s*([0-9.eE+-]+)\s*", text)
+    try:
+        value = float(match[2]) if match else float("nan")
+    except ValueError:
+        value = float("nan")
+    if match is None or match[1] not in _UNITS or not 0 < value < float("inf"):
+        raise typer.BadParameter(f"{text!r} is no limit: expected NAME<=NUMBER with a NAME out of {', '.join(_UNITS)}")
+    return Limit(name=match[1], value=value, unit=_UNITS[match[1]])
+
+
+def _document(one: "Specialist") -> dict[str, object]:
+    return {
+        "arch_id": one.architecture.arch_id,
+        "architecture": json.loads(one.architecture.to_json()),
+        "accuracy": one.accuracy,
+        "accuracy_interval": list(one.accuracy_interval),
+        "latency": one.latency,
+        "latency_interval": list(one.latency_interval),
+        "unit": one.unit,
+        "provenance": "predicted",
+        "in_range": one.in_range,
+        "within_limits": one.within_limits,
+        "accuracy_evaluated": one.evaluated,
+        "macs": one.macs,
+        "params": one.params,
+    }

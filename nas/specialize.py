@@ -1,0 +1,230 @@
+"""The best architectures of a whole space under limits, from the predictors of a run; nothing is evaluated or measured.
+
+Letters: N architectures, G genes, L limits.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from hardware.cost import analytic_costs
+from nas.errors import InfeasibleError, RunError
+from nas.objectives import Limit
+from nas.run import Run
+from predictors import AccuracyPredictor, LatencyPredictor, PredictorError, fit_accuracy_predictor
+from predictors.features import LatencyFeatures
+from predictors.prediction import FloatArray
+from searchspaces import Architecture, SearchSpace
+
+LIMITS = ("latency_ms", "macs", "params")
+
+_FIRST, _PARENTS, _CHILDREN, _GENERATIONS = 3072, 192, 6, 10
+_MUTATION = 0.12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Specialist:
+    """One architecture and what is predicted of it.
+
+    Attributes:
+        architecture: which one.
+        accuracy, accuracy_interval: predicted, with inherited weights, on the search split.
+        latency, latency_interval: predicted, in `unit`.
+        unit: of the latency.
+        in_range: whether both predictors were fitted to architectures like this one.
+        within_limits: whether the limits hold even at the upper end of the latency's interval.
+        evaluated: its accuracy with inherited weights, if the run has evaluated it.
+        macs, params: exact, for one image.
+    """
+
+    architecture: Architecture
+    accuracy: float
+    accuracy_interval: tuple[float, float]
+    latency: float
+    latency_interval: tuple[float, float]
+    unit: str
+    in_range: bool
+    within_limits: bool
+    evaluated: float | None
+    macs: int
+    params: int
+
+
+def run_accuracy_predictor(run: Run) -> AccuracyPredictor:
+    """A predictor fitted to what the run has evaluated with inherited weights.
+
+    Raises:
+        RunError: too little was evaluated.
+    """
+    rows = run.evaluations()
+    rows = rows[(rows["weights_kind"] == "inherited") & np.isfinite(rows["accuracy"])]
+    rows = rows.drop_duplicates("arch_id", keep="last")
+    archs = [Architecture.from_json(text) for text in rows["architecture"]]
+    try:
+        return fit_accuracy_predictor(
+            run.space.genomes(archs),
+            rows["accuracy"].to_numpy(dtype=np.float64),
+            space=run.space,
+            task=f"{run.info.name}, search split",
+        )
+    except PredictorError as e:
+        raise RunError(
+            f"accuracies of run {run.path} cannot be predicted: {e}", hint=f"evaluate more: nas search {run.path}"
+        ) from e
+
+
+def specialize(
+    run: Run, *, device: str | None = None, limits: Sequence[Limit] = (), top: int = 5, seed: int = 0
+) -> list[Specialist]:
+    """Search the whole space by prediction: the most accurate architectures whose predicted costs meet the limits.
+
+    Args:
+        run: profiled for the device, with evaluations.
+        device: its id; the recipe's if None.
+        limits: names are those of `LIMITS`.
+        top: how many, the most accurate first; fewer if the space has no more.
+        seed: of the evolution.
+
+    Raises:
+        RunError: an unknown limit, no predictor of the device, or too few evaluations.
+        InfeasibleError: nothing meets the limits; the smallest reachable values are named.
+    """
+    unknown = [limit.name for limit in limits if limit.name not in LIMITS]
+    if unknown:
+        raise RunError(f"unknown limits {', '.join(unknown)}", hint=f"the limits are: {', '.join(LIMITS)}")
+    if top < 1:
+        raise RunError(f"top is {top}, expected 1 or more", hint="ask for at least one architecture")
+    judge = _Judge(run, device=device, limits=limits)
+    chosen_NG = _evolve(run.space, judge.rank, top=top, seed=seed)
+    found = judge.specialists(chosen_NG)
+    if not found:
+        raise judge.infeasible(seed=seed)
+    return found[:top]
+
+
+class _Judge:
+    """Predicts and ranks architectures of one run."""
+
+    def __init__(self, run: Run, *, device: str | None, limits: Sequence[Limit]) -> None:
+        self._run, self._space, self._limits = run, run.space, tuple(limits)
+        self._latency: LatencyPredictor = run.predictor(device)
+        if self._latency.unit != "ms" and any(limit.name == "latency_ms" for limit in limits):
+            raise RunError(
+                f"costs of device {self._latency.device_id!r} are {self._latency.unit}, latency_ms is no limit there",
+                hint="limit macs or params, or choose a device that is measured",
+            )
+        self._accuracy = run_accuracy_predictor(run)
+        self._features = LatencyFeatures(space=run.space, sources=self._latency.sources)
+        ends_NG = run.space.genomes([run.space.smallest])
+        exact = analytic_costs(run.space.op_table(ends_NG, num_classes=run.info.num_classes))
+        # The classifier of the run has its own number of classes.
+        totals_T = self._features.encode(ends_NG)["totals"][0]
+        self._more_macs, self._more_params = (
+            float(exact.macs_N[0]) - totals_T[1],
+            float(exact.params_N[0]) - totals_T[2],
+        )
+
+    def rank(self, genomes_NG: npt.NDArray[np.int8]) -> tuple[FloatArray, FloatArray]:
+        """How far each misses the limits (0: not at all), and its predicted accuracy."""
+        blocks = self._features.encode(genomes_NG)
+        latency = self._latency.model.predict(len(genomes_NG), lambda rows: {k: v[rows] for k, v in blocks.items()})
+        accuracy_N = 1.0 - self._accuracy.model.blend.predict(blocks)[0]
+        costs = {
+            "latency_ms": latency.mean,
+            "macs": blocks["totals"][:, 1] + self._more_macs,
+            "params": blocks["totals"][:, 2] + self._more_params,
+        }
+        missed_N = np.zeros(len(genomes_NG))
+        for limit in self._limits:
+            missed_N = np.maximum(missed_N, costs[limit.name] / limit.value - 1.0)
+        return missed_N, accuracy_N
+
+    def specialists(self, genomes_NG: npt.NDArray[np.int8]) -> list[Specialist]:
+        """Those that meet the limits, in their order."""
+        if not len(genomes_NG):
+            return []
+        accuracy, latency = self._accuracy.predict(genomes_NG), self._latency.predict(genomes_NG)
+        costs = analytic_costs(self._space.op_table(genomes_NG, num_classes=self._run.info.num_classes))
+        rows = self._run.evaluations()
+        rows = rows[rows["weights_kind"] == "inherited"]
+        evaluated = dict(zip(rows["arch_id"], rows["accuracy"], strict=True))
+        found = []
+        for n, arch in enumerate(self._space.architectures(genomes_NG)):
+            exact = {"macs": float(costs.macs_N[n]), "params": float(costs.params_N[n])}
+            values = {**exact, "latency_ms": float(latency.mean[n])}
+            at_worst = {**exact, "latency_ms": float(latency.upper[n])}
+            if any(limit.violation(values[limit.name]) > 0 for limit in self._limits):
+                continue
+            found.append(
+                Specialist(
+                    architecture=arch,
+                    accuracy=float(accuracy.mean[n]),
+                    accuracy_interval=(float(accuracy.lower[n]), float(accuracy.upper[n])),
+                    latency=float(latency.mean[n]),
+                    latency_interval=(float(latency.lower[n]), float(latency.upper[n])),
+                    unit=self._latency.unit,
+                    in_range=bool(accuracy.in_range[n] and latency.in_range[n]),
+                    within_limits=all(limit.violation(at_worst[limit.name]) <= 0 for limit in self._limits),
+                    evaluated=evaluated.get(arch.arch_id),
+                    macs=int(costs.macs_N[n]),
+                    params=int(costs.params_N[n]),
+                )
+            )
+        return found
+
+    def infeasible(self, *, seed: int) -> InfeasibleError:
+        """What each limit could be at least."""
+        reachable = []
+        for limit in self._limits:
+            alone = _Judge(
+                self._run, device=self._latency.device_id, limits=[Limit(name=limit.name, value=1e-12, unit="")]
+            )
+            best_NG = _evolve(self._space, alone.rank, top=1, seed=seed)
+            missed_N, _ = alone.rank(best_NG)
+            reachable.append(f"{limit.name} {(missed_N[0] + 1.0) * 1e-12:.4g}")
+        asked = ", ".join(f"{limit.name} <= {limit.value:g}" for limit in self._limits)
+        return InfeasibleError(
+            f"no architecture of {self._space.space_id} meets {asked}; the smallest reachable values, each by itself: "
+            f"{', '.join(reachable)}",
+            hint="raise the limits above these values",
+        )
+
+
+def _evolve(
+    space: SearchSpace,
+    rank: Callable[[npt.NDArray[np.int8]], tuple[FloatArray, FloatArray]],
+    *,
+    top: int,
+    seed: int,
+) -> npt.NDArray[np.int8]:
+    """The best of a short evolution: fewest missed limits, then highest accuracy."""
+    rng = np.random.default_rng((seed, 9))
+    ends_NG = space.genomes([space.smallest, space.largest])
+    near_NG = space.mutate_many(np.repeat(ends_NG, _FIRST // 4, axis=0), rng, probability=0.3)
+    pool_NG = np.unique(np.concatenate([ends_NG, near_NG, space.sample_many(_FIRST // 2, rng)]), axis=0)
+    missed_N, accuracy_N = rank(pool_NG)
+    num_parents = max(_PARENTS, top)
+    for _ in range(_GENERATIONS):
+        best = np.lexsort((-accuracy_N, missed_N))[:num_parents]
+        parents_NG = pool_NG[best]
+        mothers_NG = np.repeat(parents_NG, _CHILDREN // 2, axis=0)
+        children_NG = np.concatenate(
+            [
+                space.mutate_many(mothers_NG, rng, probability=_MUTATION),
+                space.crossover_many(mothers_NG, parents_NG[rng.integers(len(parents_NG), size=len(mothers_NG))], rng),
+            ]
+        )
+        # Those that are there already are not asked about again.
+        fresh_NG = np.unique(children_NG, axis=0)
+        known = {row.tobytes() for row in parents_NG}
+        fresh_NG = fresh_NG[[row.tobytes() not in known for row in fresh_NG]]
+        if not len(fresh_NG):
+            break
+        more_missed_N, more_accuracy_N = rank(fresh_NG)
+        pool_NG = np.concatenate([parents_NG, fresh_NG])
+        missed_N = np.concatenate([missed_N[best], more_missed_N])
+        accuracy_N = np.concatenate([accuracy_N[best], more_accuracy_N])
+    best_NG: npt.NDArray[np.int8] = pool_NG[np.lexsort((-accuracy_N, missed_N))[: 4 * top]]
+    return best_NG
