@@ -51,13 +51,8 @@ def run(tmp_path: Path) -> Run:
     )
     fit_latency_predictor(table, space=run.space, device_id="d").save(run.predictor_dir("d"))
     text = dict.fromkeys(("weights", "precision", "split", "metric", "device_id", "utc_time"), "")
-    numbers = dict.fromkeys(
-        (
-            *("accuracy_low", "accuracy_high", "latency_predicted_ms"),
-            *("latency_predicted_low_ms", "latency_predicted_high_ms", "seconds"),
-        ),
-        0.0,
-    )
+    latencies = ("latency_predicted_ms", "latency_predicted_low_ms", "latency_predicted_high_ms")
+    numbers = dict.fromkeys(("accuracy_low", "accuracy_high", *latencies, "seconds"), 0.0)
     counts = dict.fromkeys(("num_correct", "num_images", "macs", "params", "trial_number"), 0)
     run.evaluations_table.append(
         [
