@@ -22,17 +22,14 @@ from hardware.measuring import measure_many, reference_beside
 from hardware.protocol import get_protocol
 from hardware.records import calibrated_devices, calibrated_predictor, measurement_table
 from nas.errors import RunError
-from nas.profile import choose_subnets
+from nas.profile import choose_measurements
 from predictors import PredictorError, fit_latency_predictor, load_predictor
-from predictors.design import most_telling
-from predictors.features import LatencyFeatures
 from predictors.latency import LatencyPredictor
 from predictors.scores import Scores
 from searchspaces import Architecture, SearchSpace
 
 CALIBRATE_FIT, CALIBRATE_HELD_OUT = "calibrate-fit", "calibrate-held-out"
 _FEWEST = 10
-_POOL = 400
 _CALIBRATION_INPUTS = 16
 
 
@@ -200,7 +197,8 @@ def calibrate(
             f"{samples} samples and {held_out} held-out subnets of space {space.space_id}, which has {space.size:,}",
             hint=f"ask for at least {_FEWEST} samples and 2 held-out ones, and no more than there are",
         )
-    purposes = _choose(space, samples=samples, held_out=held_out, seed=seed, sources=sources)
+    fitting, judging = choose_measurements(space, fit=samples, held_out=held_out, seed=seed, sources=sources)
+    purposes = dict.fromkeys(fitting, CALIBRATE_FIT) | dict.fromkeys(judging, CALIBRATE_HELD_OUT)
     measured = measure_architectures(
         device,
         space,
@@ -248,20 +246,6 @@ def calibrated_elsewhere(device_id: str, *, space: SearchSpace) -> list[LatencyP
             with contextlib.suppress(PredictorError, StorageError):
                 found.append(load_predictor(calibrated_predictor(other, space_id=space.space_id), space=space))
     return found
-
-
-def _choose(
-    space: SearchSpace, *, samples: int, held_out: int, seed: int, sources: Sequence[LatencyPredictor]
-) -> dict[Architecture, str]:
-    """What to measure: the two ends and the most telling subnets to fit, others of all sizes to judge."""
-    spread = choose_subnets(space, num=min(max(_POOL, 2 * (samples + held_out)), space.size), seed=seed)
-    judges = spread[2:]
-    judging = [judges[n] for n in np.random.default_rng((seed, 6)).permutation(len(judges))[:held_out]]
-    pool = [arch for arch in spread if arch not in set(judging)]
-    features = LatencyFeatures(space=space, sources=tuple(sources))
-    order = most_telling(features, space.genomes(pool), n=min(samples, len(pool)))
-    fitting = list(dict.fromkeys([*pool[:2], *(pool[n] for n in order)]))[:samples]
-    return dict.fromkeys(fitting, CALIBRATE_FIT) | dict.fromkeys(judging, CALIBRATE_HELD_OUT)
 
 
 def _chosen(

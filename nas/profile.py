@@ -13,7 +13,9 @@ from nas.errors import RunError
 from nas.materialise import Workbench
 from nas.measure import measure_candidates
 from nas.run import Run
-from predictors import fit_latency_predictor
+from predictors import CostPredictor, fit_latency_predictor
+from predictors.design import most_telling
+from predictors.features import LatencyFeatures
 from predictors.latency import FEWEST_ARCHITECTURES, LatencyPredictor
 from predictors.scores import Scores, score
 from searchspaces import Architecture, SearchSpace
@@ -21,6 +23,8 @@ from searchspaces import Architecture, SearchSpace
 PROFILE_FIT, PROFILE_HELD_OUT = "profile-fit", "profile-held-out"
 
 _POOL = 4000
+# The most telling are looked for among so many.
+_TELLING_POOL = 400
 _BATCH = 64
 _EXTRA = 16
 
@@ -104,6 +108,28 @@ def choose_subnets(space: SearchSpace, *, num: int, seed: int) -> list[Architect
     return list(dict.fromkeys(archs))[:num]
 
 
+def choose_measurements(
+    space: SearchSpace, *, fit: int, held_out: int, seed: int, sources: Sequence[CostPredictor] = ()
+) -> tuple[list[Architecture], list[Architecture]]:
+    """What to measure: the two ends and the most telling subnets to fit, and others of all sizes that judge.
+
+    Args:
+        space: to choose from; it has at least `fit` + `held_out` subnets.
+        fit: how many to fit.
+        held_out: how many more to judge.
+        seed: of the choice.
+        sources: predictors of other devices; what they say is not asked again.
+    """
+    spread = choose_subnets(space, num=min(max(_TELLING_POOL, 2 * (fit + held_out)), space.size), seed=seed)
+    # The two ends are fitted, so that few networks lie outside the fitted range.
+    order = np.random.default_rng((seed, 6)).permutation(np.arange(2, len(spread)))
+    judging = [spread[n] for n in order[:held_out]]
+    pool = [arch for arch in spread if arch not in set(judging)]
+    features = LatencyFeatures(space=space, sources=tuple(sources))
+    telling = most_telling(features, space.genomes(pool), n=min(fit, len(pool)))
+    return list(dict.fromkeys([*pool[:2], *(pool[n] for n in telling)]))[:fit], judging
+
+
 def profile_device(
     bench: Workbench,
     *,
@@ -132,12 +158,8 @@ def profile_device(
             f"space {space.space_id} has {space.size} architectures, profile.fit + profile.held_out is {wanted}",
             hint="lower profile.fit and profile.held_out",
         )
-    chosen = choose_subnets(space, num=wanted, seed=settings.seed)
-    # The two ends are fitted, so that few networks lie outside the fitted range.
-    held_out = set(
-        np.random.default_rng((settings.seed, 6)).permutation(np.arange(2, wanted))[: settings.held_out].tolist()
-    )
-    purposes = {arch: PROFILE_HELD_OUT if n in held_out else PROFILE_FIT for n, arch in enumerate(chosen)}
+    fitting, judging = choose_measurements(space, fit=settings.fit, held_out=settings.held_out, seed=settings.seed)
+    purposes = dict.fromkeys(fitting, PROFILE_FIT) | dict.fromkeys(judging, PROFILE_HELD_OUT)
     _measure_missing(bench, purposes, settings=settings, on_progress=on_progress)
     predictor, profile = _fit(run, device_id=bench.device.spec.device_id, settings=settings)
     while not profile.accepted and profile.num_measured < settings.max_measured:

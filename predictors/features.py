@@ -26,7 +26,7 @@ from searchspaces.gene_names import RESOLUTION
 FEATURES_VERSION = 2
 
 _POPULATION = 1024
-_NUM_COUNTS = 5
+NUM_COUNTS = 5
 
 # Features by name of the block, each (N, B), not standardised.
 Blocks = Mapping[str, FloatArray]
@@ -57,12 +57,12 @@ class LatencyFeatures:
             SpaceError: an array that is not of this space's genomes.
         """
         canonical_NG = self.space.canonicalise(genomes_NG)
-        layout = _layout(self.space)
+        layout = feature_layout(self.space)
         sums_NC = layout.sums.of(canonical_NG)
         stages_NC, shapes_NC = sums_NC[:, : layout.num_stages], sums_NC[:, layout.num_stages :]
         kinds_NC = stages_NC @ layout.kind_of_stage
         blocks = {
-            "totals": kinds_NC.reshape(len(kinds_NC), _NUM_COUNTS, len(kinds_NC.T) // _NUM_COUNTS).sum(axis=2),
+            "totals": kinds_NC.reshape(len(kinds_NC), NUM_COUNTS, len(kinds_NC.T) // NUM_COUNTS).sum(axis=2),
             "kinds": kinds_NC,
             "shapes": shapes_NC,
             "stages": stages_NC,
@@ -129,22 +129,24 @@ def take(blocks: Blocks, rows: npt.NDArray[np.intp]) -> Blocks:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Layout:
+class FeatureLayout:
     """How the sums of a space's operators become blocks.
 
     Attributes:
         sums: columns by count and (kind, stage), then by shape and kind.
-        num_stages: how many of the first sort there are.
+        num_stages, num_shapes: how many of either sort there are.
         kind_of_stage: (num_stages, counts x kinds), 1.0 where a column belongs to one by kind.
     """
 
     sums: OperatorSums
     num_stages: int
+    num_shapes: int
     kind_of_stage: FloatArray
 
 
 @functools.lru_cache(maxsize=8)
-def _layout(space: SearchSpace) -> _Layout:
+def feature_layout(space: SearchSpace) -> FeatureLayout:
+    """The layout of a space; made once."""
     table = space.op_table(space.genomes([space.smallest]))
     stages = list(dict.fromkeys(zip(table.kinds, table.stages, strict=True)))
     kinds = list(dict.fromkeys(table.kinds))
@@ -155,12 +157,13 @@ def _layout(space: SearchSpace) -> _Layout:
     def quantities(table: OpTable) -> list[FloatArray]:
         return [*_counts(table), *_shapes(table)]
 
-    members = [stage_SK] * _NUM_COUNTS + [kind_SK] * (len(quantities(table)) - _NUM_COUNTS)
+    members = [stage_SK] * NUM_COUNTS + [kind_SK] * (len(quantities(table)) - NUM_COUNTS)
     belongs = np.array([[stage[0] == kind for kind in kinds] for stage in stages], dtype=np.float64)
-    return _Layout(
+    return FeatureLayout(
         sums=OperatorSums(space, quantities, members=members),
-        num_stages=_NUM_COUNTS * len(stages),
-        kind_of_stage=np.kron(np.eye(_NUM_COUNTS), belongs).astype(np.float64),
+        num_stages=NUM_COUNTS * len(stages),
+        num_shapes=sum(member.shape[1] for member in members[NUM_COUNTS:]),
+        kind_of_stage=np.kron(np.eye(NUM_COUNTS), belongs).astype(np.float64),
     )
 
 

@@ -22,6 +22,9 @@ from searchspaces import Architecture, SearchSpace
 
 FEWEST_ARCHITECTURES = 10
 
+# No prediction is that far off; units differ by a thousand.
+_MOST_IMPLAUSIBLE = 30.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LatencyPredictor:
@@ -133,6 +136,7 @@ def fit_latency_predictor(
     level: float = 0.9,
     unit: str = "ms",
     sources: Sequence[LatencyPredictor] = (),
+    reference: tuple[Architecture, float] | None = None,
 ) -> LatencyPredictor:
     """Fit every registered family and average them by how well they predict left-out rows.
 
@@ -145,11 +149,13 @@ def fit_latency_predictor(
         unit: of the latencies.
         sources: predictors of the same space on other devices, in any unit: the fewer measurements there are, the more
             it follows them (transfer). They become part of the predictor.
+        reference: an architecture and its latency in `unit`, measured apart from the table: a table in another unit
+            contradicts it.
 
     Raises:
         PredictorError: a source of another space; fewer than 10 distinct architectures, latencies that are not finite
-            and positive or all the same, measurements that contradict each other, or architectures of another space;
-            the row is named.
+            and positive or all the same, measurements that contradict each other or the reference, or architectures of
+            another space; the row is named.
     """
     if not 0.0 < level < 1.0:
         raise PredictorError(f"level is {level}, expected a number between 0 and 1", hint="0.9 is usual")
@@ -180,7 +186,7 @@ def fit_latency_predictor(
         level=level,
         ordered=features.resolution_columns(),
     )
-    return LatencyPredictor(
+    predictor = LatencyPredictor(
         space=space,
         device_id=device_id,
         unit=unit,
@@ -188,6 +194,19 @@ def fit_latency_predictor(
         fitted_NG=measured.genomes_NG,
         sources=tuple(sources),
     )
+    if reference is not None:
+        _require_plausible(predictor, *reference)
+    return predictor
+
+
+def _require_plausible(predictor: LatencyPredictor, arch: Architecture, latency: float) -> None:
+    predicted = float(predictor.predict([arch]).mean[0])
+    if not 1.0 / _MOST_IMPLAUSIBLE < predicted / latency < _MOST_IMPLAUSIBLE:
+        raise PredictorError(
+            f"by this table architecture {arch.arch_id} would take {predicted:.4g} {predictor.unit}, it was measured "
+            f"at {latency:.4g} {predictor.unit}",
+            hint="the table seems to be in another unit, or of another device: convert it, or name its unit",
+        )
 
 
 def load_predictor(directory: Path, *, space: SearchSpace, device_id: str | None = None) -> LatencyPredictor:

@@ -33,15 +33,17 @@ _ROWS_AT_ONCE = 2048
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class _Group:
+class OperatorGroup:
     """Slots that depend on the same genes.
 
     Attributes:
+        genes: their positions; a row of `table` is a combination of their values, the last gene changing fastest.
         strides_G: a row of `table` is the sum of entry * stride over all genes.
         columns: which of all columns the table has; the others are zero.
         table: (rows, its columns).
     """
 
+    genes: npt.NDArray[np.intp]
     strides_G: FloatArray
     columns: npt.NDArray[np.intp]
     table: FloatArray
@@ -70,6 +72,11 @@ class OperatorSums:
             # Equal but for the order in which floating-point numbers are added.
             if not np.allclose(self._from_tables(checks_NG), self._directly(checks_NG), rtol=1e-9, atol=1e-6):
                 self._groups = ()
+
+    @property
+    def groups(self) -> tuple[OperatorGroup, ...]:
+        """The tables; none if sums are taken over the operators themselves."""
+        return self._groups
 
     @property
     def num_tables(self) -> int:
@@ -102,7 +109,7 @@ class OperatorSums:
             )
         return sums_NC
 
-    def _find_groups(self) -> tuple[_Group, ...]:
+    def _find_groups(self) -> tuple[OperatorGroup, ...]:
         depends_SG = _dependencies(self._space, self._quantities)
         cardinality_G = np.array([len(choice.values) for choice in self._space.choices], dtype=np.int64)
         members = _merge(depends_SG)
@@ -121,7 +128,11 @@ class OperatorSums:
             add = functools.partial(self._sum_of, slots=np.array(slots, dtype=np.intp))
             table = _in_pieces(add, self._space.canonicalise(raw_NG))
             used = np.flatnonzero((table != 0).any(axis=0))
-            groups.append(_Group(strides_G=strides_G, columns=used, table=np.ascontiguousarray(table[:, used])))
+            groups.append(
+                OperatorGroup(
+                    genes=positions, strides_G=strides_G, columns=used, table=np.ascontiguousarray(table[:, used])
+                )
+            )
         return tuple(sorted(groups, key=lambda group: group.columns.tobytes()))
 
 

@@ -28,8 +28,8 @@ PIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*==[0-9][A-Za-z0-9.!]*")
 
 PACKAGES = ("searchspaces", "hardware", "predictors", "nas", "experiments")
 # Needed at run time without an import of ours: optuna's GP sampler imports it and does not ask for it.
-# Vela is run as a program.
-NEVER_IMPORTED = {"greenlet", "ethos-u-vela"}
+# Vela and tflite-micro run in processes of their own.
+NEVER_IMPORTED = {"greenlet", "ethos-u-vela", "tflite-micro"}
 # Scripts that another interpreter runs, where a peer's package is installed.
 FOR_OTHERS = ROOT / "experiments" / "benchmarks" / "peers"
 # Extras that are not for running: what checks the code, and everything together.
@@ -48,6 +48,7 @@ PIP_ONLY = {
     "ethos-u-vela",
     "executorch",
     "litert-torch",
+    "tflite-micro",
     "torchao",
 }
 # What conda needs beyond pyproject: pip installs this project itself into the environment.

@@ -2,7 +2,8 @@
 
 What is inside the file:
 
-- network.json: shapes, bakenn's version and its quantised graph; constants.safetensors: int8 weights, int32 biases.
+- network.json: shapes, bakenn's version, its quantised graph, and the tensor arena that tflite-micro would need;
+  constants.safetensors: int8 weights, int32 biases.
 - reference.safetensors: one quantised input, the first calibration input, and the output bytes that bakenn's integer
   arithmetic in Python has for it: whoever runs the network compares with them.
 - c/...: the C sources to compile for a board with DSP or vector instructions, licences included. They are there to be
@@ -32,6 +33,7 @@ from numpy.typing import NDArray
 from hardware.artifacts.artifact import Artifact
 from hardware.artifacts.cmsis_capture import NUM_CALIBRATION_INPUTS, simplified, widest_inputs
 from hardware.artifacts.cmsis_graph import decode_graph, encode_graph
+from hardware.artifacts.tensor_arena import can_tell_tensor_arena, tensor_arena_bytes
 from hardware.errors import MeasurementError
 from hardware.files import sha256_file, write_bytes
 from hardware.firmware.boards import Sources
@@ -60,6 +62,7 @@ class CmsisNetwork:
         output_shape: of the float32 output, channels first.
         reference_input: bytes of one quantised input.
         reference_output: the bytes that bakenn's integer arithmetic in Python has for it.
+        tensor_arena_bytes: what tflite-micro would need for the network; None if it was not at hand.
     """
 
     graph: "QuantizedGraph"
@@ -69,6 +72,7 @@ class CmsisNetwork:
     output_shape: tuple[int, ...]
     reference_input: bytes
     reference_output: bytes
+    tensor_arena_bytes: int | None = None
 
     def quantized(self, x: NDArray[np.float32]) -> bytes:
         """The bytes of an input; what lies outside the range of the calibration inputs is clipped.
@@ -171,6 +175,9 @@ def build_cmsis(
         "bakenn": metadata.version("bakenn"),
         "input_shape": list(example.shape),
         "output_shape": list(_channels_first(compiled.plan.tensors[compiled.plan.outputs[0]].tensor_type.shape)),
+        "tensor_arena_bytes": tensor_arena_bytes(module, example=example, calibration=calibration)
+        if can_tell_tensor_arena()
+        else None,
         "graph": written[0],
     }
     files = {
@@ -235,6 +242,7 @@ def read_cmsis(content: bytes, *, path: Path) -> CmsisNetwork:
             output_shape=tuple(int(size) for size in about["output_shape"]),
             reference_input=reference["input"].tobytes(),
             reference_output=reference["output"].tobytes(),
+            tensor_arena_bytes=about.get("tensor_arena_bytes"),
         )
         written_by = str(about["bakenn"])
     # Zip, JSON, safetensors and bakenn each have their own exceptions, without a common base.

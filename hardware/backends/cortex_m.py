@@ -132,7 +132,8 @@ class CortexMSession:
         Returns:
             Instructions of one inference. Besides: flash_bytes (code, constants and initial values of a program that
             does nothing else), ram_bytes (input, output, arena, variables and the deepest stack), stack_bytes (of
-            these), model_arena_bytes (of these: activations and the kernels' scratch memory).
+            these), model_arena_bytes (of these: activations and the kernels' scratch memory). Where converter and
+            runtime are installed also tensor_arena_bytes: what the same network needs in tflite-micro instead.
 
         Raises:
             MeasurementError: the network does not fit into the board's memories, compiler or emulator fail, or the
@@ -142,7 +143,7 @@ class CortexMSession:
             sources = self._network.board_sources(Path(folder), vectors=self._board.vectors)
             ran = run_on_board(self._board, sources, input_bytes=self._network.reference_input)
         _require_equal(ran.output, self._network.reference_output, who=self._board.machine, path=self._artifact.path)
-        return _count(ran, arena_bytes=sources.arena_bytes)
+        return _count(ran, arena_bytes=sources.arena_bytes, tensor_arena_bytes=self._network.tensor_arena_bytes)
 
     def close(self) -> None:
         """End the network's process, if there is one."""
@@ -170,7 +171,8 @@ class CortexMSession:
         return program
 
 
-def _count(ran: BoardRun, *, arena_bytes: int) -> Count:
+def _count(ran: BoardRun, *, arena_bytes: int, tensor_arena_bytes: int | None) -> Count:
+    tensor_arena = {} if tensor_arena_bytes is None else {"tensor_arena_bytes": float(tensor_arena_bytes)}
     return Count(
         quantity="instructions",
         unit="instructions",
@@ -180,6 +182,7 @@ def _count(ran: BoardRun, *, arena_bytes: int) -> Count:
             "ram_bytes": ran.static_ram_bytes + ran.stack_bytes,
             "stack_bytes": ran.stack_bytes,
             "model_arena_bytes": arena_bytes,
+            **tensor_arena,
         },
     )
 

@@ -15,6 +15,7 @@ Letters: N rows, D columns of all views together, E of those of the smooth kerne
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy import linalg, optimize
@@ -22,6 +23,9 @@ from scipy import linalg, optimize
 from predictors.features import Blocks
 from predictors.prediction import FloatArray
 from predictors.regressors.regressor import BEYOND_FITTED
+
+if TYPE_CHECKING:
+    import torch
 
 _ARRAYS = ("center_D", "gain_D", "fitted_ND", "share_R", "place_NE", "inverse_NN", "pull_N")
 
@@ -234,6 +238,37 @@ class _Smooth:
         squares_NM = np.square(place_NE).sum(axis=1)[:, None] + np.square(other_ME).sum(axis=1)
         distance_NM = np.maximum(squares_NM - 2.0 * place_NE @ other_ME.T, 0.0)
         return np.stack([np.exp(-0.5 * distance_NM / width) for width in _WIDTHS])
+
+
+def differentiable_mean(fitted: FittedGaussianProcess, blocks: "Mapping[str, torch.Tensor]") -> "torch.Tensor":
+    """The mean of `FittedGaussianProcess.predict` (B,), from and with tensors, so that it has gradients."""
+    import torch
+
+    def joined(views: Sequence[View]) -> "torch.Tensor":
+        return torch.cat(
+            [torch.log1p(blocks[view.block]) if view.logarithmic else blocks[view.block] for view in views], dim=1
+        )
+
+    own = fitted.settings
+    inputs_BD = joined([view for view in fitted.family.views if view.block in blocks]) - _tensor(fitted.center_D)
+    covariance_BN = (inputs_BD * _tensor(fitted.gain_D)) @ _tensor(fitted.fitted_ND).T + _CONSTANT
+    if fitted.family.smooth:
+        place_BE = (joined(fitted.family.smooth) - _tensor(fitted.smooth.center_E)) * _tensor(fitted.smooth.gain_E)
+        other_NE = _tensor(fitted.place_NE)
+        squares_BN = place_BE.square().sum(dim=1, keepdim=True) + other_NE.square().sum(dim=1)
+        distance_BN = (squares_BN - 2.0 * place_BE @ other_NE.T).clamp(min=0.0)
+        for share, width in zip(fitted.share_R.tolist(), _WIDTHS, strict=True):
+            covariance_BN = covariance_BN + share * torch.exp(-0.5 * distance_BN / width)
+    target_B = own["offset"] + own["scale"] * (covariance_BN @ _tensor(fitted.pull_N))
+    if fitted.family.logarithmic:
+        return torch.exp(target_B.clamp(float(np.log(own["lowest"])), float(np.log(own["highest"]))))
+    return target_B.clamp(own["lowest"], own["highest"])
+
+
+def _tensor(array: FloatArray) -> "torch.Tensor":
+    import torch
+
+    return torch.from_numpy(np.ascontiguousarray(array))
 
 
 def _join(views: Sequence[View], blocks: Blocks) -> FloatArray:

@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.numpy import load, save
+from torch import nn
 
+from hardware.artifacts import cmsis
 from hardware.artifacts.artifact import Artifact
 from hardware.artifacts.cmsis import build_cmsis, read_cmsis
+from hardware.artifacts.tensor_arena import can_tell_tensor_arena, tensor_arena_bytes
 from hardware.backends.backend import Count, DeviceBackend
 from hardware.backends.cortex_m import BACKENDS, CortexM, CortexMSession
 from hardware.device import DeviceSpec, get_device, list_devices
@@ -104,6 +107,27 @@ def test_memory_is_that_of_the_program(counts: dict[str, Count]) -> None:
     assert m4["ram_bytes"] >= m4["model_arena_bytes"] + m4["stack_bytes"] + 12 * 12 + 10
     # Four blocks of 124 channels under a kernel of 3 x 3, where the other cores take the 8 channels that there are.
     assert m55["model_arena_bytes"] - m4["model_arena_bytes"] >= 4 * 124 * 9 - 2 * 8 * 9
+
+
+@pytest.mark.skipif(not can_tell_tensor_arena(), reason="tflite-micro or its converter is not installed")
+def test_the_tensor_arena_is_that_of_tflite_micro(counts: dict[str, Count], built: Artifact) -> None:
+    arenas = {count.also["tensor_arena_bytes"] for count in counts.values()}
+    assert len(arenas) == 1
+    # It holds the largest activations at least, and is no multiple of the other runtime's working memory.
+    arena = arenas.pop()
+    assert counts["cortex-m4"].also["model_arena_bytes"] / 2 < arena < 64 * 1024
+    wide = nn.Sequential(nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(32 * 144, 10)).eval()
+    more = tensor_arena_bytes(wide, example=torch.zeros(1, 1, 12, 12), calibration=torch.randn(4, 1, 12, 12))
+    assert more > max(arena, 32 * 144)
+
+
+def test_without_tflite_micro_there_is_no_tensor_arena(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cmsis, "can_tell_tensor_arena", lambda: False)
+    example = torch.zeros(1, *INPUT_SHAPE)
+    artifact = M4.build(example_network(), example=example, path=tmp_path / "n.cmsis", calibration=calibration_inputs())
+    network = read_cmsis(artifact.read_checked(), path=artifact.path)
+    assert network.tensor_arena_bytes is None
+    assert "tensor_arena_bytes" not in loaded(M4, artifact).count().also
 
 
 def test_one_file_serves_all_cores_and_holds_what_the_integer_reference_says(

@@ -6,7 +6,7 @@ import pytest
 
 from predictors import LatencyPredictor, PredictorError, fit_latency_predictor, load_predictor
 from predictors.testing import PredictorContract, PredictorLoader
-from searchspaces import SearchSpace, get_space
+from searchspaces import Architecture, SearchSpace, get_space
 from tests.predictors.synthetic_device import DEVICE_ID, SyntheticDevice
 
 
@@ -136,3 +136,16 @@ def test_more_architectures_than_fit_one_piece_keep_their_order(
 def test_an_interval_says_unknown_before_it_overflows(space: SearchSpace, predictor: LatencyPredictor) -> None:
     lost = replace(predictor, model=replace(predictor.model, quantile=1e6)).predict([space.smallest])
     assert lost.upper[0] == pytest.approx(1000.0 * lost.mean[0])
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1e3])
+def test_a_table_in_another_unit_contradicts_the_reference(
+    space: SearchSpace, fit_table: pd.DataFrame, held_out_table: pd.DataFrame, factor: float
+) -> None:
+    first = held_out_table.iloc[0]
+    reference = (Architecture.from_json(first["architecture"]), float(first["latency_ms"]))
+    fit_latency_predictor(fit_table, space=space, device_id=DEVICE_ID, reference=reference)
+    wrong = fit_table.assign(latency_ms=factor * fit_table["latency_ms"])
+    with pytest.raises(PredictorError, match=reference[0].arch_id) as refusal:
+        fit_latency_predictor(wrong, space=space, device_id=DEVICE_ID, reference=reference)
+    assert "another unit" in refusal.value.hint

@@ -1,0 +1,112 @@
+"""A latency predictor with gradients: its answer for choices that are probabilities, for gradient-based search.
+
+Features are sums over operators, and an operator depends on few genes: their expectation under independent choices is
+exact, a sum over the combinations of these genes. What the predictor makes of the features is smooth. For probabilities
+of 0 and 1 the answer is that of the predictor itself (Cai, Zhu, Han, ProxylessNAS, ICLR 2019, section 3.3, takes the
+expectation of a sum of latencies in the same way).
+
+Letters: B sets of probabilities, D columns, E columns of the smooth kernels.
+"""
+
+from collections.abc import Mapping
+
+import torch
+
+from predictors.errors import PredictorError
+from predictors.features import NUM_COUNTS, feature_layout
+from predictors.latency import LatencyPredictor
+from predictors.regressors.gaussian import FittedGaussianProcess, differentiable_mean
+from searchspaces import SearchSpace
+
+
+class DifferentiableLatency:
+    """Predicts the mean of a `LatencyPredictor` from probabilities of choices.
+
+    Args:
+        predictor: one without sources.
+
+    Raises:
+        PredictorError: the predictor builds on other devices, or its space's operators depend on too many genes.
+    """
+
+    def __init__(self, predictor: LatencyPredictor) -> None:
+        if predictor.sources:
+            raise PredictorError(
+                f"the predictor of {predictor.device_id!r} builds on {len(predictor.sources)} others, "
+                "which have no gradients",
+                hint="fit one without sources",
+            )
+        self._predictor, self._space = predictor, predictor.space
+        self._layout = feature_layout(predictor.space)
+        if not self._layout.sums.groups:
+            raise PredictorError(
+                f"operators of {predictor.space_id} depend on too many genes at once for expectations",
+                hint="use the predictor itself, with a search that needs no gradients",
+            )
+        self._tables = [
+            (group.genes.tolist(), torch.from_numpy(group.table), torch.from_numpy(group.columns))
+            for group in self._layout.sums.groups
+        ]
+        self._members: list[FittedGaussianProcess] = []
+        for member in predictor.model.blend.members:
+            assert isinstance(member, FittedGaussianProcess)
+            self._members.append(member)
+
+    def __call__(self, probabilities: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Predicted latencies (B,), in the predictor's unit.
+
+        Args:
+            probabilities: by name of the gene (B, values), float64, rows that sum to 1; of every gene of the space,
+                those of genes that may be inactive included.
+
+        Raises:
+            PredictorError: a gene is missing, or its tensor has another shape; it is named.
+        """
+        chances = [self._checked(probabilities, choice.name, len(choice.values)) for choice in self._space.choices]
+        blocks = self._expected(chances)
+        logs = [torch.log(differentiable_mean(member, blocks)) for member in self._members]
+        weights = self._predictor.model.blend.weights
+        return torch.exp(sum(weight * log for weight, log in zip(weights, logs, strict=True)))  # type: ignore[arg-type]
+
+    def _checked(self, probabilities: Mapping[str, torch.Tensor], name: str, num: int) -> torch.Tensor:
+        tensor = probabilities.get(name)
+        if tensor is None or tensor.ndim != 2 or tensor.shape[1] != num:
+            found = "nothing" if tensor is None else f"a tensor of shape {tuple(tensor.shape)}"
+            raise PredictorError(
+                f"gene {name!r} has {found}, expected probabilities of shape (B, {num})",
+                hint="give every gene of the space the probabilities of its values",
+            )
+        return tensor.double()
+
+    def _expected(self, chances: list[torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """The blocks of `LatencyFeatures`, in expectation."""
+        layout, num = self._layout, len(chances[0])
+        width = layout.num_stages + layout.num_shapes
+        sums_BC = torch.zeros(num, width, dtype=torch.float64)
+        for genes, table, columns in self._tables:
+            joint_BR = torch.ones(num, 1, dtype=torch.float64)
+            for gene in genes:
+                joint_BR = (joint_BR[:, :, None] * chances[gene][:, None, :]).flatten(1)
+            sums_BC = sums_BC.index_add(1, columns, joint_BR @ table)
+        stages_BC, shapes_BC = sums_BC[:, : layout.num_stages], sums_BC[:, layout.num_stages :]
+        kinds_BC = stages_BC @ torch.from_numpy(layout.kind_of_stage)
+        return {
+            "totals": kinds_BC.unflatten(1, (NUM_COUNTS, -1)).sum(dim=2),
+            "kinds": kinds_BC,
+            "shapes": shapes_BC,
+            "stages": stages_BC,
+            "choices": torch.cat(_active(self._space, chances), dim=1),
+        }
+
+
+def _active(space: SearchSpace, chances: list[torch.Tensor]) -> list[torch.Tensor]:
+    """Probabilities of each value, times that of its gene being active."""
+    found: dict[str, torch.Tensor] = {}
+    for choice, chance in zip(space.choices, chances, strict=True):
+        if choice.parent is None:
+            found[choice.name] = chance
+            continue
+        parent = next(other for other in space.choices if other.name == choice.parent)
+        rows = [parent.values.index(value) for value in choice.parent_values]
+        found[choice.name] = chance * found[choice.parent][:, rows].sum(dim=1, keepdim=True)
+    return list(found.values())
