@@ -4,25 +4,30 @@ Every measurement on the target device is counted, the test set is every other n
 networks that tell most, "ours_random" random ones, as the ridges do: one-hot genes, analytic cost (MACs, bytes moved,
 operators), and what the source devices say. FBNet: six transfer tasks (data of HELP). OFA: every device without
 sources and with those of other GPU families. NAS-Bench-201: every device without and with the others. Accuracy:
-NAS-Bench-Macro, from 50 to 250 trained networks.
+NAS-Bench-Macro, from 50 to 250 trained networks. HAT: transformers, from averages of their layers. This machine's
+devices: what proxy_audit measured.
 """
 
 import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
 from experiments.benchmarks.harness import BenchmarkReport, benchmark_parser, start
 from experiments.benchmarks.predictors.accuracy import add_accuracy
 from experiments.benchmarks.predictors.coverage import add_coverage
+from experiments.benchmarks.predictors.hat import add_hat
+from experiments.benchmarks.predictors.local import add_local
 from experiments.benchmarks.predictors.methods import Judge, Outcome, Target, fit_source, mean_outcome
 from experiments.benchmarks.predictors.published import LatencyTable, read_fbnet, read_nasbench201, read_ofa
 from experiments.benchmarks.predictors.speed import measure_speed
 from predictors.features import LatencyFeatures
 
-PARTS = ("fbnet", "ofa", "nb201", "accuracy", "speed")
+PARTS = ("fbnet", "ofa", "nb201", "hat", "local", "accuracy", "speed")
+_RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
 _FBNET, _SPLITS = "help/fbnet_latency.npz", "help/fbnet_device_splits.json"
 _OFA, _NB201 = "help/ofa_mbv3_latency.npz", "help/nasbench201_latency.npz"
 _FBNET_TARGETS_20 = {"0": 0.975, "1": 0.89, "2": 0.88, "3": 0.55, "4": 0.815, "5": 0.65}
@@ -34,11 +39,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--parts", type=_parts, default=PARTS, metavar="LIST", help=f"some of {','.join(PARTS)} [default: all]"
     )
+    parser.add_argument(
+        "--measurements", type=Path, metavar="DIR", help="of this machine's devices: proxy_audit's --work"
+    )
+    parser.add_argument(
+        "--recipe", type=Path, default=_RECIPE, metavar="RECIPE", help="names their space [default: quickstart.yaml]"
+    )
     options, report = start(parser, argv)
     parts: Mapping[str, Callable[[BenchmarkReport, argparse.Namespace], None]] = {
         "fbnet": _fbnet,
         "ofa": _ofa,
         "nb201": _nb201,
+        "hat": add_hat,
+        "local": add_local,
         "accuracy": add_accuracy,
         "speed": measure_speed,
     }

@@ -12,7 +12,11 @@ _OUTSIDE = 0.80
 
 
 def add_coverage(
-    report: BenchmarkReport, case: str, found: Sequence[tuple[int, Mapping[str, Mapping[str, float]]]]
+    report: BenchmarkReport,
+    case: str,
+    found: Sequence[tuple[int, Mapping[str, Mapping[str, float]]]],
+    *,
+    methods: Sequence[str] = ("ours", "ours_random"),
 ) -> None:
     """Record the mean coverage of 90 % intervals for each number of measurements; a target from 50 on.
 
@@ -20,8 +24,9 @@ def add_coverage(
         report: where to.
         case: the data.
         found: (number of measurements, figures by method) of each device.
+        methods: which of them have intervals.
     """
-    for method in ("ours", "ours_random"):
+    for method in methods:
         for n in sorted({n for n, _ in found}):
             inside = _mean([means[method]["coverage"] for m, means in found if m == n])
             outside = _mean([means[method]["outside_coverage"] for m, means in found if m == n])

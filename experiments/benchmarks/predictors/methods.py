@@ -31,7 +31,7 @@ class Outcome:
 
     Attributes:
         spearman: rank correlation.
-        within_10: share with a relative error of at most 10 %.
+        within_10, within_5: share with a relative error of at most 10 % or 5 %.
         mape: mean relative error, percent.
         coverage: share of 90 % intervals that hold the measurement, of the networks in range; NaN without intervals.
         outside_coverage: the same out of range; NaN if there are none.
@@ -40,6 +40,7 @@ class Outcome:
 
     spearman: float
     within_10: float
+    within_5: float
     mape: float
     coverage: float = float("nan")
     outside_coverage: float = float("nan")
@@ -116,7 +117,7 @@ class Target:
         held_N = (found.lower <= cost_N[others]) & (cost_N[others] <= found.upper)
         inside_N = found.in_range
         return Outcome(
-            **_errors(found.mean, cost_N[others]),
+            **errors_of(found.mean, cost_N[others]),
             coverage=_mean(held_N[inside_N]),
             outside_coverage=_mean(held_N[~inside_N]),
             in_range=float(inside_N.mean()),
@@ -126,7 +127,7 @@ class Target:
         """Plain ridge on some inputs."""
         others = np.setdiff1d(np.arange(len(cost_N)), rows)
         predicted_M = plain_ridge(inputs_NF[rows], cost_N[rows], inputs_NF[others])
-        return Outcome(**_errors(predicted_M, cost_N[others]))
+        return Outcome(**errors_of(predicted_M, cost_N[others]))
 
 
 def fit_source(table: LatencyTable, device: str, *, blocks: Blocks) -> LatencyPredictor:
@@ -152,11 +153,13 @@ Judge = Callable[[int, int], Outcome]
 """(number of measurements, seed) -> outcome."""
 
 
-def _errors(predicted_N: FloatArray, cost_N: FloatArray) -> dict[str, float]:
+def errors_of(predicted_N: FloatArray, cost_N: FloatArray) -> dict[str, float]:
+    """Rank correlation, share within 10 % and mean relative error."""
     errors_N = np.abs(predicted_N / cost_N - 1.0)
     return {
         "spearman": float(stats.spearmanr(predicted_N, cost_N).statistic),
         "within_10": float((errors_N <= 0.10).mean()),
+        "within_5": float((errors_N <= 0.05).mean()),
         "mape": float(100.0 * errors_N.mean()),
     }
 
