@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from experiments.benchmarks.predictors.__main__ import main
@@ -78,3 +79,49 @@ def test_plain_ridge_finds_an_exponential_of_a_sum() -> None:
     inputs_NF = rng.normal(size=(60, 3))
     cost_N = np.exp(inputs_NF @ np.array([0.3, -0.2, 0.0]) + 1.0)
     np.testing.assert_allclose(plain_ridge(inputs_NF[:40], cost_N[:40], inputs_NF[40:]), cost_N[40:], rtol=1e-3)
+
+
+def test_transformers_are_predicted_from_averages_of_their_layers(tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "hat"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(2)
+    table = pd.DataFrame({"encoder_layer_num": rng.integers(1, 7, 160), "decoder_layer_num": rng.integers(1, 7, 160)})
+    table["decoder_embed_dim"] = rng.choice([512, 640], 160)
+    for part in ("encoder", "decoder"):
+        time_N = table[f"{part}_layer_num"] * table["decoder_embed_dim"] / 100 + 5.0
+        table[f"latency_mean_{part}"] = time_N * np.exp(rng.normal(0, 0.005, 160))
+        table[f"latency_std_{part}"] = 0.005 * time_N
+    table.to_csv(folder / "wmt14ende_cpu_xeon_all.csv", index=False)
+    out = tmp_path / "out.json"
+    code = main(["--data", str(tmp_path / "data"), "--quick", "--seeds", "1", "--parts", "hat", "--out", str(out)])
+    assert code == 0
+    content = json.loads(out.read_text())
+    case = "hat/wmt14ende_cpu_xeon/n100"
+    assert content["figures"][f"{case}/ours/mape"] < 2.0
+    assert content["figures"][f"{case}/ours/mape"] < content["figures"][f"{case}/ridge/mape"]
+    assert content["figures"]["hat/wmt14ende_cpu_xeon/noise/relative"] == pytest.approx(0.005 / 2**0.5, rel=0.2)
+    assert len(content["environment"]["skipped"]) == 3
+
+
+def test_accuracies_are_predicted_against_peers(tmp_path: Path) -> None:
+    folder = tmp_path / "data" / "nas_bench_macro"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(3)
+    keys = {"".join(map(str, row)) for row in rng.integers(0, 3, size=(130, 8)).tolist()}
+    content = {
+        key: {"mean_acc": 85.0 + sum(map(int, key)) / 2 + rng.normal(0, 0.05), "std": 0.1} for key in sorted(keys)
+    }
+    (folder / "nas-bench-macro_cifar10.json").write_text(json.dumps(content))
+    out = tmp_path / "out.json"
+    arguments = ["--data", str(tmp_path / "data"), "--quick", "--seeds", "1", "--parts", "accuracy"]
+    assert main([*arguments, "--out", str(out)]) == 0
+    figures = json.loads(out.read_text())["figures"]
+    assert figures["macro/n50/ours/kendall"] > 0.85
+    assert figures["macro/n50/ours/rmse_points"] < figures["macro/n50/forest/rmse_points"]
+    assert figures["macro/noise/rmse_points"] == pytest.approx(0.1 / 3**0.5)
+
+
+def test_devices_of_this_machine_are_skipped_without_measurements(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    assert main(["--parts", "local", "--out", str(out)]) == 0
+    assert "--measurements" in json.loads(out.read_text())["environment"]["skipped"]["local"]
