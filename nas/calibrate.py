@@ -236,15 +236,18 @@ def calibrate(
 
 
 def calibrated_elsewhere(device_id: str, *, space: SearchSpace) -> list[LatencyPredictor]:
-    """The predictors of other devices that `calibrate` stored for the same space.
+    """The predictors of other devices that `calibrate` stored for the same space and that stand by themselves.
 
-    One that cannot be read (of another version, damaged) is left out: nothing depends on it.
+    Those that build on others are left out: calibrated in turns, two devices would each hold ever older versions of
+    the other, and hear their own measurements again. So is one that cannot be read (of another version, damaged):
+    nothing depends on it.
     """
     found = []
     for other in calibrated_devices(space.space_id):
         if other != device_id:
             with contextlib.suppress(PredictorError, StorageError):
-                found.append(load_predictor(calibrated_predictor(other, space_id=space.space_id), space=space))
+                predictor = load_predictor(calibrated_predictor(other, space_id=space.space_id), space=space)
+                found += [] if predictor.sources else [predictor]
     return found
 
 

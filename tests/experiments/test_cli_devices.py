@@ -3,14 +3,17 @@
 import json
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 from hardware.artifacts.onnx import export_onnx
-from hardware.records import FILES, measured_spaces, measurement_table
+from hardware.records import FILES, calibrated_predictor, measured_spaces, measurement_table
 from hardware.testing import INPUT_SHAPE, example_network
+from nas.calibrate import calibrated_elsewhere
 from nas.errors import RunError
-from predictors import load_predictor
+from predictors import fit_latency_predictor, load_predictor
 from searchspaces import get_space
 from tests.experiments.conftest import InProcess
 
@@ -60,6 +63,23 @@ def test_calibrating_leaves_a_predictor_with_its_held_out_error(nas: InProcess) 
     assert predictor.scores is not None
     assert predictor.scores.mape_percent == document["held_out"]["mape_percent"]
     assert len(measurement_table("onnxruntime-cpu", space_id=space.space_id)) == 14
+
+
+def test_calibrations_that_build_on_others_are_no_sources(home: Path) -> None:
+    space = get_space("mbconv-small")
+    genomes_NG = space.sample_many(12, np.random.default_rng(0))
+    table = pd.DataFrame(
+        {
+            "architecture": [arch.to_json() for arch in space.architectures(genomes_NG)],
+            "latency_ms": 1.0 + space.op_table(genomes_NG).macs.sum(axis=1) / 1e6,
+        }
+    )
+    first = fit_latency_predictor(table, space=space, device_id="first")
+    second = fit_latency_predictor(table, space=space, device_id="second", sources=[first])
+    for predictor in (first, second):
+        predictor.save(calibrated_predictor(predictor.device_id, space_id=space.space_id))
+    assert [one.device_id for one in calibrated_elsewhere("third", space=space)] == ["first"]
+    assert calibrated_elsewhere("first", space=space) == []
 
 
 @pytest.mark.parametrize(

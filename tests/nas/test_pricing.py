@@ -57,7 +57,10 @@ def test_without_a_limit_everything_is_reachable(macs_pricer: Pricer) -> None:
 
 def test_a_limit_that_something_meets_passes(macs_pricer: Pricer) -> None:
     _, price = macs_pricer.fastest(seed=0)
-    require_reachable(macs_pricer, limit=latency_limit(price.latency_predicted_ms * 1.0001), seed=0)
+    limit = latency_limit(price.latency_predicted_ms * 1.0001)
+    assert limit is not None
+    assert limit.violation(price.latency_predicted_ms) < 0
+    require_reachable(macs_pricer, limit=limit, seed=0)
 
 
 def test_an_infeasible_limit_names_the_smallest_reachable_latency(macs_pricer: Pricer) -> None:

@@ -24,7 +24,8 @@ from experiments.benchmarks.predictors.local import add_local
 from experiments.benchmarks.predictors.methods import Judge, Outcome, Target, fit_source, mean_outcome
 from experiments.benchmarks.predictors.published import LatencyTable, read_fbnet, read_nasbench201, read_ofa
 from experiments.benchmarks.predictors.speed import measure_speed
-from predictors.features import LatencyFeatures
+from predictors.features import Blocks, LatencyFeatures
+from predictors.latency import LatencyPredictor
 
 PARTS = ("fbnet", "ofa", "nb201", "hat", "local", "accuracy", "speed")
 _RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
@@ -73,14 +74,13 @@ def _fbnet(report: BenchmarkReport, options: argparse.Namespace) -> None:
     if path is None or splits is None:
         return
     table = _thinned(read_fbnet(path), quick=options.quick)
-    blocks = LatencyFeatures(space=table.space).encode(table.genomes_NG)
     tasks = json.loads(splits.read_text(encoding="utf-8"))
     known = {device for task in tasks.values() for part in task.values() for device in part}
     if missing := sorted(known - set(table.latency)):
         report.skip("fbnet", f"{path} has no columns of {', '.join(missing)}")
         return
     trained = sorted({device for task in tasks.values() for device in task["train"]})
-    sources = {device: fit_source(table, device, blocks=blocks) for device in trained}
+    _, sources = _sources(table, trained)
     for name, task in tasks.items() if not options.quick else list(tasks.items())[:1]:
         target = Target(table, [sources[device] for device in task["train"]])
         said_NS = np.stack([np.log(sources[device].predict(table.genomes_NG).mean) for device in task["train"]], axis=1)
@@ -103,9 +103,8 @@ def _ofa(report: BenchmarkReport, options: argparse.Namespace) -> None:
     if path is None:
         return
     table = _thinned(read_ofa(path), quick=options.quick)
-    blocks = LatencyFeatures(space=table.space).encode(table.genomes_NG)
+    blocks, sources = _sources(table, list(table.latency))
     family = {device: device.rpartition("_")[0] for device in table.latency}
-    sources = {device: fit_source(table, device, blocks=blocks) for device in table.latency}
     alone = Target(table, blocks=blocks)
     helped = {
         name: Target(table, [sources[device] for device in table.latency if family[device] != name])
@@ -121,13 +120,18 @@ def _nb201(report: BenchmarkReport, options: argparse.Namespace) -> None:
     if path is None:
         return
     table = _thinned(read_nasbench201(path), quick=options.quick)
-    blocks = LatencyFeatures(space=table.space).encode(table.genomes_NG)
-    sources = {device: fit_source(table, device, blocks=blocks) for device in table.latency}
+    blocks, sources = _sources(table, list(table.latency))
     helped = {
         device: Target(table, [sources[other] for other in table.latency if other != device])
         for device in table.latency
     }
     _each_device(report, options, "nb201", Target(table, blocks=blocks), helped, (10, 50, 100))
+
+
+def _sources(table: LatencyTable, devices: Sequence[str]) -> tuple[Blocks, Mapping[str, LatencyPredictor]]:
+    """Features of a table's networks, and a predictor of each of some devices."""
+    blocks = LatencyFeatures(space=table.space).encode(table.genomes_NG)
+    return blocks, {device: fit_source(table, device, blocks=blocks) for device in devices}
 
 
 def _each_device(
