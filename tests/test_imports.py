@@ -12,6 +12,9 @@ import predictors
 
 ROOT = Path(__file__).resolve().parent.parent
 
+# Gradients are torch's: who imports it asked for them.
+TORCH = ("differentiable",)
+
 LIGHT_MODULES = (
     "searchspaces",
     "searchspaces.architecture",
@@ -37,7 +40,9 @@ LIGHT_MODULES = (
     "hardware.table",
     "hardware.timing",
     "predictors",
-    *sorted(f"predictors.{module.name}" for module in pkgutil.iter_modules(predictors.__path__)),
+    *sorted(
+        f"predictors.{module.name}" for module in pkgutil.iter_modules(predictors.__path__) if module.name not in TORCH
+    ),
     "experiments.recipe",
     "experiments.cli",
 )
