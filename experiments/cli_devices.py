@@ -44,6 +44,14 @@ class Protocol(StrEnum):
     mlperf = "mlperf"
 
 
+class Quantity(StrEnum):
+    """What is predicted."""
+
+    latency = "latency"
+    latency_p99 = "latency_p99"
+    energy = "energy"
+
+
 ProtocolOption = Annotated[Protocol, typer.Option("--protocol", help="How thoroughly.")]
 ThreadsOption = Annotated[
     int | None,
@@ -248,37 +256,47 @@ def calibrate(
     samples: Annotated[int, typer.Option("--samples", help="Subnets that the predictor is fitted to.")] = 20,
     held_out: Annotated[int, typer.Option("--held-out", help="Further subnets that judge it.")] = 8,
     classes: ClassesOption = 10,
+    quantity: Annotated[
+        Quantity, typer.Option("--quantity", help="Which predictor to judge; all that was measured is fitted.")
+    ] = Quantity.latency,
     protocol: ProtocolOption = Protocol.quick,
     threads: ThreadsOption = None,
     batch: BatchOption = None,
     transfer: Annotated[
-        bool, typer.Option(help="Build on what other devices' calibrations of the space have found.")
+        bool,
+        typer.Option(
+            help="Build on what other devices' calibrations of the space have found; int8 on the same device's in fp32."
+        ),
     ] = True,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Chooses the subnets.")] = 0,
     address: AddressOption = None,
     format_: FormatOption = Format.table,
 ) -> None:
-    """Measure the subnets that tell most, fit the latency predictor and say how wrong it is.
+    """Measure the subnets that tell most, fit the predictors and say how wrong they are.
 
     Examples:
         nas devices calibrate onnxruntime-cpu --space ofa-mobilenetv3-w1.0 --classes 1000 --samples 20
 
         nas devices calibrate openvino-cpu --space ofa-mobilenetv3-w1.0 --classes 1000 --samples 10 --transfer
+
+        nas devices calibrate onnxruntime-cpu-int8 --samples 10 --quantity latency_p99
     """
     from experiments.console import ConsoleReporter
     from hardware import get_device
+    from hardware.device import fp32_sibling
     from nas.calibrate import calibrate as run
     from nas.calibrate import calibrated_elsewhere
 
     chosen = get_device(device, threads=threads, batch=batch, connectors=_connectors())
     searched = _space(space)
-    sources = calibrated_elsewhere(device, space=searched) if transfer else []
+    sources = calibrated_elsewhere(device, space=searched, sibling=fp32_sibling(chosen)) if transfer else []
     with _connected(address), ConsoleReporter(_err()) as reporter:
         told = f", building on {', '.join(one.device_id for one in sources)}" if sources else ""
         reporter.stage("calibrate", text=f"{samples} + {held_out} subnets on {device}{told}")
         found = run(
             chosen,
             searched,
+            quantity=quantity,
             sources=sources,
             samples=samples,
             held_out=held_out,
@@ -293,6 +311,8 @@ def calibrate(
     document = {
         "device": device,
         "space": found.predictor.space_id,
+        "quantity": found.predictor.quantity,
+        "quantities": list(found.quantities),
         "unit": found.predictor.unit,
         "provenance": {"measurements": chosen.backend.provenance, "predictions": "predicted"},
         "family": found.predictor.family,
@@ -314,7 +334,8 @@ def calibrate(
         typer.echo(json.dumps(document, indent=2))
         return
     typer.echo(
-        f"{found.num_fit + found.num_held_out} subnets {chosen.backend.provenance} in {found.predictor.unit}; "
+        f"{quantity} of {found.num_fit + found.num_held_out} subnets {chosen.backend.provenance} in "
+        f"{found.predictor.unit}; "
         f"held-out error on {found.num_held_out} subnets {scores.mape_percent:.1f} % (mean), Spearman "
         f"{scores.spearman:.3f}, {scores.within_5_percent:.0%} within 5 %, {scores.within_10_percent:.0%} within 10 %"
     )

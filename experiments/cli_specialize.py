@@ -16,7 +16,14 @@ if TYPE_CHECKING:
     from nas.objectives import Limit
     from nas.specialize import Specialist
 
-_UNITS = {"latency_ms": "ms", "macs": "MACs", "params": "parameters"}
+_UNITS = {
+    "latency_ms": "ms",
+    "latency_p99_ms": "ms",
+    "energy_mj": "mJ",
+    "peak_memory_bytes": "bytes",
+    "macs": "MACs",
+    "params": "parameters",
+}
 
 
 def specialize(
@@ -54,7 +61,11 @@ def specialize(
         typer.echo(json.dumps(document, indent=2))
         return
     table = Table(title=f"{run.info.name} on {device_id}: all values are predicted", title_justify="left")
-    headings = ("arch id", "accuracy, 90 %", f"latency {found[0].unit}, 90 %", "evaluated", "MACs", "params", "note")
+    others = [f"{name}, 90 %" for name in found[0].others]
+    headings = (
+        *("arch id", "accuracy, 90 %", f"latency {found[0].unit}, 90 %", *others),
+        *("evaluated", "MACs", "params", "peak bytes", "note"),
+    )
     for heading in headings:
         table.add_column(heading, justify="left" if heading in ("arch id", "note") else "right")
     for one in found:
@@ -64,9 +75,11 @@ def specialize(
             one.architecture.arch_id,
             f"{one.accuracy:.2%}  {one.accuracy_interval[0]:.1%} - {one.accuracy_interval[1]:.1%}",
             f"{one.latency:.4g}  {one.latency_interval[0]:.4g} - {one.latency_interval[1]:.4g}",
+            *(f"{mean:.4g}  {low:.4g} - {high:.4g}" for mean, low, high in one.others.values()),
             "" if one.evaluated is None else f"{one.evaluated:.2%}",
             f"{one.macs:,}",
             f"{one.params:,}",
+            "" if one.peak_memory_bytes is None else f"{one.peak_memory_bytes:,}",
             ", ".join(notes),
         )
     Console(width=None if sys.stdout.isatty() else 160).print(table)
@@ -83,7 +96,7 @@ def specialize(
 def _limit(text: str) -> "Limit":
     from nas.objectives import Limit
 
-    match = re.fullmatch(r"\s*([A-Za-z_]+)\s*<=\s*([0-9.eE+-]+)\s*", text)
+    match = re.fullmatch(r"\s*([A-Za-z_][A-Za-z0-9_]*)\s*<=\s*([0-9.eE+-]+)\s*", text)
     try:
         value = float(match[2]) if match else float("nan")
     except ValueError:
@@ -108,4 +121,8 @@ def _document(one: "Specialist") -> dict[str, object]:
         "accuracy_evaluated": one.evaluated,
         "macs": one.macs,
         "params": one.params,
+        "peak_memory_bytes": one.peak_memory_bytes,
+        "others": {
+            name: {"predicted": mean, "interval": [low, high]} for name, (mean, low, high) in one.others.items()
+        },
     }

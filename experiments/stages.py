@@ -138,12 +138,15 @@ def profile(session: Session, *, reporter: Reporter) -> bool:
 
 
 def _is_profiled(session: Session, *, reporter: Reporter) -> bool:
-    """Whether the device has a predictor that this version can use."""
+    """Whether the device has predictors that this version can use."""
     run, device_id = session.run, session.device_id
-    if not (profile_path(run, device_id).exists() and has_manifest(run.predictor_dir(device_id))):
+    quantities = ("latency", "latency_p99")
+    stored = [has_manifest(run.predictor_dir(device_id, quantity=quantity)) for quantity in quantities]
+    if not (profile_path(run, device_id).exists() and all(stored)):
         return False
     try:
-        run.predictor(device_id)
+        for quantity in quantities:
+            run.predictor(device_id, quantity=quantity)
     except PredictorError as e:
         # The measurements are all there: fitting takes a second.
         reporter.message(f"{e}: it is fitted again from the run's measurements")

@@ -6,7 +6,7 @@ import os
 import pkgutil
 import platform
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -214,6 +214,23 @@ def device_ids(backend: "DeviceBackend") -> list[tuple[str, str]]:
     """
     first, *others = backend.precisions
     return [(backend.name, first), *((f"{backend.name}-{precision}", precision) for precision in others)]
+
+
+def fp32_sibling(device: Device) -> str | None:
+    """The id of the device that differs from this one in nothing but computing in fp32; None if there is none.
+
+    Raises:
+        DeviceError: an error in `devices.yaml`.
+    """
+    spec = device.spec
+    built_in = dict(device_ids(device.backend))
+    if spec.device_id in built_in:
+        others = [name for name, precision in built_in.items() if precision == "fp32"]
+    else:
+        wanted = replace(spec, precision="fp32")
+        entries = _fleet_entries(built_in).values()
+        others = [one.device_id for one in entries if replace(one.spec, device_id=spec.device_id) == wanted]
+    return next((name for name in others if name != spec.device_id), None)
 
 
 def install_hint(backend: "DeviceBackend") -> str:

@@ -222,5 +222,14 @@ class NvmlReader(EnergyReader):
 
 def energy_reader(backend: str) -> EnergyReader | None:
     """The reader for what a backend computes on, or None where the machine tells no energy."""
-    reader: EnergyReader = NvmlReader() if backend.endswith("cuda") else RaplReader()
+    reader = _reader(backend)
     return reader if reader.missing() is None else None
+
+
+def energy_missing(backend: str) -> str | None:
+    """Why there is no energy of what a backend computes on, on this machine; None if there is."""
+    return _reader(backend).missing()
+
+
+def _reader(backend: str) -> EnergyReader:
+    return NvmlReader() if backend.endswith("cuda") else RaplReader()

@@ -127,6 +127,16 @@ class CostMeasurement:
         """The number that the protocol reports: the median, or a percentile of the single runs."""
         return {0.5: self.p50, 0.9: self.p90, 0.99: self.p99}[self.quantile]
 
+    def costs(self) -> dict[str, float]:
+        """Every cost of the record by its column of a table, NaN where it has none.
+
+        "latency_<unit>" is the median, or a count; of measured devices there are "latency_p99_ms" and "energy_mj", too.
+        """
+        found = {f"latency_{self.unit}": self.p50}
+        if self.provenance == "measured":
+            found |= {"latency_p99_ms": self.p99, "energy_mj": self.also.get("energy_mj", math.nan)}
+        return found
+
     def __post_init__(self) -> None:
         if self.provenance not in PROVENANCES:
             raise MeasurementError(

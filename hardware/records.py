@@ -23,9 +23,10 @@ def measured_spaces(device_id: str) -> list[str]:
     return sorted(entry.name for entry in directory.iterdir() if entry.is_dir()) if directory.is_dir() else []
 
 
-def calibrated_predictor(device_id: str, *, space_id: str) -> Path:
+def calibrated_predictor(device_id: str, *, space_id: str, quantity: str = "latency") -> Path:
     """Directory of the predictor that `nas devices calibrate` fitted; it exists once it did."""
-    return _directory("predictors", device_id, space_id)
+    directory = _directory("predictors", device_id, space_id)
+    return directory if quantity == "latency" else directory / quantity
 
 
 def calibrated_devices(space_id: str) -> list[str]:

@@ -21,9 +21,10 @@ from hardware.measurement import CostMeasurement
 from hardware.measuring import measure_many, reference_beside
 from hardware.protocol import get_protocol
 from hardware.records import calibrated_devices, calibrated_predictor, measurement_table
+from nas.costs import fit_costs, no_energy, require_quantity
 from nas.errors import RunError
 from nas.profile import choose_measurements
-from predictors import PredictorError, fit_latency_predictor, load_predictor
+from predictors import PredictorError, load_predictor
 from predictors.latency import LatencyPredictor
 from predictors.scores import Scores
 from searchspaces import Architecture, SearchSpace
@@ -38,15 +39,18 @@ class Calibration:
     """What calibrating a device came to.
 
     Attributes:
-        predictor: fitted to `num_fit` subnets, its scores those on the held-out ones.
+        predictor: of the quantity that was asked for, fitted to `num_fit` subnets, its scores those on the held-out
+            ones.
+        quantities: all that the measurements told; of each a predictor is stored.
         scores: errors on `num_held_out` subnets that it never saw.
         num_fit, num_held_out: measured subnets that were used.
         suspect: ids of architectures whose measurements failed their checks.
         uses_suspect: whether they were used nevertheless, because too few others were left.
-        directory: where the predictor is stored.
+        directory: where that predictor is stored.
     """
 
     predictor: LatencyPredictor
+    quantities: tuple[str, ...]
     scores: Scores
     num_fit: int
     num_held_out: int
@@ -170,11 +174,14 @@ def calibrate(
     num_classes: int,
     protocol: str,
     seed: int,
+    quantity: str = "latency",
     sources: Sequence[LatencyPredictor] = (),
     on_built: Callable[[int, int], None],
     on_round: Callable[[int, int], None],
 ) -> Calibration:
-    """Measure the `samples` subnets that tell most and some more that judge the predictor, and store it.
+    """Measure the `samples` subnets that tell most and some more that judge the predictors, and store them.
+
+    The same measurements give a predictor of every quantity that they tell.
 
     Args:
         device: what to calibrate.
@@ -184,14 +191,16 @@ def calibrate(
         num_classes: of the classifiers.
         protocol: measurement protocol.
         seed: chooses the subnets.
-        sources: predictors of other devices, which the new one builds on; see `calibrated_elsewhere`.
+        quantity: which predictor is wanted, "latency", "latency_p99" or "energy".
+        sources: predictors of other devices, which the new ones build on; see `calibrated_elsewhere`.
         on_built: called with (written, all) artifacts.
         on_round: called with (rounds done, most rounds).
 
     Raises:
         RunError: too few samples, or more than the space has.
-        DeviceError, MeasurementError, SpaceError: see `measure_architectures`.
+        DeviceError, MeasurementError, SpaceError: see `measure_architectures`; or the device lacks the quantity.
     """
+    require_quantity(device, quantity)
     if samples < _FEWEST or held_out < 2 or samples + held_out > space.size:
         raise RunError(
             f"{samples} samples and {held_out} held-out subnets of space {space.space_id}, which has {space.size:,}",
@@ -216,37 +225,55 @@ def calibrate(
     if uses_suspect:
         good = measured
         fit, judging = _chosen(good, purposes)
-    unit = good[fit[0]].unit
-    predictor = fit_latency_predictor(
-        _table(good, fit, unit=unit), space=space, device_id=device.spec.device_id, unit=unit, sources=sources
+    device_id = device.spec.device_id
+    predictors = fit_costs(
+        _table(good, fit),
+        _table(good, judging),
+        space=space,
+        device_id=device_id,
+        unit=good[fit[0]].unit,
+        sources=sources,
     )
-    scores = predictor.score(_table(good, judging, unit=unit))
-    predictor = predictor.with_scores(scores)
-    directory = calibrated_predictor(device.spec.device_id, space_id=space.space_id)
-    predictor.save(directory)
+    directories = {name: calibrated_predictor(device_id, space_id=space.space_id, quantity=name) for name in predictors}
+    for name, predictor in predictors.items():
+        predictor.save(directories[name])
+    if quantity not in predictors:
+        raise no_energy(device_id, because="its measurements, which are kept, tell none")
+    scores = predictors[quantity].scores
+    assert scores is not None
     return Calibration(
-        predictor=predictor,
+        predictor=predictors[quantity],
+        quantities=tuple(predictors),
         scores=scores,
         num_fit=len(fit),
         num_held_out=len(judging),
         suspect=suspect,
         uses_suspect=uses_suspect,
-        directory=directory,
+        directory=directories[quantity],
     )
 
 
-def calibrated_elsewhere(device_id: str, *, space: SearchSpace) -> list[LatencyPredictor]:
-    """The predictors of other devices that `calibrate` stored for the same space and that stand by themselves.
+def calibrated_elsewhere(device_id: str, *, space: SearchSpace, sibling: str | None = None) -> list[LatencyPredictor]:
+    """The latency predictors of other devices that `calibrate` stored for the same space and that stand by themselves.
 
     Those that build on others are left out: calibrated in turns, two devices would each hold ever older versions of
     the other, and hear their own measurements again. So is one that cannot be read (of another version, damaged):
     nothing depends on it.
+
+    Args:
+        device_id: whose predictor will build on them.
+        space: the search space.
+        sibling: the same device in fp32. If it is there, it is the only one: it tells more of int8 than all others,
+            which then only add noise (see `experiments.benchmarks.predictors.local_costs`). It may build on others,
+            but not on this device.
     """
     found = []
     for other in calibrated_devices(space.space_id):
         if other != device_id:
             with contextlib.suppress(PredictorError, StorageError):
                 predictor = load_predictor(calibrated_predictor(other, space_id=space.space_id), space=space)
+                if other == sibling and device_id not in [source.device_id for source in predictor.sources]:
+                    return [predictor]
                 found += [] if predictor.sources else [predictor]
     return found
 
@@ -259,10 +286,5 @@ def _chosen(
     return fit, [arch for arch in good if purposes[arch] == CALIBRATE_HELD_OUT]
 
 
-def _table(measured: dict[Architecture, CostMeasurement], archs: Sequence[Architecture], *, unit: str) -> pd.DataFrame:
-    return pd.DataFrame(
-        {
-            "architecture": [arch.to_json() for arch in archs],
-            f"latency_{unit}": [measured[arch].p50 for arch in archs],
-        }
-    )
+def _table(measured: dict[Architecture, CostMeasurement], archs: Sequence[Architecture]) -> pd.DataFrame:
+    return pd.DataFrame([{"architecture": arch.to_json(), **measured[arch].costs()} for arch in archs])

@@ -1,5 +1,6 @@
-"""Profiles a device: measures chosen subnets, fits the latency predictor, judges it on subnets that it never saw."""
+"""Profiles a device: measures chosen subnets, fits the predictors, judges them on subnets that they never saw."""
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,15 +10,16 @@ import pandas as pd
 
 from hardware.cost import analytic_costs
 from hardware.files import JSON, write_json
+from nas.costs import fit_costs
 from nas.errors import RunError
 from nas.materialise import Workbench
 from nas.measure import measure_candidates
 from nas.run import Run
-from predictors import CostPredictor, fit_latency_predictor
+from predictors import CostPredictor
 from predictors.design import most_telling
 from predictors.features import LatencyFeatures
 from predictors.latency import FEWEST_ARCHITECTURES, LatencyPredictor
-from predictors.scores import Scores, score
+from predictors.scores import Scores
 from searchspaces import Architecture, SearchSpace
 
 PROFILE_FIT, PROFILE_HELD_OUT = "profile-fit", "profile-held-out"
@@ -139,7 +141,8 @@ def profile_device(
 ) -> tuple[LatencyPredictor, Profile]:
     """Measure what is missing, fit, and measure more while the held-out error is above the bound.
 
-    Measurements land in the run's table batch by batch; the predictor and its profile are stored in the run.
+    Measurements land in the run's table batch by batch; the predictor and its profile are stored in the run, and so are
+    predictors of what else the same measurements tell (`nas.costs`).
 
     Args:
         bench: makes artifacts.
@@ -161,7 +164,7 @@ def profile_device(
     fitting, judging = choose_measurements(space, fit=settings.fit, held_out=settings.held_out, seed=settings.seed)
     purposes = dict.fromkeys(fitting, PROFILE_FIT) | dict.fromkeys(judging, PROFILE_HELD_OUT)
     _measure_missing(bench, purposes, settings=settings, on_progress=on_progress)
-    predictor, profile = _fit(run, device_id=bench.device.spec.device_id, settings=settings)
+    predictors, profile = _fit(run, device_id=bench.device.spec.device_id, settings=settings)
     while not profile.accepted and profile.num_measured < settings.max_measured:
         on_message(
             f"held-out error {profile.scores.mape_percent:.1f} % is above {settings.max_mape_percent:g} %: measure more"
@@ -169,17 +172,18 @@ def profile_device(
         room = settings.max_measured - profile.num_measured
         exclude = set(profiled_subnets(run, device_id=profile.device_id)["arch_id"])
         rng = np.random.default_rng((settings.seed, 7, profile.num_measured))
-        proposed = predictor.propose(min(_EXTRA, room), rng=rng, exclude=exclude)
+        proposed = predictors["latency"].propose(min(_EXTRA, room), rng=rng, exclude=exclude)
         if not proposed:
             break
         _measure_missing(bench, dict.fromkeys(proposed, PROFILE_FIT), settings=settings, on_progress=on_progress)
-        predictor, profile = _fit(run, device_id=profile.device_id, settings=settings)
+        predictors, profile = _fit(run, device_id=profile.device_id, settings=settings)
     if profile.num_suspect:
         what = "used nevertheless, because too few others are left" if profile.uses_suspect else "left out"
         on_message(f"{profile.num_suspect} measurements are suspect, the host was not quiet: they are {what}")
-    predictor.save(run.predictor_dir(profile.device_id))
+    for quantity, predictor in predictors.items():
+        predictor.save(run.predictor_dir(profile.device_id, quantity=quantity))
     write_json(profile_path(run, profile.device_id), profile.to_json())
-    return predictor, profile
+    return predictors["latency"], profile
 
 
 def profile_path(run: Run, device_id: str) -> Path:
@@ -192,18 +196,29 @@ def profiled_subnets(run: Run, *, device_id: str) -> pd.DataFrame:
 
     `latency_ms` is the median over the rounds of (this network's round median / the reference network's in the same
     round), times the reference's median in the first session: a host that is slower for some rounds, or in a later
-    session, must not look like a slower network.
+    session, must not look like a slower network. `latency_p99_ms` likewise: its ratio to the median is compared with
+    the reference's of its session, because some sessions have longer tails than others; it is that of a session with
+    the reference's median tail. `energy_mj` is NaN where none was counted.
     """
     rows = run.measurements_table(device_id).read()
     references = rows[rows["arch_id"] == run.space.largest.arch_id].drop_duplicates("session_id", keep="last")
     reference_raw_ms = dict(zip(references["session_id"], references["raw_ms"], strict=True))
+    reference_tail = dict(zip(references["session_id"], references["p99"] / references["p50"], strict=True))
     rows = rows[rows["purpose"].isin([PROFILE_FIT, PROFILE_HELD_OUT])].drop_duplicates("arch_id", keep="last")
     unit_ms = float(references["p50"].iloc[0]) if len(references) else float("nan")
-    latencies = [
-        unit_ms * ratio_to_reference(raw_ms, reference_raw_ms[session_id])
-        for raw_ms, session_id in zip(rows["raw_ms"], rows["session_id"], strict=True)
-    ]
-    return rows.assign(latency_ms=np.array(latencies, dtype=np.float64))
+    latency_ms_N = np.array(
+        [
+            unit_ms * ratio_to_reference(raw_ms, reference_raw_ms[session_id])
+            for raw_ms, session_id in zip(rows["raw_ms"], rows["session_id"], strict=True)
+        ],
+        dtype=np.float64,
+    )
+    longer_N = rows["p99"] / rows["p50"] / rows["session_id"].map(reference_tail).astype(np.float64)
+    return rows.assign(
+        latency_ms=latency_ms_N,
+        latency_p99_ms=latency_ms_N * longer_N * np.median(list(reference_tail.values()) or [np.nan]),
+        energy_mj=[json.loads(text).get("energy_mj", np.nan) for text in rows["also"]],
+    )
 
 
 def usable_subnets(rows: pd.DataFrame) -> pd.DataFrame:
@@ -242,13 +257,13 @@ def _measure_missing(
         measure_candidates(bench, batch, protocol=settings.protocol, seed=settings.seed, on_round=on_progress)
 
 
-def _fit(run: Run, *, device_id: str, settings: ProfileSettings) -> tuple[LatencyPredictor, Profile]:
+def _fit(run: Run, *, device_id: str, settings: ProfileSettings) -> tuple[Mapping[str, LatencyPredictor], Profile]:
     measured = profiled_subnets(run, device_id=device_id)
     num_suspect, rows = int(measured["suspect"].sum()), usable_subnets(measured)
     fit, held_out = rows[rows["purpose"] == PROFILE_FIT], rows[rows["purpose"] == PROFILE_HELD_OUT]
-    predictor = fit_latency_predictor(fit, space=run.space, device_id=device_id)
-    archs = [Architecture.from_json(text) for text in held_out["architecture"]]
-    scores = score(predictor.predict(archs).mean, held_out["latency_ms"].to_numpy(dtype=np.float64))
+    predictors = fit_costs(fit, held_out, space=run.space, device_id=device_id)
+    scores = predictors["latency"].scores
+    assert scores is not None
     profile = Profile(
         device_id=device_id,
         scores=scores,
@@ -259,4 +274,4 @@ def _fit(run: Run, *, device_id: str, settings: ProfileSettings) -> tuple[Latenc
         accepted=scores.mape_percent <= settings.max_mape_percent,
         max_mape_percent=settings.max_mape_percent,
     )
-    return predictor.with_scores(scores), profile
+    return predictors, profile

@@ -98,9 +98,10 @@ class Run:
         """Checkpoints of one candidate's fine-tuning."""
         return self.path / "refine" / arch_id
 
-    def predictor_dir(self, device_id: str) -> Path:
-        """The stored latency predictor of a device."""
-        return self.path / "predictors" / device_id
+    def predictor_dir(self, device_id: str, *, quantity: str = "latency") -> Path:
+        """The stored predictor of a device's latency, or of another quantity."""
+        directory = self.path / "predictors" / device_id
+        return directory if quantity == "latency" else directory / quantity
 
     @property
     def recipe_path(self) -> Path:
@@ -177,19 +178,21 @@ class Run:
         supernet.load_state_dict(dict(checkpoint.weights))
         return supernet.eval()
 
-    def predictor(self, device: str | None = None) -> LatencyPredictor:
-        """The stored latency predictor of a device (default: the recipe's).
+    def predictor(self, device: str | None = None, *, quantity: str = "latency") -> LatencyPredictor:
+        """The stored predictor of a device (default: the recipe's) for latency, or another quantity.
 
         Raises:
-            RunError: the device was not profiled.
+            RunError: the device was not profiled, or what was measured there does not have the quantity.
         """
         device_id = self.info.device_id if device is None else device
-        directory = self.predictor_dir(device_id)
+        directory = self.predictor_dir(device_id, quantity=quantity)
         if not directory.exists():
+            counted = ", which fits one where the device counts energy" if quantity == "energy" else ""
             raise RunError(
-                f"run {self.path} has no latency predictor for device {device_id!r}", hint=f"nas profile {self.path}"
+                f"run {self.path} has no {quantity} predictor for device {device_id!r}",
+                hint=f"nas profile {self.path}{counted}",
             )
-        return load_predictor(directory, space=self.space, device_id=device_id)
+        return load_predictor(directory, space=self.space, device_id=device_id, quantity=quantity)
 
 
 def utc_now() -> str:

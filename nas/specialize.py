@@ -3,22 +3,23 @@
 Letters: N architectures, G genes, L limits.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from hardware.cost import analytic_costs
+from hardware.cost import analytic_costs, peak_activation_bytes
 from nas.errors import InfeasibleError, RunError
 from nas.objectives import Limit
 from nas.run import Run
 from predictors import AccuracyPredictor, LatencyPredictor, PredictorError, fit_accuracy_predictor
 from predictors.features import LatencyFeatures
+from predictors.measured import QUANTITIES, cost_column
 from predictors.prediction import FloatArray
 from searchspaces import Architecture, SearchSpace
 
-LIMITS = ("latency_ms", "macs", "params")
+LIMITS = ("latency_ms", "latency_p99_ms", "energy_mj", "peak_memory_bytes", "macs", "params")
 
 _FIRST, _PARENTS, _CHILDREN, _GENERATIONS = 3072, 192, 6, 10
 _MUTATION = 0.12
@@ -34,9 +35,12 @@ class Specialist:
         latency, latency_interval: predicted, in `unit`.
         unit: of the latency.
         in_range: whether both predictors were fitted to architectures like this one.
-        within_limits: whether the limits hold even at the upper end of the latency's interval.
+        within_limits: whether the limits hold even at the upper ends of the predicted costs' intervals.
         evaluated: its accuracy with inherited weights, if the run has evaluated it.
         macs, params: exact, for one image.
+        peak_memory_bytes: of activations, for one image in the device's precision, exact by analysis (see
+            `hardware.liveness`); None if nothing was measured there, so that the precision is not known.
+        others: what else is predicted on the device, by the name of its limit: value, lower and upper end.
     """
 
     architecture: Architecture
@@ -50,6 +54,8 @@ class Specialist:
     evaluated: float | None
     macs: int
     params: int
+    peak_memory_bytes: int | None
+    others: Mapping[str, tuple[float, float, float]]
 
 
 def run_accuracy_predictor(run: Run) -> AccuracyPredictor:
@@ -115,6 +121,20 @@ class _Judge:
                 f"costs of device {self._latency.device_id!r} are {self._latency.unit}, latency_ms is no limit there",
                 hint="limit macs or params, or choose a device that is measured",
             )
+        names = {limit.name for limit in limits}
+        self._others: dict[str, LatencyPredictor] = {}
+        for quantity, unit in QUANTITIES.items():
+            name, device_id = cost_column(quantity, unit), self._latency.device_id
+            if quantity != "latency" and (name in names or run.predictor_dir(device_id, quantity=quantity).exists()):
+                self._others[name] = run.predictor(device_id, quantity=quantity)
+        precisions = run.measurements_table(self._latency.device_id).read()["precision"]
+        self._precision = str(precisions.iloc[0]) if len(precisions) else None
+        if self._precision is None and "peak_memory_bytes" in names:
+            raise RunError(
+                f"nothing was measured on device {self._latency.device_id!r}, so its precision is not known, on which "
+                "peak_memory_bytes depends",
+                hint=f"nas profile {run.path}",
+            )
         self._accuracy = run_accuracy_predictor(run)
         self._features = LatencyFeatures(space=run.space, sources=self._latency.sources)
         ends_NG = run.space.genomes([run.space.smallest])
@@ -136,10 +156,21 @@ class _Judge:
             "macs": blocks["totals"][:, 1] + self._more_macs,
             "params": blocks["totals"][:, 2] + self._more_params,
         }
+        for name in {limit.name for limit in self._limits} - costs.keys():
+            costs[name] = (
+                self._peak_memory(genomes_NG).astype(np.float64)
+                if name == "peak_memory_bytes"
+                else self._others[name].predict(genomes_NG).mean
+            )
         missed_N = np.zeros(len(genomes_NG))
         for limit in self._limits:
             missed_N = np.maximum(missed_N, costs[limit.name] / limit.value - 1.0)
         return missed_N, accuracy_N
+
+    def _peak_memory(self, genomes_NG: npt.NDArray[np.int8]) -> npt.NDArray[np.int64]:
+        assert self._precision is not None
+        table = self._space.op_table(genomes_NG, num_classes=self._run.info.num_classes)
+        return peak_activation_bytes(table, precision=self._precision)
 
     def specialists(self, genomes_NG: npt.NDArray[np.int8]) -> list[Specialist]:
         """Those that meet the limits, in their order."""
@@ -147,14 +178,19 @@ class _Judge:
             return []
         accuracy, latency = self._accuracy.predict(genomes_NG), self._latency.predict(genomes_NG)
         costs = analytic_costs(self._space.op_table(genomes_NG, num_classes=self._run.info.num_classes))
+        others = {name: predictor.predict(genomes_NG) for name, predictor in self._others.items()}
+        peak_N = None if self._precision is None else self._peak_memory(genomes_NG)
         rows = self._run.evaluations()
         rows = rows[rows["weights_kind"] == "inherited"]
         evaluated = dict(zip(rows["arch_id"], rows["accuracy"], strict=True))
         found = []
         for n, arch in enumerate(self._space.architectures(genomes_NG)):
             exact = {"macs": float(costs.macs_N[n]), "params": float(costs.params_N[n])}
-            values = {**exact, "latency_ms": float(latency.mean[n])}
-            at_worst = {**exact, "latency_ms": float(latency.upper[n])}
+            if peak_N is not None:
+                exact["peak_memory_bytes"] = float(peak_N[n])
+            predicted = {"latency_ms": latency, **others}
+            values = exact | {name: float(one.mean[n]) for name, one in predicted.items()}
+            at_worst = exact | {name: float(one.upper[n]) for name, one in predicted.items()}
             if any(limit.violation(values[limit.name]) > 0 for limit in self._limits):
                 continue
             found.append(
@@ -170,6 +206,11 @@ class _Judge:
                     evaluated=evaluated.get(arch.arch_id),
                     macs=int(costs.macs_N[n]),
                     params=int(costs.params_N[n]),
+                    peak_memory_bytes=None if peak_N is None else int(peak_N[n]),
+                    others={
+                        name: (float(one.mean[n]), float(one.lower[n]), float(one.upper[n]))
+                        for name, one in others.items()
+                    },
                 )
             )
         return found

@@ -2,7 +2,7 @@
 
 from predictors.accuracy import AccuracyPredictor, fit_accuracy_predictor, load_accuracy_predictor
 from predictors.errors import PredictorError
-from predictors.latency import LatencyPredictor, fit_latency_predictor, load_predictor
+from predictors.latency import LatencyPredictor, fit_cost_predictor, fit_latency_predictor, load_predictor
 from predictors.prediction import Prediction
 from predictors.predictor import CostPredictor
 from predictors.scores import Scores, score
@@ -15,6 +15,7 @@ __all__ = [
     "PredictorError",
     "Scores",
     "fit_accuracy_predictor",
+    "fit_cost_predictor",
     "fit_latency_predictor",
     "load_accuracy_predictor",
     "load_predictor",

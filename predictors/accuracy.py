@@ -84,6 +84,7 @@ class AccuracyPredictor:
             stored=StoredPredictor(
                 space_id=self.space_id,
                 device_id=self.task,
+                quantity=ACCURACY,
                 unit=ACCURACY,
                 level=self.model.level,
                 members=stored_members(self.model),

@@ -1,4 +1,4 @@
-"""The latency predictor of one space on one device, fitted to a few dozen measurements."""
+"""The predictor of one cost of one space on one device, mostly latency, fitted to a few dozen measurements."""
 
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
@@ -11,7 +11,7 @@ import pandas as pd
 
 from predictors.errors import PredictorError
 from predictors.features import LatencyFeatures
-from predictors.measured import MeasuredArchitectures
+from predictors.measured import QUANTITIES, MeasuredArchitectures, cost_column
 from predictors.model import CostModel, fit_cost_model
 from predictors.prediction import Prediction
 from predictors.predictor import Question
@@ -28,14 +28,16 @@ _MOST_IMPLAUSIBLE = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LatencyPredictor:
-    """Predicts latency; plays the role `CostPredictor`. Made by `fit_latency_predictor` or `load_predictor`.
+    """Predicts latency, or another `quantity`; plays the role `CostPredictor`.
+
+    Made by `fit_latency_predictor`, `fit_cost_predictor` or `load_predictor`.
 
     Attributes:
         space: whose architectures it knows.
-        device_id, unit: what it predicts.
+        device_id, quantity, unit: what it predicts; the quantities are those of `predictors.measured.QUANTITIES`.
         model: what it predicts with.
         fitted_NG: genomes of the fitted architectures.
-        sources: predictors of other devices that it builds on.
+        sources: predictors of other devices or quantities that it builds on.
         scores: see `with_scores`.
     """
 
@@ -44,6 +46,7 @@ class LatencyPredictor:
     unit: str
     model: CostModel
     fitted_NG: npt.NDArray[np.int8]
+    quantity: str = "latency"
     sources: "tuple[LatencyPredictor, ...]" = ()
     scores: Scores | None = None
 
@@ -68,7 +71,7 @@ class LatencyPredictor:
         return self.model.loo_mape_percent
 
     def predict(self, question: Question) -> Prediction:
-        """Predict latency; see `CostPredictor`."""
+        """Predict the cost; see `CostPredictor`."""
         genomes_NG = question if isinstance(question, np.ndarray) else self.space.genomes(question)
         features = LatencyFeatures(space=self.space, sources=self.sources)
         return self.model.predict(len(genomes_NG), lambda rows: features.encode(genomes_NG[rows]))
@@ -83,13 +86,13 @@ class LatencyPredictor:
         """Compare with measurements of architectures that it was not fitted to.
 
         Args:
-            table: as for `fit_latency_predictor`.
+            table: as for `fit_cost_predictor`.
 
         Raises:
-            PredictorError: as `fit_latency_predictor`; or an architecture was fitted, which would flatter the scores.
+            PredictorError: as `fit_cost_predictor`; or an architecture was fitted, which would flatter the scores.
         """
         held_out = MeasuredArchitectures.from_table(
-            table, space=self.space, device_id=self.device_id, column=_column(self.unit)
+            table, space=self.space, device_id=self.device_id, quantity=self.quantity, unit=self.unit
         )
         known = {row.tobytes() for row in self.fitted_NG}
         num_known = sum(row.tobytes() in known for row in held_out.genomes_NG)
@@ -113,6 +116,7 @@ class LatencyPredictor:
             stored=StoredPredictor(
                 space_id=self.space_id,
                 device_id=self.device_id,
+                quantity=self.quantity,
                 unit=self.unit,
                 level=self.model.level,
                 members=stored_members(self.model),
@@ -138,25 +142,57 @@ def fit_latency_predictor(
     sources: Sequence[LatencyPredictor] = (),
     reference: tuple[Architecture, float] | None = None,
 ) -> LatencyPredictor:
+    """Fit the predictor of the median latency, column "latency_<unit>" of the table; see `fit_cost_predictor`."""
+    return fit_cost_predictor(
+        table,
+        quantity="latency",
+        unit=unit,
+        space=space,
+        device_id=device_id,
+        level=level,
+        sources=sources,
+        reference=reference,
+    )
+
+
+def fit_cost_predictor(
+    table: pd.DataFrame,
+    *,
+    quantity: str,
+    space: SearchSpace,
+    device_id: str,
+    level: float = 0.9,
+    unit: str | None = None,
+    sources: Sequence[LatencyPredictor] = (),
+    reference: tuple[Architecture, float] | None = None,
+) -> LatencyPredictor:
     """Fit every registered family and average them by how well they predict left-out rows.
 
     Args:
-        table: columns "architecture" (JSON text) and "latency_<unit>"; other columns are ignored, but a "device_id"
-            column must hold `device_id` only. Repeated architectures count once, with their median.
+        table: columns "architecture" (JSON text) and "<quantity>_<unit>", for example "latency_p99_ms" or "energy_mj";
+            other columns are ignored, but columns "device_id" and "unit" must agree. Repeated architectures count
+            once, with their median.
+        quantity: "latency", "latency_p99" or "energy".
         space: the architectures' space.
         device_id: the device that was measured.
         level: of the intervals, between 0 and 1.
-        unit: of the latencies.
-        sources: predictors of the same space on other devices, in any unit: the fewer measurements there are, the more
-            it follows them (transfer). They become part of the predictor.
-        reference: an architecture and its latency in `unit`, measured apart from the table: a table in another unit
+        unit: of the costs; None: ms for latencies, mJ for energy.
+        sources: predictors of the same space for other devices or quantities, in any unit: the fewer measurements
+            there are, the more it follows them (transfer). They become part of the predictor.
+        reference: an architecture and its cost in `unit`, measured apart from the table: a table in another unit
             contradicts it.
 
     Raises:
-        PredictorError: a source of another space; fewer than 10 distinct architectures, latencies that are not finite
-            and positive or all the same, measurements that contradict each other or the reference, or architectures of
-            another space; the row is named.
+        PredictorError: an unknown quantity; a source of another space; fewer than 10 distinct architectures, costs that
+            are missing, not finite and positive or all the same, mixed units, measurements that contradict each other
+            or the reference, or architectures of another space; the row is named.
     """
+    if quantity not in QUANTITIES:
+        raise PredictorError(
+            f"unknown quantity {quantity!r}, known are {', '.join(QUANTITIES)}",
+            hint="MACs, parameters and peak memory are exact: hardware.cost.analytic_costs counts them",
+        )
+    unit = QUANTITIES[quantity] if unit is None else unit
     if not 0.0 < level < 1.0:
         raise PredictorError(f"level is {level}, expected a number between 0 and 1", hint="0.9 is usual")
     for source in sources:
@@ -165,23 +201,23 @@ def fit_latency_predictor(
                 f"the source {source.device_id!r} knows space {source.space_id!r}, not {space.space_id!r}",
                 hint="transfer needs predictors of the same space: calibrate the other device for it",
             )
-    column = _column(unit)
-    measured = MeasuredArchitectures.from_table(table, space=space, device_id=device_id, column=column)
-    latency_N = measured.cost_N
-    if len(latency_N) < FEWEST_ARCHITECTURES:
+    measured = MeasuredArchitectures.from_table(table, space=space, device_id=device_id, quantity=quantity, unit=unit)
+    cost_N = measured.cost_N
+    if len(cost_N) < FEWEST_ARCHITECTURES:
         raise PredictorError(
-            f"{len(latency_N)} distinct architectures are too few to fit a latency predictor",
+            f"{len(cost_N)} distinct architectures are too few to fit a predictor of {quantity}",
             hint=f"measure at least {FEWEST_ARCHITECTURES}, better 40",
         )
-    if np.ptp(latency_N) == 0:
+    if np.ptp(cost_N) == 0:
+        column = cost_column(quantity, unit)
         raise PredictorError(
-            f"all {len(latency_N)} latencies are {latency_N[0]:.6g} {unit}: there is nothing to predict",
+            f"all {len(cost_N)} values of {column} are {cost_N[0]:.6g}: there is nothing to predict",
             hint="check the measurements, or measure architectures that differ in size",
         )
     features = LatencyFeatures(space=space, sources=tuple(sources))
     model = fit_cost_model(
         features.encode(measured.genomes_NG),
-        latency_N,
+        cost_N,
         population=features.population(),
         level=level,
         ordered=features.resolution_columns(),
@@ -189,6 +225,7 @@ def fit_latency_predictor(
     predictor = LatencyPredictor(
         space=space,
         device_id=device_id,
+        quantity=quantity,
         unit=unit,
         model=model,
         fitted_NG=measured.genomes_NG,
@@ -199,27 +236,30 @@ def fit_latency_predictor(
     return predictor
 
 
-def _require_plausible(predictor: LatencyPredictor, arch: Architecture, latency: float) -> None:
+def _require_plausible(predictor: LatencyPredictor, arch: Architecture, cost: float) -> None:
     predicted = float(predictor.predict([arch]).mean[0])
-    if not 1.0 / _MOST_IMPLAUSIBLE < predicted / latency < _MOST_IMPLAUSIBLE:
+    if not 1.0 / _MOST_IMPLAUSIBLE < predicted / cost < _MOST_IMPLAUSIBLE:
         raise PredictorError(
             f"by this table architecture {arch.arch_id} would take {predicted:.4g} {predictor.unit}, it was measured "
-            f"at {latency:.4g} {predictor.unit}",
+            f"at {cost:.4g} {predictor.unit}",
             hint="the table seems to be in another unit, or of another device: convert it, or name its unit",
         )
 
 
-def load_predictor(directory: Path, *, space: SearchSpace, device_id: str | None = None) -> LatencyPredictor:
+def load_predictor(
+    directory: Path, *, space: SearchSpace, device_id: str | None = None, quantity: str | None = None
+) -> LatencyPredictor:
     """Read what `LatencyPredictor.save` wrote; it predicts bit for bit the same.
 
     Args:
         directory: where it lies.
         space: must be the space it was fitted for.
         device_id: if given, must be the device it was fitted for.
+        quantity: if given, must be what it predicts.
 
     Raises:
         StorageError: files are missing or damaged.
-        PredictorError: another space or device, other features, an unknown family, or a newer file format.
+        PredictorError: another space, device or quantity, other features, an unknown family, or a newer file format.
     """
     stored = read_predictor(directory)
     if device_id is not None and stored.device_id != device_id:
@@ -227,9 +267,15 @@ def load_predictor(directory: Path, *, space: SearchSpace, device_id: str | None
             f"the predictor in {directory} is for device {stored.device_id!r}, not {device_id!r}",
             hint="fit it again from the measurements",
         )
+    if stored.quantity not in (QUANTITIES if quantity is None else (quantity,)):
+        raise PredictorError(
+            f"the predictor in {directory} is of {stored.quantity}, not of {quantity or ' or '.join(QUANTITIES)}",
+            hint="give the directory of another one",
+        )
     return LatencyPredictor(
         space=space,
         device_id=stored.device_id,
+        quantity=stored.quantity,
         unit=stored.unit,
         model=restored_model(
             stored, directory=directory, space=space, signature=LatencyFeatures(space=space).signature()
@@ -244,7 +290,3 @@ def load_predictor(directory: Path, *, space: SearchSpace, device_id: str | None
 
 def _source_name(number: int) -> str:
     return f"source-{number}"
-
-
-def _column(unit: str) -> str:
-    return f"latency_{unit}"

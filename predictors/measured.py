@@ -10,8 +10,16 @@ from predictors.errors import PredictorError
 from predictors.prediction import FloatArray
 from searchspaces import Architecture, SearchSpace, SpaceError
 
-# Two measurements of one architecture that differ by more than this cannot both be right.
-_MOST_CONTRADICTION = 0.20
+QUANTITIES = {"latency": "ms", "latency_p99": "ms", "energy": "mJ"}
+"""What can be predicted of a device, and its usual unit. Latencies are medians, of counting devices the count."""
+
+# Two measurements of one architecture that differ by more than this cannot both be right; a p99 rests on few runs.
+_MOST_CONTRADICTION = {"latency": 0.20, "latency_p99": 2.0, "energy": 0.20}
+
+
+def cost_column(quantity: str, unit: str) -> str:
+    """The column of a table of measurements that holds a quantity, for example "latency_ms" or "energy_mj"."""
+    return f"{quantity}_{unit.lower()}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -28,14 +36,18 @@ class MeasuredArchitectures:
 
     @classmethod
     def from_table(
-        cls, table: pd.DataFrame, *, space: SearchSpace, device_id: str, column: str
+        cls, table: pd.DataFrame, *, space: SearchSpace, device_id: str, quantity: str, unit: str
     ) -> "MeasuredArchitectures":
-        """Read the columns "architecture" (JSON text) and `column`; a "device_id" column must agree if there is one.
+        """Read the columns "architecture" (JSON text) and that of the quantity, see `cost_column`.
+
+        Columns "device_id" and "unit" must agree if there are any; of energies, "unit" may be that of the latencies.
 
         Raises:
-            PredictorError: a missing column, rows of another device, an architecture that is none of the space, a
-                cost that is not a finite positive number, or measurements of one architecture more than 20 % apart.
+            PredictorError: a missing column, or one without any number; rows of another device or in another unit; an
+                architecture that is none of the space, a cost that is not a finite positive number, or measurements of
+                one architecture more than 20 % apart (p99: threefold).
         """
+        column = cost_column(quantity, unit)
         missing = [name for name in ("architecture", column) if name not in table.columns]
         if missing:
             raise PredictorError(
@@ -50,11 +62,23 @@ class MeasuredArchitectures:
                     f"the table holds measurements of {', '.join(map(repr, others))}, wanted only {device_id!r}",
                     hint=f"filter it: table[table['device_id'] == {device_id!r}]",
                 )
+        if "unit" in table.columns:
+            units = sorted({str(other) for other in table["unit"]})
+            if len(units) > 1 or (quantity != "energy" and units and units != [unit]):
+                raise PredictorError(
+                    f"the table holds measurements in {', '.join(map(repr, units))}, wanted only {unit!r}",
+                    hint="convert them to one unit, which the name of the column says",
+                )
+        if len(table) and table[column].isna().all():
+            raise PredictorError(
+                f"no row of the measurements has a number in {column!r}",
+                hint="measure where the machine counts it, or predict another quantity",
+            )
         costs: dict[Architecture, list[float]] = {}
         for row, (text, value) in enumerate(zip(table["architecture"], table[column], strict=True)):
             costs.setdefault(_architecture(text, row=row, space=space), []).append(_cost(value, row=row, column=column))
         for arch, values in costs.items():
-            if max(values) > (1.0 + _MOST_CONTRADICTION) * min(values):
+            if max(values) > (1.0 + _MOST_CONTRADICTION[quantity]) * min(values):
                 raise PredictorError(
                     f"measurements of architecture {arch.arch_id} contradict each other: "
                     f"{column} from {min(values):.6g} to {max(values):.6g}",

@@ -49,6 +49,7 @@ class StoredPredictor:
 
     space_id: str
     device_id: str
+    quantity: str
     unit: str
     level: float
     members: Sequence[StoredMember]
@@ -144,7 +145,7 @@ def write_predictor(directory: Path, *, stored: StoredPredictor) -> None:
         "schema": _SCHEMA,
         "space_id": stored.space_id,
         "device_id": stored.device_id,
-        "quantity": "accuracy" if stored.unit == "accuracy" else "latency",
+        "quantity": stored.quantity,
         "unit": stored.unit,
         "provenance": "predicted",
         "level": stored.level,
@@ -199,6 +200,7 @@ def _from_card(card: Mapping[str, Any], *, arrays: Mapping[str, npt.NDArray[Any]
     return StoredPredictor(
         space_id=str(card["space_id"]),
         device_id=str(card["device_id"]),
+        quantity=str(card["quantity"]),
         unit=str(card["unit"]),
         level=float(card["level"]),
         members=[

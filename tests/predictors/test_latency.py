@@ -99,7 +99,7 @@ def test_a_space_with_one_resolution_can_be_predicted(device: SyntheticDevice) -
 
 
 def test_constant_latency_is_refused(space: SearchSpace, fit_table: pd.DataFrame) -> None:
-    with pytest.raises(PredictorError, match=r"all 40 latencies are 0\.5 ms"):
+    with pytest.raises(PredictorError, match=r"all 40 values of latency_ms are 0\.5"):
         fit_latency_predictor(fit_table.assign(latency_ms=0.5), space=space, device_id=DEVICE_ID)
 
 

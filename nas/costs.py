@@ -1,0 +1,88 @@
+"""All that can be predicted from the same measurements of a device: latency, and what else their records carry."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from hardware.device import Device, device_ids, discover
+from hardware.energy import energy_missing
+from hardware.errors import DeviceUsageError
+from predictors import LatencyPredictor, fit_cost_predictor, fit_latency_predictor
+from predictors.latency import FEWEST_ARCHITECTURES
+from predictors.measured import QUANTITIES, cost_column
+from searchspaces import SearchSpace
+
+
+def fit_costs(
+    fit: pd.DataFrame,
+    held_out: pd.DataFrame,
+    *,
+    space: SearchSpace,
+    device_id: str,
+    unit: str = "ms",
+    sources: Sequence[LatencyPredictor] = (),
+) -> dict[str, LatencyPredictor]:
+    """Fit a predictor of every quantity that the measurements carry, each with its held-out scores.
+
+    What is not latency builds on the latency predictor: a tail or an energy is mostly the time, and noisier.
+
+    Args:
+        fit: as for `fit_cost_predictor`, with a column for each quantity.
+        held_out: the same of other architectures.
+        space: of the architectures.
+        device_id: where they were measured.
+        unit: of the latencies.
+        sources: predictors of other devices, which that of latency builds on.
+
+    Returns:
+        Predictors by quantity, "latency" first.
+
+    Raises:
+        PredictorError: see `fit_cost_predictor`.
+    """
+    latency = fit_latency_predictor(fit, space=space, device_id=device_id, unit=unit, sources=sources)
+    found = {"latency": latency.with_scores(latency.score(held_out))}
+    for quantity, usual_unit in QUANTITIES.items():
+        column = cost_column(quantity, usual_unit)
+        if quantity in found or column not in fit:
+            continue
+        fit_rows, judging_rows = fit[fit[column].notna()], held_out[held_out[column].notna()]
+        if len(fit_rows) < FEWEST_ARCHITECTURES or not len(judging_rows):
+            continue
+        predictor = fit_cost_predictor(fit_rows, quantity=quantity, space=space, device_id=device_id, sources=[latency])
+        found[quantity] = predictor.with_scores(predictor.score(judging_rows))
+    return found
+
+
+def require_quantity(device: Device, quantity: str) -> None:
+    """Refuse, before anything is measured, what a device cannot give. One elsewhere tells only by its measurements.
+
+    Raises:
+        DeviceUsageError: a percentile or energy of a device that counts, or energy on a machine that does not tell it.
+    """
+    device_id, provenance = device.spec.device_id, device.backend.provenance
+    if quantity == "latency":
+        return
+    if provenance != "measured":
+        raise DeviceUsageError(
+            f"costs of device {device_id!r} are {provenance} counts, which have no {quantity}",
+            hint=f"leave out --quantity; {quantity} is that of devices that are measured",
+        )
+    missing = energy_missing(device.backend.name) if quantity == "energy" and device.host is None else None
+    if missing is not None:
+        raise no_energy(device_id, because=missing)
+
+
+def no_energy(device_id: str, *, because: str) -> DeviceUsageError:
+    """The answer where energy is wanted of a device that does not count it: who does is named."""
+    here = [
+        name
+        for backend in discover()[0]
+        if backend.provenance == "measured" and backend.missing() is None and energy_missing(backend.name) is None
+        for name, _ in device_ids(backend)
+    ]
+    return DeviceUsageError(
+        f"device {device_id!r} does not count energy: {because}",
+        hint=f"devices of this machine that count it: {', '.join(here) or 'none'}. Elsewhere: processors of Intel and "
+        "AMD whose RAPL counters may be read, and NVIDIA accelerators with nvidia-ml-py",
+    )
