@@ -50,13 +50,15 @@ def test_an_architecture_is_measured_without_training(nas: InProcess) -> None:
 @pytest.mark.slow
 def test_calibrating_leaves_a_predictor_with_its_held_out_error(nas: InProcess) -> None:
     arguments = ("onnxruntime-cpu", "--space", "mbconv-small", "--samples", "10", "--held-out", "4")
-    result = nas("devices", "calibrate", *arguments, "--format", "json")
+    result = nas("devices", "calibrate", *arguments, "--quantity", "latency_p99", "--format", "json")
     # A host that others keep busy may give nothing that can be believed; that has its own words.
     if result.code and "are suspect" in result.err:
         pytest.skip("the host is too busy to measure on")
     assert result.code == 0, result.err
     document = json.loads(result.out)
     assert document["num_fit"] >= 10
+    assert document["quantity"] == "latency_p99"
+    assert document["quantities"][:2] == ["latency", "latency_p99"]
     assert document["held_out"]["mape_percent"] >= 0
     space = get_space("mbconv-small")
     predictor = load_predictor(Path(document["predictor"]), space=space, device_id="onnxruntime-cpu")
@@ -80,6 +82,10 @@ def test_calibrations_that_build_on_others_are_no_sources(home: Path) -> None:
         predictor.save(calibrated_predictor(predictor.device_id, space_id=space.space_id))
     assert [one.device_id for one in calibrated_elsewhere("third", space=space)] == ["first"]
     assert calibrated_elsewhere("first", space=space) == []
+    # The same device in fp32 is the only source, whatever it builds on, unless that is the device itself.
+    assert [one.device_id for one in calibrated_elsewhere("third", space=space, sibling="second")] == ["second"]
+    assert [one.device_id for one in calibrated_elsewhere("third", space=space, sibling="absent")] == ["first"]
+    assert calibrated_elsewhere("first", space=space, sibling="second") == []
 
 
 @pytest.mark.parametrize(
@@ -94,6 +100,7 @@ def test_calibrations_that_build_on_others_are_no_sources(home: Path) -> None:
         (("measure", "smallest", "--device", "cortex-m4", "--threads", "2"), 4, "threads is 2"),
         (("calibrate", "onnxruntime-cpu", "--seed", "-1"), 2, "should be greater than or equal to 0"),
         (("calibrate", "onnxruntime-cpu", "--samples", "3"), 2, "3 samples"),
+        (("calibrate", "onnxruntime-cpu", "--quantity", "beauty"), 2, "'beauty' is not one of"),
         (("calibrate", "onnxruntime-cpu", "--space", "nasbench201"), 2, "no supernet"),
         (("show", "abacus"), 4, "unknown device"),
         (("check", "abacus"), 4, "unknown device"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hardware import backends, get_device, list_devices
-from hardware.device import DeviceSpec
+from hardware.device import Device, DeviceSpec, find_backend, fp32_sibling
 from hardware.errors import DeviceError
 
 
@@ -22,6 +22,23 @@ def test_every_listed_device_that_is_available_can_be_got() -> None:
             assert device.spec.device_id == status.device_id
             assert device.spec.backend == device.backend.name == status.backend
             assert status.versions == device.backend.versions()
+
+
+def device(device_id: str, backend: str, **settings: object) -> Device:
+    spec = DeviceSpec(device_id=device_id, backend=backend, **settings)  # type: ignore[arg-type]
+    return Device(spec=spec, backend=find_backend(backend))
+
+
+def test_the_fp32_sibling_differs_in_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert fp32_sibling(device("onnxruntime-cpu-int8", "onnxruntime-cpu", precision="int8")) == "onnxruntime-cpu"
+    assert fp32_sibling(device("onnxruntime-cpu", "onnxruntime-cpu")) is None
+    assert fp32_sibling(device("cortex-m4", "cortex-m4", precision="int8")) is None
+    entry = "  - {{id: {}, backend: onnxruntime-cpu, precision: {}, threads: {}, where: {{ssh: {{host: pi}}}}}}\n"
+    devices = [("one", "fp32", 1), ("two", "fp32", 2), ("quick", "int8", 2), ("four", "int8", 4)]
+    (tmp_path / "devices.yaml").write_text("devices:\n" + "".join(entry.format(*one) for one in devices))
+    monkeypatch.setenv("ARCHSMITH_DEVICES", str(tmp_path / "devices.yaml"))
+    assert fp32_sibling(get_device("quick")) == "two"
+    assert fp32_sibling(get_device("four")) is None
 
 
 def test_threads_and_batch_go_into_the_spec() -> None:

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -45,6 +46,14 @@ def measurement(**changes: object) -> CostMeasurement:
         "utc_time": datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC),
     }
     return CostMeasurement(**{**values, **changes})  # type: ignore[arg-type]
+
+
+def test_a_record_gives_every_cost_that_it_holds() -> None:
+    timed = measurement(also={"energy_mj": 3.0}).costs()
+    assert timed == {"latency_ms": 0.5, "latency_p99_ms": 0.7, "energy_mj": 3.0}
+    assert math.isnan(measurement().costs()["energy_mj"])
+    counted = measurement(provenance="simulated", quantity="instructions", unit="instructions", also={"ram_bytes": 8.0})
+    assert counted.costs() == {"latency_instructions": 0.5}
 
 
 @pytest.mark.parametrize("governor", [None, "performance"])

@@ -65,6 +65,10 @@ def test_a_profile_holds_measured_subnets_and_their_errors(profiled: TinyRun) ->
     assert predictor.num_fitted == used[PROFILE_FIT]
     assert predictor.scores is not None
     assert predictor.scores.num == used[PROFILE_HELD_OUT]
+    tail = profiled.predictor(quantity="latency_p99")
+    assert (tail.quantity, tail.unit, tail.num_fitted) == ("latency_p99", "ms", predictor.num_fitted)
+    assert tail.scores is not None
+    assert [source.quantity for source in tail.sources] == ["latency"]
     stored = json.loads(profile_path(profiled, "onnxruntime-cpu").read_text())
     assert stored["accepted"] is True
     assert stored["scores"]["mape_percent"] == pytest.approx(predictor.scores.mape_percent)
@@ -181,6 +185,7 @@ def test_a_session_on_a_slower_host_is_brought_back_to_the_first(tmp_path: Path,
     rows = profiled_subnets(run, device_id="onnxruntime-cpu").set_index("arch_id")
     assert rows.loc[arch.arch_id, "latency_ms"] == pytest.approx(measured.p50 * 0.75)
     assert rows.loc[SPACE.largest.arch_id, "latency_ms"] == pytest.approx(measured.p50)
+    assert rows.loc[arch.arch_id, "latency_p99_ms"] == pytest.approx(measured.p99 * 0.75)
     assert len(rows) == len(first) + 1
 
 

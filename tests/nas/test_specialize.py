@@ -1,18 +1,21 @@
 """Answers from a run's predictors: checked against everything there is in a space that can be listed."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from hardware.liveness import peak_activation_elements
 from nas.errors import InfeasibleError, RunError
 from nas.objectives import Limit
 from nas.run import Run, create_run
 from nas.specialize import run_accuracy_predictor, specialize
-from predictors import fit_latency_predictor
+from predictors import fit_cost_predictor, fit_latency_predictor
 from predictors.features import LatencyFeatures
 from predictors.prediction import FloatArray
+from tests.hardware.test_measurement import measurement
 
 NUM = 60
 
@@ -102,6 +105,48 @@ def test_counts_are_exact_and_limit_too(run: Run) -> None:
         assert (one.macs, one.params) == (table.macs.sum(), table.params.sum())
         assert one.params <= 1e6
         assert one.macs <= 4e7
+
+
+def test_other_predicted_costs_limit_too(run: Run) -> None:
+    all_NG = everything(run)
+    genomes_NG = all_NG[np.random.default_rng(1).permutation(len(all_NG))[:NUM]]
+    table = pd.DataFrame(
+        {
+            "architecture": [arch.to_json() for arch in run.space.architectures(genomes_NG)],
+            "energy_mj": 7.0 * latency_ms(run, genomes_NG),
+        }
+    )
+    energy = fit_cost_predictor(table, quantity="energy", space=run.space, device_id="d", sources=[run.predictor()])
+    energy.save(run.predictor_dir("d", quantity="energy"))
+    limit = 7.0 * float(np.quantile(latency_ms(run, all_NG), 0.3))
+    found = specialize(run, limits=[Limit(name="energy_mj", value=limit, unit="mJ")])
+    true_N = 7.0 * latency_ms(run, run.space.genomes([one.architecture for one in found]))
+    for one, true_mj in zip(found, true_N, strict=True):
+        mean, low, high = one.others["energy_mj"]
+        assert low <= mean <= min(high, limit)
+        assert mean == pytest.approx(true_mj, rel=0.05)
+        assert one.within_limits == (high <= limit)
+    with pytest.raises(RunError, match="no latency_p99 predictor for device 'd'"):
+        specialize(run, limits=[Limit(name="latency_p99_ms", value=1.0, unit="ms")])
+
+
+def test_peak_memory_is_exact_in_the_devices_precision(run: Run) -> None:
+    arch = run.space.smallest
+    keys = {"arch_id": arch.arch_id, "candidate_id": "c", "architecture": arch.to_json(), "purpose": "profile-fit"}
+    limit = Limit(name="peak_memory_bytes", value=0.0, unit="bytes")
+    with pytest.raises(RunError, match="precision is not known"):
+        specialize(run, limits=[limit])
+    assert specialize(run, top=1)[0].peak_memory_bytes is None
+    run.measurements_table("d").append([{**measurement(device_id="d", precision="int8").to_row(), **keys}])
+    peaks_N = peak_activation_elements(run.space.op_table(everything(run), num_classes=7))
+    asked = replace(limit, value=float(np.quantile(peaks_N, 0.2)))
+    assert asked.value < peaks_N.max()
+    for one in specialize(run, limits=[asked]):
+        table = run.space.op_table(run.space.genomes([one.architecture]), num_classes=7)
+        assert one.peak_memory_bytes == peak_activation_elements(table)[0] <= asked.value
+    with pytest.raises(InfeasibleError, match=r"peak_memory_bytes <= 1; the smallest reachable") as caught:
+        specialize(run, limits=[replace(limit, value=1.0)])
+    assert str(caught.value).endswith(f"peak_memory_bytes {peaks_N.min():.4g}")
 
 
 def test_an_answer_says_what_was_evaluated(run: Run) -> None:

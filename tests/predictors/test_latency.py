@@ -1,10 +1,11 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from predictors import LatencyPredictor, PredictorError, fit_latency_predictor, load_predictor
+from predictors import LatencyPredictor, PredictorError, fit_cost_predictor, fit_latency_predictor, load_predictor
 from predictors.testing import PredictorContract, PredictorLoader
 from searchspaces import Architecture, SearchSpace, get_space
 from tests.predictors.synthetic_device import DEVICE_ID, SyntheticDevice
@@ -149,3 +150,23 @@ def test_a_table_in_another_unit_contradicts_the_reference(
     with pytest.raises(PredictorError, match=reference[0].arch_id) as refusal:
         fit_latency_predictor(wrong, space=space, device_id=DEVICE_ID, reference=reference)
     assert "another unit" in refusal.value.hint
+
+
+def test_energy_is_predicted_and_stored_like_latency(
+    space: SearchSpace, fit_table: pd.DataFrame, held_out_table: pd.DataFrame, tmp_path: Path
+) -> None:
+    fit, held_out = (table.assign(energy_mj=5.0 * table["latency_ms"]) for table in (fit_table, held_out_table))
+    predictor = fit_cost_predictor(fit, quantity="energy", space=space, device_id=DEVICE_ID)
+    assert (predictor.quantity, predictor.unit) == ("energy", "mJ")
+    assert predictor.score(held_out).mape_percent < 5.0
+    predictor.save(tmp_path)
+    restored = load_predictor(tmp_path, space=space, quantity="energy")
+    question = space.sample_many(5, np.random.default_rng(0))
+    assert (restored.predict(question).mean == predictor.predict(question).mean).all()
+    with pytest.raises(PredictorError, match="is of energy, not of latency"):
+        load_predictor(tmp_path, space=space, quantity="latency")
+
+
+def test_an_unknown_quantity_is_answered_with_the_known_ones(space: SearchSpace, fit_table: pd.DataFrame) -> None:
+    with pytest.raises(PredictorError, match="unknown quantity 'beauty', known are latency, latency_p99, energy"):
+        fit_cost_predictor(fit_table, quantity="beauty", space=space, device_id=DEVICE_ID)

@@ -8,8 +8,10 @@ from searchspaces import SearchSpace, get_space
 from tests.predictors.synthetic_device import DEVICE_ID
 
 
-def read(table: pd.DataFrame, space: SearchSpace) -> MeasuredArchitectures:
-    return MeasuredArchitectures.from_table(table, space=space, device_id=DEVICE_ID, column="latency_ms")
+def read(
+    table: pd.DataFrame, space: SearchSpace, *, quantity: str = "latency", unit: str = "ms"
+) -> MeasuredArchitectures:
+    return MeasuredArchitectures.from_table(table, space=space, device_id=DEVICE_ID, quantity=quantity, unit=unit)
 
 
 def test_rows_come_back_in_order_with_medians(space: SearchSpace, fit_table: pd.DataFrame) -> None:
@@ -63,3 +65,37 @@ def test_measurements_of_another_device_are_refused(space: SearchSpace, fit_tabl
         read(pd.concat([fit_table, fit_table.head(1).assign(device_id="other-device")]), space)
     assert DEVICE_ID in refusal.value.hint
     assert len(read(fit_table.drop(columns="device_id"), space).cost_N) == 40
+
+
+def test_a_p99_may_differ_more_from_time_to_time(space: SearchSpace, fit_table: pd.DataFrame) -> None:
+    first = fit_table.head(1)
+    twice = pd.concat([first.assign(latency_p99_ms=value) for value in (1.0, 2.5)])
+    assert read(twice, space, quantity="latency_p99").cost_N == pytest.approx([1.75])
+    with pytest.raises(PredictorError, match="contradict"):
+        read(pd.concat([twice, first.assign(latency_p99_ms=3.5)]), space, quantity="latency_p99")
+
+
+@pytest.mark.parametrize("units", [["ms", "us"], ["us", "us"]])
+def test_a_column_of_units_must_agree(space: SearchSpace, fit_table: pd.DataFrame, units: list[str]) -> None:
+    with pytest.raises(PredictorError, match=r"measurements in .*'us', wanted only 'ms'"):
+        read(fit_table.head(2).assign(unit=units), space)
+    assert len(read(fit_table.head(2).assign(unit="ms"), space).cost_N) == 2
+
+
+def test_mixed_units_of_energy_are_refused_but_not_that_of_the_latencies(
+    space: SearchSpace, fit_table: pd.DataFrame
+) -> None:
+    table = fit_table.head(2).assign(energy_mj=[1.0, 2.0])
+    assert read(table.assign(unit="ms"), space, quantity="energy", unit="mJ").cost_N.tolist() == [1.0, 2.0]
+    with pytest.raises(PredictorError, match="'J', 'mJ'"):
+        read(table.assign(unit=["mJ", "J"]), space, quantity="energy", unit="mJ")
+
+
+def test_a_column_without_any_number_is_said_as_a_whole(space: SearchSpace, fit_table: pd.DataFrame) -> None:
+    with pytest.raises(PredictorError, match="no row of the measurements has a number in 'energy_mj'") as refusal:
+        read(fit_table.assign(energy_mj=float("nan")), space, quantity="energy", unit="mJ")
+    assert "counts it" in refusal.value.hint
+    with pytest.raises(PredictorError, match="no column 'energy_mj'"):
+        read(fit_table, space, quantity="energy", unit="mJ")
+    with pytest.raises(PredictorError, match=r"row 0 .* energy_mj is -1\.0"):
+        read(fit_table.assign(energy_mj=-1.0), space, quantity="energy", unit="mJ")

@@ -1,23 +1,14 @@
 """This machine's devices: how many measurements it takes until nine of ten other networks are predicted well enough."""
 
 import argparse
-from collections.abc import Mapping, Sequence
-from pathlib import Path
 
-import numpy as np
-import pandas as pd
-
-from experiments.benchmarks.audited_subnets import REFERENCE
 from experiments.benchmarks.harness import BenchmarkReport
 from experiments.benchmarks.predictors.coverage import add_coverage
+from experiments.benchmarks.predictors.local_costs import add_int8, add_p99
+from experiments.benchmarks.predictors.local_devices import LocalDevice, read_device
 from experiments.benchmarks.predictors.methods import Target, mean_outcome
-from experiments.benchmarks.predictors.published import LatencyTable
 from experiments.recipe import load_recipe
 from experiments.session import recipe_space
-from hardware.measurement import MEASUREMENT_SCHEMA
-from hardware.table import Table
-from nas.profile import ratio_to_reference
-from searchspaces import Architecture
 
 _SIZES = (10, 15, 20, 30, 50, 75, 100)
 # Fewer leave too few to judge by.
@@ -33,21 +24,16 @@ def add_local(report: BenchmarkReport, options: argparse.Namespace) -> None:
         )
         return
     space = recipe_space(load_recipe(options.recipe))
+    devices: list[LocalDevice] = []
     rows, all_means = [], []
     for folder in sorted(path for path in (options.measurements / "measurements").iterdir() if path.is_dir()):
-        table, references = _read(folder)
-        if len(table) < _FEWEST_ROWS:
-            report.skip(f"local/{folder.name}", f"{len(table)} good measurements, at least {_FEWEST_ROWS} are needed")
+        device = read_device(folder, space=space)
+        cost_N = device.cost_N
+        if len(cost_N) < _FEWEST_ROWS:
+            report.skip(f"local/{folder.name}", f"{len(cost_N)} good measurements, at least {_FEWEST_ROWS} are needed")
             continue
-        archs = [Architecture.from_json(text) for text in table["architecture"]]
-        # In units of the reference network beside them: the host's speed changes from session to session.
-        cost_N = np.array(
-            [
-                ratio_to_reference(raw_ms, references[session])
-                for raw_ms, session in zip(table["raw_ms"], table["session_id"], strict=True)
-            ]
-        )
-        target = Target(LatencyTable(space=space, genomes_NG=space.genomes(archs), latency={folder.name: cost_N}))
+        devices.append(device)
+        target = Target(device.table)
         needed: dict[str, int | None] = {"within_10": None, "within_5": None}
         for n in _SIZES[:3] if options.quick else _SIZES:
             found = {
@@ -81,13 +67,5 @@ def add_local(report: BenchmarkReport, options: argparse.Namespace) -> None:
         headings = ["device", "n", "Spearman", "within 10 %", "within 5 %", "coverage"]
         report.show("Devices of this machine", headings=headings, rows=rows)
         add_coverage(report, "local", all_means)
-
-
-def _read(folder: Path) -> tuple[pd.DataFrame, Mapping[str, Sequence[Sequence[float]]]]:
-    """The good rows, and the reference's runs of each session."""
-    rows = Table(folder, schema=MEASUREMENT_SCHEMA).read()
-    rows = rows[~rows["suspect"]]
-    is_reference = rows["purpose"] == REFERENCE
-    references = dict(zip(rows["session_id"][is_reference], rows["raw_ms"][is_reference], strict=True))
-    others = rows[~is_reference & rows["session_id"].isin(list(references))]
-    return others.drop_duplicates("arch_id", keep="last"), references
+        add_p99(report, devices, seeds=options.seeds)
+        add_int8(report, devices, seeds=options.seeds)

@@ -15,7 +15,7 @@ from predictors.design import most_telling
 from predictors.features import Blocks, LatencyFeatures, take
 from predictors.latency import LatencyPredictor
 from predictors.model import fit_cost_model
-from predictors.prediction import FloatArray
+from predictors.prediction import FloatArray, Prediction
 
 Rows = npt.NDArray[np.intp]
 
@@ -114,14 +114,7 @@ class Target:
         )
         others = np.setdiff1d(np.arange(len(cost_N)), rows)
         found = model.predict(len(others), lambda part: take(self.blocks, others[part]))
-        held_N = (found.lower <= cost_N[others]) & (cost_N[others] <= found.upper)
-        inside_N = found.in_range
-        return Outcome(
-            **errors_of(found.mean, cost_N[others]),
-            coverage=_mean(held_N[inside_N]),
-            outside_coverage=_mean(held_N[~inside_N]),
-            in_range=float(inside_N.mean()),
-        )
+        return outcome_of(found, cost_N[others])
 
     def judge_ridge(self, cost_N: FloatArray, rows: Rows, *, inputs_NF: FloatArray) -> Outcome:
         """Plain ridge on some inputs."""
@@ -130,12 +123,10 @@ class Target:
         return Outcome(**errors_of(predicted_M, cost_N[others]))
 
 
-def fit_source(table: LatencyTable, device: str, *, blocks: Blocks) -> LatencyPredictor:
-    """A predictor of a device whose measurements are at hand, from some hundred of them."""
+def fit_source(table: LatencyTable, device: str, *, blocks: Blocks, num: int = _SOURCE_ROWS) -> LatencyPredictor:
+    """A predictor of a device whose measurements are at hand, from `num` of them."""
     features = LatencyFeatures(space=table.space)
-    rows = np.random.default_rng(0).choice(
-        len(table.genomes_NG), min(_SOURCE_ROWS, len(table.genomes_NG)), replace=False
-    )
+    rows = np.random.default_rng(0).choice(len(table.genomes_NG), min(num, len(table.genomes_NG)), replace=False)
     model = fit_cost_model(take(blocks, rows), table.latency[device][rows], population=features.population())
     return LatencyPredictor(
         space=table.space, device_id=device, unit="ms", model=model, fitted_NG=table.genomes_NG[rows]
@@ -151,6 +142,17 @@ def mean_outcome(outcomes: Sequence[Outcome]) -> Mapping[str, float]:
 
 Judge = Callable[[int, int], Outcome]
 """(number of measurements, seed) -> outcome."""
+
+
+def outcome_of(found: Prediction, cost_N: FloatArray) -> Outcome:
+    """How good predictions with intervals are."""
+    held_N = (found.lower <= cost_N) & (cost_N <= found.upper)
+    return Outcome(
+        **errors_of(found.mean, cost_N),
+        coverage=_mean(held_N[found.in_range]),
+        outside_coverage=_mean(held_N[~found.in_range]),
+        in_range=float(found.in_range.mean()),
+    )
 
 
 def errors_of(predicted_N: FloatArray, cost_N: FloatArray) -> dict[str, float]:
