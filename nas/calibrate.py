@@ -263,9 +263,8 @@ def calibrated_elsewhere(device_id: str, *, space: SearchSpace, sibling: str | N
     Args:
         device_id: whose predictor will build on them.
         space: the search space.
-        sibling: the same device in fp32. If it is there, it is the only one: it tells more of int8 than all others,
-            which then only add noise (see `experiments.benchmarks.predictors.local_costs`). It may build on others,
-            but not on this device.
+        sibling: the same device in fp32. If it is there, it is the only one: it tells more of int8 than it does
+            together with all others. It may build on others, but not on this device.
     """
     found = []
     for other in calibrated_devices(space.space_id):

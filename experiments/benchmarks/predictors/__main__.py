@@ -28,7 +28,7 @@ from predictors.features import Blocks, LatencyFeatures
 from predictors.latency import LatencyPredictor
 
 PARTS = ("fbnet", "ofa", "nb201", "hat", "local", "accuracy", "speed")
-_RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
+RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
 _FBNET, _SPLITS = "help/fbnet_latency.npz", "help/fbnet_device_splits.json"
 _OFA, _NB201 = "help/ofa_mbv3_latency.npz", "help/nasbench201_latency.npz"
 _FBNET_TARGETS_20 = {"0": 0.975, "1": 0.89, "2": 0.88, "3": 0.55, "4": 0.815, "5": 0.65}
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--measurements", type=Path, metavar="DIR", help="of this machine's devices: proxy_audit's --work"
     )
     parser.add_argument(
-        "--recipe", type=Path, default=_RECIPE, metavar="RECIPE", help="names their space [default: quickstart.yaml]"
+        "--recipe", type=Path, default=RECIPE, metavar="RECIPE", help="names their space [default: quickstart.yaml]"
     )
     options, report = start(parser, argv)
     parts: Mapping[str, Callable[[BenchmarkReport, argparse.Namespace], None]] = {

@@ -7,10 +7,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.benchmarks.predictors.__main__ import main
+from experiments.benchmarks.audited_subnets import REFERENCE
+from experiments.benchmarks.predictors.__main__ import RECIPE, main
 from experiments.benchmarks.predictors.methods import plain_ridge
 from experiments.benchmarks.predictors.published import read_fbnet, read_nasbench201, read_ofa
+from experiments.recipe import load_recipe
+from experiments.session import recipe_space
+from hardware.measurement import MEASUREMENT_SCHEMA
+from hardware.table import Table
 from searchspaces.fbnet import OPERATORS, fbnet
+from tests.hardware.test_measurement import measurement
 
 NUM = 240
 
@@ -125,3 +131,42 @@ def test_devices_of_this_machine_are_skipped_without_measurements(tmp_path: Path
     out = tmp_path / "out.json"
     assert main(["--parts", "local", "--out", str(out)]) == 0
     assert "--measurements" in json.loads(out.read_text())["environment"]["skipped"]["local"]
+
+
+def audited(folder: Path, *, device_id: str, power: float) -> None:
+    """140 networks in two sessions, the second on a host half as fast, with a reference in each; p99 is 1.5 medians."""
+    space = recipe_space(load_recipe(RECIPE))
+    rng = np.random.default_rng(0)
+    genomes_NG = np.unique(space.sample_many(150, rng), axis=0)[:140]
+    macs_N = space.op_table(genomes_NG).macs.sum(axis=1)
+    rows = []
+    for number, (arch, macs) in enumerate(zip(space.architectures(genomes_NG), macs_N, strict=True)):
+        session = number % 2
+        ms = (1 + session) * (0.01 + (macs / 1e8) ** power)
+        runs = ms * np.exp(rng.normal(0, 0.01, size=(6, 5)))
+        record = measurement(
+            device_id=device_id,
+            session_id=f"session {session}",
+            p50=ms,
+            p99=1.5 * ms,
+            raw_ms=tuple(map(tuple, runs.tolist())),
+            slowdown=(1.0,) * 6,
+        )
+        purpose = REFERENCE if number < 2 else "audit"
+        keys = {"arch_id": arch.arch_id, "candidate_id": "c", "architecture": arch.to_json(), "purpose": purpose}
+        rows.append({**record.to_row(), **keys})
+    Table(folder / device_id, schema=MEASUREMENT_SCHEMA).append(rows)
+
+
+def test_p99_and_int8_of_this_machines_devices(tmp_path: Path) -> None:
+    for device_id, power in (("a", 1.0), ("a-int8", 0.9)):
+        audited(tmp_path / "measurements", device_id=device_id, power=power)
+    out = tmp_path / "out.json"
+    arguments = ["--parts", "local", "--quick", "--seeds", "1", "--measurements", str(tmp_path)]
+    assert main([*arguments, "--out", str(out)]) == 0
+    figures = json.loads(out.read_text())["figures"]
+    for method in ("alone", "ours"):
+        assert figures[f"local/a/p99/n20/{method}/mape"] < 5.0
+    assert figures["local/a-int8/p99/halves/spearman"] > 0.9
+    assert figures["local/int8-from-fp32/a-int8/n5/from_fp32/spearman"] > 0.95
+    assert not any(key.startswith("local/int8-from-fp32/a/") for key in figures)
