@@ -9,9 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from hardware.files import read_manifest
 from predictors.errors import PredictorError
 from predictors.features import LatencyFeatures
-from predictors.lookup_table import TABLE_NAME, load_lookup_table
+from predictors.lookup_table import LOOKUP_KIND, load_lookup_table
 from predictors.measured import MeasuredArchitectures
 from predictors.model import CostModel, fit_cost_model
 from predictors.prediction import Prediction
@@ -238,7 +239,7 @@ def load_predictor(directory: Path, *, space: SearchSpace, device_id: str | None
 
 
 def _load_source(directory: Path, *, space: SearchSpace) -> CostPredictor:
-    if (directory / TABLE_NAME).exists():
+    if read_manifest(directory, verify=False).details.get("kind") == LOOKUP_KIND:
         return load_lookup_table(directory, space=space)
     return load_predictor(directory, space=space)
 

@@ -38,7 +38,7 @@ from searchspaces import Architecture, SearchSpace
 TABLE_NAME = "operators.json"
 FEWEST_FOR_CORRECTION = 5
 
-_KIND = "operator-lookup-table"
+LOOKUP_KIND = "operator-lookup-table"
 _SCHEMA = 1
 _GENOMES = "fitted_NG"
 _LEVEL = 0.9
@@ -199,7 +199,7 @@ class LookupTablePredictor:
     def save(self, directory: Path) -> None:
         """Write the table in the once-for-all format, and a card; see `CostPredictor` and `load_lookup_table`."""
         card: dict[str, JSON] = {
-            "kind": _KIND,
+            "kind": LOOKUP_KIND,
             "schema": _SCHEMA,
             "space_id": self.space_id,
             "device_id": self.device_id,
@@ -218,7 +218,7 @@ class LookupTablePredictor:
         write_manifest(
             directory,
             files=[TABLE_NAME, MODEL_NAME, CARD_NAME],
-            details={"kind": _KIND, "device_id": self.device_id},
+            details={"kind": LOOKUP_KIND, "device_id": self.device_id},
         )
 
     def _fitted_NG(self) -> npt.NDArray[np.int8]:
@@ -272,8 +272,8 @@ def load_lookup_table(directory: Path, *, space: SearchSpace, device_id: str | N
     read_manifest(directory)
     card = read_json(directory / CARD_NAME)
     again = "measure the table again: nas devices calibrate DEVICE --operators"
-    if not isinstance(card, Mapping) or card.get("kind") != _KIND or card.get("schema") != _SCHEMA:
-        raise PredictorError(f"{directory / CARD_NAME} is no card of a {_KIND} of schema {_SCHEMA}", hint=again)
+    if not isinstance(card, Mapping) or card.get("kind") != LOOKUP_KIND or card.get("schema") != _SCHEMA:
+        raise PredictorError(f"{directory / CARD_NAME} is no card of an {LOOKUP_KIND} of schema {_SCHEMA}", hint=again)
     for what, expected in (("space", space.space_id), ("device", device_id)):
         if expected is not None and card.get(f"{what}_id") != expected:
             raise PredictorError(
