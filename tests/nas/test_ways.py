@@ -1,6 +1,6 @@
 """The ways on a device whose networks take exactly what their parts take, and 2 us a part less."""
 
-from collections.abc import Sequence
+import functools
 
 import numpy as np
 import pandas as pd
@@ -31,17 +31,19 @@ def table() -> OperatorTable:
 def measured(table: OperatorTable, genomes_NG: np.ndarray) -> pd.DataFrame:
     sums_N3 = from_operator_table(table, space=SPACE, num_classes=10).sums.of_genomes(genomes_NG)
     archs = SPACE.architectures(genomes_NG)
-    latency_N: Sequence[float] = sums_N3[:, 0] - 0.002 * sums_N3[:, 2]
+    latency_N = sums_N3[:, 0] - 0.002 * sums_N3[:, 2]
     return pd.DataFrame({"architecture": [arch.to_json() for arch in archs], "latency_ms": latency_N})
 
 
 def test_the_regressor_that_errs_less_on_left_out_rows_is_stored(table: OperatorTable) -> None:
     genomes_NG = SPACE.sample_many(40, np.random.default_rng(1))
     fit, held_out = measured(table, genomes_NG[:12]), measured(table, genomes_NG[12:])
-    common = {"space": SPACE, "device_id": "pi", "unit": "ms", "sources": (), "num_classes": 10}
-    plain = compare_ways(fit, held_out, operators=None, **common)
+    compare = functools.partial(
+        compare_ways, fit, held_out, space=SPACE, device_id="pi", unit="ms", sources=(), num_classes=10
+    )
+    plain = compare(operators=None)
     assert (plain.chosen, list(plain.scores), plain.lookup) == (REGRESSOR, [REGRESSOR], None)
-    ways = compare_ways(fit, held_out, operators=table, **common)
+    ways = compare(operators=table)
     assert list(ways.scores) == [REGRESSOR, OPERATOR_SUM, CORRECTED_SUM, ON_OPERATORS]
     assert ways.chosen == ON_OPERATORS
     assert ways.best.scores == ways.scores[ON_OPERATORS]

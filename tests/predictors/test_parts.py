@@ -42,10 +42,10 @@ def test_equal_keys_at_a_resolution_are_equal_parts(name: str) -> None:
     for part in parts_of(space, num_classes=10):
         table = space.op_table(part.genomes_RG)
         slots = [s for s, slot in enumerate(table.names) if slot == part.name or slot.startswith(f"{part.name}.")]
-        present_R = table.present()[:, slots].any(axis=1)
+        present_R = np.asarray(table.present()[:, slots].any(axis=1))
         assert [key is not None for key in part.keys] == present_R.tolist()
         counts_R = [
-            tuple(row) for row in np.stack([table.macs, table.params], axis=2)[:, slots].reshape(len(present_R), -1)
+            tuple(row) for row in np.stack([table.macs, table.params], axis=2)[:, slots].reshape(len(part.keys), -1)
         ]
         by_key: dict[tuple[int, str], tuple[int, ...]] = {}
         for size, key, counts in zip(part.resolutions_R.tolist(), part.keys, counts_R, strict=True):
