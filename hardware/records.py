@@ -28,6 +28,11 @@ def calibrated_predictor(device_id: str, *, space_id: str) -> Path:
     return _directory("predictors", device_id, space_id)
 
 
+def calibrated_operators(device_id: str, *, space_id: str) -> Path:
+    """Directory of the operator lookup table that `nas devices calibrate --operators` measured; likewise."""
+    return _directory("operators", device_id, space_id)
+
+
 def calibrated_devices(space_id: str) -> list[str]:
     """Devices that have such a predictor of a space, sorted."""
     directory = _directory("predictors")

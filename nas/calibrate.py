@@ -20,10 +20,12 @@ from hardware.lease import UnitLock
 from hardware.measurement import CostMeasurement
 from hardware.measuring import measure_many, reference_beside
 from hardware.protocol import get_protocol
-from hardware.records import calibrated_devices, calibrated_predictor, measurement_table
+from hardware.records import calibrated_devices, calibrated_operators, calibrated_predictor, measurement_table
 from nas.errors import RunError
+from nas.operators import MeasuredParts, measure_parts
 from nas.profile import choose_measurements
-from predictors import PredictorError, fit_latency_predictor, load_predictor
+from nas.ways import Ways, compare_ways
+from predictors import PredictorError, load_predictor
 from predictors.latency import LatencyPredictor
 from predictors.scores import Scores
 from searchspaces import Architecture, SearchSpace
@@ -39,7 +41,8 @@ class Calibration:
 
     Attributes:
         predictor: fitted to `num_fit` subnets, its scores those on the held-out ones.
-        scores: errors on `num_held_out` subnets that it never saw.
+        ways: what was tried, with the errors of each on `num_held_out` subnets that it never saw.
+        parts: what measuring the networks' parts came to; None if they were not measured.
         num_fit, num_held_out: measured subnets that were used.
         suspect: ids of architectures whose measurements failed their checks.
         uses_suspect: whether they were used nevertheless, because too few others were left.
@@ -47,12 +50,18 @@ class Calibration:
     """
 
     predictor: LatencyPredictor
-    scores: Scores
+    ways: Ways
+    parts: MeasuredParts | None
     num_fit: int
     num_held_out: int
     suspect: tuple[str, ...]
     uses_suspect: bool
     directory: Path
+
+    @property
+    def scores(self) -> Scores:
+        """Errors of the predictor on the held-out subnets."""
+        return self.ways.scores[self.ways.chosen]
 
 
 def untrained_artifacts(
@@ -171,6 +180,7 @@ def calibrate(
     protocol: str,
     seed: int,
     sources: Sequence[LatencyPredictor] = (),
+    on_part: Callable[[int, int], None] | None = None,
     on_built: Callable[[int, int], None],
     on_round: Callable[[int, int], None],
 ) -> Calibration:
@@ -185,6 +195,8 @@ def calibrate(
         protocol: measurement protocol.
         seed: chooses the subnets.
         sources: predictors of other devices, which the new one builds on; see `calibrated_elsewhere`.
+        on_part: if given, the parts of all networks are measured as well, for an operator lookup table; called with
+            (parts measured, all).
         on_built: called with (written, all) artifacts.
         on_round: called with (rounds done, most rounds).
 
@@ -197,6 +209,9 @@ def calibrate(
             f"{samples} samples and {held_out} held-out subnets of space {space.space_id}, which has {space.size:,}",
             hint=f"ask for at least {_FEWEST} samples and 2 held-out ones, and no more than there are",
         )
+    parts = None
+    if on_part is not None:
+        parts = measure_parts(device, space, num_classes=num_classes, protocol=protocol, seed=seed, on_progress=on_part)
     fitting, judging = choose_measurements(space, fit=samples, held_out=held_out, seed=seed, sources=sources)
     purposes = dict.fromkeys(fitting, CALIBRATE_FIT) | dict.fromkeys(judging, CALIBRATE_HELD_OUT)
     measured = measure_architectures(
@@ -217,16 +232,24 @@ def calibrate(
         good = measured
         fit, judging = _chosen(good, purposes)
     unit = good[fit[0]].unit
-    predictor = fit_latency_predictor(
-        _table(good, fit, unit=unit), space=space, device_id=device.spec.device_id, unit=unit, sources=sources
+    ways = compare_ways(
+        _table(good, fit, unit=unit),
+        _table(good, judging, unit=unit),
+        space=space,
+        device_id=device.spec.device_id,
+        unit=unit,
+        sources=sources,
+        operators=None if parts is None else parts.table,
+        num_classes=num_classes,
     )
-    scores = predictor.score(_table(good, judging, unit=unit))
-    predictor = predictor.with_scores(scores)
     directory = calibrated_predictor(device.spec.device_id, space_id=space.space_id)
-    predictor.save(directory)
+    ways.best.save(directory)
+    if ways.lookup is not None:
+        ways.lookup.save(calibrated_operators(device.spec.device_id, space_id=space.space_id))
     return Calibration(
-        predictor=predictor,
-        scores=scores,
+        predictor=ways.best,
+        ways=ways,
+        parts=parts,
         num_fit=len(fit),
         num_held_out=len(judging),
         suspect=suspect,
@@ -238,16 +261,16 @@ def calibrate(
 def calibrated_elsewhere(device_id: str, *, space: SearchSpace) -> list[LatencyPredictor]:
     """The predictors of other devices that `calibrate` stored for the same space and that stand by themselves.
 
-    Those that build on others are left out: calibrated in turns, two devices would each hold ever older versions of
-    the other, and hear their own measurements again. So is one that cannot be read (of another version, damaged):
-    nothing depends on it.
+    Those that build on other devices are left out: calibrated in turns, two devices would each hold ever older
+    versions of the other, and hear their own measurements again. So is one that cannot be read (of another version,
+    damaged): nothing depends on it.
     """
     found = []
     for other in calibrated_devices(space.space_id):
         if other != device_id:
             with contextlib.suppress(PredictorError, StorageError):
                 predictor = load_predictor(calibrated_predictor(other, space_id=space.space_id), space=space)
-                found += [] if predictor.sources else [predictor]
+                found += [predictor] if {one.device_id for one in predictor.sources} <= {other} else []
     return found
 
 

@@ -9,12 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from hardware.files import read_manifest
 from predictors.errors import PredictorError
 from predictors.features import LatencyFeatures
+from predictors.lookup_table import LOOKUP_KIND, load_lookup_table
 from predictors.measured import MeasuredArchitectures
 from predictors.model import CostModel, fit_cost_model
 from predictors.prediction import Prediction
-from predictors.predictor import Question
+from predictors.predictor import CostPredictor, Question
 from predictors.proposal import propose
 from predictors.scores import Scores, score
 from predictors.store import StoredPredictor, read_predictor, restored_model, stored_members, write_predictor
@@ -35,7 +37,7 @@ class LatencyPredictor:
         device_id, unit: what it predicts.
         model: what it predicts with.
         fitted_NG: genomes of the fitted architectures.
-        sources: predictors of other devices that it builds on.
+        sources: predictors that it builds on: of other devices, or this device's operator lookup table.
         scores: see `with_scores`.
     """
 
@@ -44,7 +46,7 @@ class LatencyPredictor:
     unit: str
     model: CostModel
     fitted_NG: npt.NDArray[np.int8]
-    sources: "tuple[LatencyPredictor, ...]" = ()
+    sources: tuple[CostPredictor, ...] = ()
     scores: Scores | None = None
 
     @property
@@ -91,13 +93,7 @@ class LatencyPredictor:
         held_out = MeasuredArchitectures.from_table(
             table, space=self.space, device_id=self.device_id, column=_column(self.unit)
         )
-        known = {row.tobytes() for row in self.fitted_NG}
-        num_known = sum(row.tobytes() in known for row in held_out.genomes_NG)
-        if num_known:
-            raise PredictorError(
-                f"{num_known} of {len(held_out.genomes_NG)} held-out architectures were used for fitting",
-                hint="score on architectures that were measured but not fitted",
-            )
+        held_out.refuse_fitted(self.fitted_NG)
         return score(self.predict(held_out.genomes_NG).mean, held_out.cost_N)
 
     def with_scores(self, scores: Scores) -> "LatencyPredictor":
@@ -135,7 +131,7 @@ def fit_latency_predictor(
     device_id: str,
     level: float = 0.9,
     unit: str = "ms",
-    sources: Sequence[LatencyPredictor] = (),
+    sources: Sequence[CostPredictor] = (),
     reference: tuple[Architecture, float] | None = None,
 ) -> LatencyPredictor:
     """Fit every registered family and average them by how well they predict left-out rows.
@@ -147,8 +143,8 @@ def fit_latency_predictor(
         device_id: the device that was measured.
         level: of the intervals, between 0 and 1.
         unit: of the latencies.
-        sources: predictors of the same space on other devices, in any unit: the fewer measurements there are, the more
-            it follows them (transfer). They become part of the predictor.
+        sources: predictors of the same space on other devices, in any unit, or this device's operator lookup table: the
+            fewer measurements there are, the more it follows them (transfer). They become part of the predictor.
         reference: an architecture and its latency in `unit`, measured apart from the table: a table in another unit
             contradicts it.
 
@@ -236,10 +232,16 @@ def load_predictor(directory: Path, *, space: SearchSpace, device_id: str | None
         ),
         fitted_NG=stored.fitted_NG,
         sources=tuple(
-            load_predictor(directory / _source_name(number), space=space) for number in range(stored.num_sources)
+            _load_source(directory / _source_name(number), space=space) for number in range(stored.num_sources)
         ),
         scores=stored.scores,
     )
+
+
+def _load_source(directory: Path, *, space: SearchSpace) -> CostPredictor:
+    if read_manifest(directory, verify=False).details.get("kind") == LOOKUP_KIND:
+        return load_lookup_table(directory, space=space)
+    return load_predictor(directory, space=space)
 
 
 def _source_name(number: int) -> str:

@@ -8,12 +8,13 @@ import pandas as pd
 import pytest
 import torch
 
+from experiments.spaces import find_space
 from hardware.artifacts.onnx import export_onnx
-from hardware.records import FILES, calibrated_predictor, measured_spaces, measurement_table
+from hardware.records import FILES, calibrated_operators, calibrated_predictor, measured_spaces, measurement_table
 from hardware.testing import INPUT_SHAPE, example_network
 from nas.calibrate import calibrated_elsewhere
 from nas.errors import RunError
-from predictors import fit_latency_predictor, load_predictor
+from predictors import fit_latency_predictor, load_lookup_table, load_predictor, read_operator_table
 from searchspaces import get_space
 from tests.experiments.conftest import InProcess
 
@@ -65,6 +66,37 @@ def test_calibrating_leaves_a_predictor_with_its_held_out_error(nas: InProcess) 
     assert len(measurement_table("onnxruntime-cpu", space_id=space.space_id)) == 14
 
 
+def test_calibrating_with_operators_says_what_they_help(nas: InProcess, tmp_path: Path) -> None:
+    space_file = tmp_path / "tiny.yaml"
+    space_file.write_text(
+        "name: mbconv-small\n"
+        "settings:\n"
+        "  resolutions: [16]\n"
+        "  stages: [{channels: 8, stride: 2, depths: [1, 2]}]\n"
+        "  kernels: [3, 5]\n"
+        "  expands: [2, 4]\n"
+    )
+    arguments = ("onnxruntime-cpu", "--space", space_file, "--samples", "10", "--held-out", "2", "--operators")
+    result = nas("devices", "calibrate", *arguments, "--table", "operators.json", "--format", "json")
+    assert result.code == 0, result.err
+    document = json.loads(result.out)
+    operators = document["operators"]
+    assert operators["num_parts"] == 12
+    assert list(operators["held_out"]) == [
+        *("regressor", "operator sum", "corrected operator sum", "regressor on operators")
+    ]
+    assert document["held_out"] == operators["held_out"][operators["chosen"]]
+    table = read_operator_table(tmp_path / "operators.json", device_id="onnxruntime-cpu")
+    assert len(table.entries[16]) == 12
+    space = find_space(str(space_file))
+    stored = load_lookup_table(calibrated_operators("onnxruntime-cpu", space_id=space.space_id), space=space)
+    assert stored.table.entries == table.entries
+    assert stored.correction is not None
+    assert stored.correction.numbers() == operators["correction"]
+    predictor = load_predictor(Path(document["predictor"]), space=space, device_id="onnxruntime-cpu")
+    assert [source.device_id for source in predictor.sources] == document["sources"]
+
+
 def test_calibrations_that_build_on_others_are_no_sources(home: Path) -> None:
     space = get_space("mbconv-small")
     genomes_NG = space.sample_many(12, np.random.default_rng(0))
@@ -95,6 +127,8 @@ def test_calibrations_that_build_on_others_are_no_sources(home: Path) -> None:
         (("calibrate", "onnxruntime-cpu", "--seed", "-1"), 2, "should be greater than or equal to 0"),
         (("calibrate", "onnxruntime-cpu", "--samples", "3"), 2, "3 samples"),
         (("calibrate", "onnxruntime-cpu", "--space", "nasbench201"), 2, "no supernet"),
+        (("calibrate", "onnxruntime-cpu", "--space", "nasbench201", "--operators"), 2, "no supernet"),
+        (("calibrate", "onnxruntime-cpu", "--table", "operators.json"), 2, "--table writes what --operators measures"),
         (("show", "abacus"), 4, "unknown device"),
         (("check", "abacus"), 4, "unknown device"),
     ],
