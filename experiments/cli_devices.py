@@ -268,6 +268,20 @@ def calibrate(
             help="Build on what other devices' calibrations of the space have found; int8 on the same device's in fp32."
         ),
     ] = True,
+    operators: Annotated[
+        bool,
+        typer.Option(
+            "--operators", help="Measure every block by itself as well, and build on the sums of an operator table."
+        ),
+    ] = False,
+    table: Annotated[
+        Path | None,
+        typer.Option(
+            "--table",
+            metavar="FILE",
+            help="With --operators: write the operator table to FILE as well (.json or .yaml), as once-for-all does.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Chooses the subnets.")] = 0,
     address: AddressOption = None,
     format_: FormatOption = Format.table,
@@ -280,13 +294,19 @@ def calibrate(
         nas devices calibrate openvino-cpu --space ofa-mobilenetv3-w1.0 --classes 1000 --samples 10 --transfer
 
         nas devices calibrate onnxruntime-cpu-int8 --samples 10 --quantity latency_p99
+
+        nas devices calibrate onnxruntime-cpu --space mbconv-small --samples 10 --operators --table operators.json
     """
+    from experiments.calibration_answer import calibration_document, calibration_text
     from experiments.console import ConsoleReporter
     from hardware import get_device
     from hardware.device import fp32_sibling
     from nas.calibrate import calibrate as run
     from nas.calibrate import calibrated_elsewhere
+    from predictors import write_operator_table
 
+    if table is not None and not operators:
+        raise typer.BadParameter("--table writes what --operators measures: give both")
     chosen = get_device(device, threads=threads, batch=batch, connectors=_connectors())
     searched = _space(space)
     sources = calibrated_elsewhere(device, space=searched, sibling=fp32_sibling(chosen)) if transfer else []
@@ -303,46 +323,18 @@ def calibrate(
             num_classes=classes,
             protocol=protocol,
             seed=seed,
+            on_part=(lambda done, total: reporter.progress(done, total, text="parts")) if operators else None,
             on_built=lambda done, total: reporter.progress(done, total, text="files"),
             on_round=lambda done, total: reporter.progress(done, total, text="rounds"),
         )
-        scores = found.scores
-        reporter.done(f"held-out error {scores.mape_percent:.1f} %")
-    document = {
-        "device": device,
-        "space": found.predictor.space_id,
-        "quantity": found.predictor.quantity,
-        "quantities": list(found.quantities),
-        "unit": found.predictor.unit,
-        "provenance": {"measurements": chosen.backend.provenance, "predictions": "predicted"},
-        "family": found.predictor.family,
-        "sources": [source.device_id for source in sources],
-        "num_fit": found.num_fit,
-        "num_held_out": found.num_held_out,
-        "suspect": list(found.suspect),
-        "uses_suspect": found.uses_suspect,
-        "held_out": {
-            "mape_percent": scores.mape_percent,
-            "spearman": scores.spearman,
-            "kendall": scores.kendall,
-            "within_5_percent": scores.within_5_percent,
-            "within_10_percent": scores.within_10_percent,
-        },
-        "predictor": str(found.directory),
-    }
+        reporter.done(f"held-out error {found.scores.mape_percent:.1f} %")
+        if table is not None and found.parts is not None:
+            write_operator_table(table, found.parts.table)
+    provenance = chosen.backend.provenance
     if format_ is Format.json:
-        typer.echo(json.dumps(document, indent=2))
-        return
-    typer.echo(
-        f"{quantity} of {found.num_fit + found.num_held_out} subnets {chosen.backend.provenance} in "
-        f"{found.predictor.unit}; "
-        f"held-out error on {found.num_held_out} subnets {scores.mape_percent:.1f} % (mean), Spearman "
-        f"{scores.spearman:.3f}, {scores.within_5_percent:.0%} within 5 %, {scores.within_10_percent:.0%} within 10 %"
-    )
-    if found.suspect:
-        what = "used nevertheless" if found.uses_suspect else "left out"
-        typer.echo(f"{what}    {len(found.suspect)} suspect measurements: {', '.join(found.suspect)}")
-    typer.echo(f"predictor   {found.predictor.family}, fitted to {found.num_fit} subnets, in {found.directory}")
+        typer.echo(json.dumps(calibration_document(found, provenance=provenance), indent=2))
+    else:
+        typer.echo("\n".join(calibration_text(found, provenance=provenance, table=table)))
 
 
 @app.command()

@@ -29,6 +29,11 @@ def calibrated_predictor(device_id: str, *, space_id: str, quantity: str = "late
     return directory if quantity == "latency" else directory / quantity
 
 
+def calibrated_operators(device_id: str, *, space_id: str) -> Path:
+    """Directory of the operator lookup table that `nas devices calibrate --operators` measured; likewise."""
+    return _directory("operators", device_id, space_id)
+
+
 def calibrated_devices(space_id: str) -> list[str]:
     """Devices that have such a predictor of a space, sorted."""
     directory = _directory("predictors")

@@ -20,11 +20,13 @@ from hardware.lease import UnitLock
 from hardware.measurement import CostMeasurement
 from hardware.measuring import measure_many, reference_beside
 from hardware.protocol import get_protocol
-from hardware.records import calibrated_devices, calibrated_predictor, measurement_table
+from hardware.records import calibrated_devices, calibrated_operators, calibrated_predictor, measurement_table
 from nas.costs import fit_costs, no_energy, require_quantity
 from nas.errors import RunError
+from nas.operators import MeasuredParts, measure_parts
 from nas.profile import choose_measurements
-from predictors import PredictorError, load_predictor
+from nas.ways import Ways, compare_ways
+from predictors import CostPredictor, PredictorError, load_predictor
 from predictors.latency import LatencyPredictor
 from predictors.scores import Scores
 from searchspaces import Architecture, SearchSpace
@@ -42,7 +44,8 @@ class Calibration:
         predictor: of the quantity that was asked for, fitted to `num_fit` subnets, its scores those on the held-out
             ones.
         quantities: all that the measurements told; of each a predictor is stored.
-        scores: errors on `num_held_out` subnets that it never saw.
+        ways: what was tried for latency, with the errors of each on `num_held_out` subnets that it never saw.
+        parts: what measuring the networks' parts came to; None if they were not measured.
         num_fit, num_held_out: measured subnets that were used.
         suspect: ids of architectures whose measurements failed their checks.
         uses_suspect: whether they were used nevertheless, because too few others were left.
@@ -51,12 +54,19 @@ class Calibration:
 
     predictor: LatencyPredictor
     quantities: tuple[str, ...]
-    scores: Scores
+    ways: Ways
+    parts: MeasuredParts | None
     num_fit: int
     num_held_out: int
     suspect: tuple[str, ...]
     uses_suspect: bool
     directory: Path
+
+    @property
+    def scores(self) -> Scores:
+        """Errors of the predictor on the held-out subnets."""
+        assert self.predictor.scores is not None
+        return self.predictor.scores
 
 
 def untrained_artifacts(
@@ -175,7 +185,8 @@ def calibrate(
     protocol: str,
     seed: int,
     quantity: str = "latency",
-    sources: Sequence[LatencyPredictor] = (),
+    sources: Sequence[CostPredictor] = (),
+    on_part: Callable[[int, int], None] | None = None,
     on_built: Callable[[int, int], None],
     on_round: Callable[[int, int], None],
 ) -> Calibration:
@@ -193,6 +204,8 @@ def calibrate(
         seed: chooses the subnets.
         quantity: which predictor is wanted, "latency", "latency_p99" or "energy".
         sources: predictors of other devices, which the new ones build on; see `calibrated_elsewhere`.
+        on_part: if given, the parts of all networks are measured as well, for an operator lookup table; called with
+            (parts measured, all).
         on_built: called with (written, all) artifacts.
         on_round: called with (rounds done, most rounds).
 
@@ -206,6 +219,9 @@ def calibrate(
             f"{samples} samples and {held_out} held-out subnets of space {space.space_id}, which has {space.size:,}",
             hint=f"ask for at least {_FEWEST} samples and 2 held-out ones, and no more than there are",
         )
+    parts = None
+    if on_part is not None:
+        parts = measure_parts(device, space, num_classes=num_classes, protocol=protocol, seed=seed, on_progress=on_part)
     fitting, judging = choose_measurements(space, fit=samples, held_out=held_out, seed=seed, sources=sources)
     purposes = dict.fromkeys(fitting, CALIBRATE_FIT) | dict.fromkeys(judging, CALIBRATE_HELD_OUT)
     measured = measure_architectures(
@@ -226,25 +242,30 @@ def calibrate(
         good = measured
         fit, judging = _chosen(good, purposes)
     device_id = device.spec.device_id
-    predictors = fit_costs(
-        _table(good, fit),
-        _table(good, judging),
+    fit_table, judging_table = _table(good, fit), _table(good, judging)
+    ways = compare_ways(
+        fit_table,
+        judging_table,
         space=space,
         device_id=device_id,
         unit=good[fit[0]].unit,
         sources=sources,
+        operators=None if parts is None else parts.table,
+        num_classes=num_classes,
     )
+    predictors = fit_costs(fit_table, judging_table, latency=ways.best)
     directories = {name: calibrated_predictor(device_id, space_id=space.space_id, quantity=name) for name in predictors}
     for name, predictor in predictors.items():
         predictor.save(directories[name])
+    if ways.lookup is not None:
+        ways.lookup.save(calibrated_operators(device_id, space_id=space.space_id))
     if quantity not in predictors:
         raise no_energy(device_id, because="its measurements, which are kept, tell none")
-    scores = predictors[quantity].scores
-    assert scores is not None
     return Calibration(
         predictor=predictors[quantity],
         quantities=tuple(predictors),
-        scores=scores,
+        ways=ways,
+        parts=parts,
         num_fit=len(fit),
         num_held_out=len(judging),
         suspect=suspect,
@@ -256,9 +277,9 @@ def calibrate(
 def calibrated_elsewhere(device_id: str, *, space: SearchSpace, sibling: str | None = None) -> list[LatencyPredictor]:
     """The latency predictors of other devices that `calibrate` stored for the same space and that stand by themselves.
 
-    Those that build on others are left out: calibrated in turns, two devices would each hold ever older versions of
-    the other, and hear their own measurements again. So is one that cannot be read (of another version, damaged):
-    nothing depends on it.
+    Those that build on other devices are left out: calibrated in turns, two devices would each hold ever older
+    versions of the other, and hear their own measurements again. So is one that cannot be read (of another version,
+    damaged): nothing depends on it.
 
     Args:
         device_id: whose predictor will build on them.
@@ -271,9 +292,10 @@ def calibrated_elsewhere(device_id: str, *, space: SearchSpace, sibling: str | N
         if other != device_id:
             with contextlib.suppress(PredictorError, StorageError):
                 predictor = load_predictor(calibrated_predictor(other, space_id=space.space_id), space=space)
-                if other == sibling and device_id not in [source.device_id for source in predictor.sources]:
+                devices = {source.device_id for source in predictor.sources}
+                if other == sibling and device_id not in devices:
                     return [predictor]
-                found += [] if predictor.sources else [predictor]
+                found += [predictor] if devices <= {other} else []
     return found
 
 

@@ -1,47 +1,32 @@
 """All that can be predicted from the same measurements of a device: latency, and what else their records carry."""
 
-from collections.abc import Sequence
-
 import pandas as pd
 
 from hardware.device import Device, device_ids, discover
 from hardware.energy import energy_missing
 from hardware.errors import DeviceUsageError
-from predictors import LatencyPredictor, fit_cost_predictor, fit_latency_predictor
+from predictors import LatencyPredictor, fit_cost_predictor
 from predictors.latency import FEWEST_ARCHITECTURES
 from predictors.measured import QUANTITIES, cost_column
-from searchspaces import SearchSpace
 
 
-def fit_costs(
-    fit: pd.DataFrame,
-    held_out: pd.DataFrame,
-    *,
-    space: SearchSpace,
-    device_id: str,
-    unit: str = "ms",
-    sources: Sequence[LatencyPredictor] = (),
-) -> dict[str, LatencyPredictor]:
-    """Fit a predictor of every quantity that the measurements carry, each with its held-out scores.
+def fit_costs(fit: pd.DataFrame, held_out: pd.DataFrame, *, latency: LatencyPredictor) -> dict[str, LatencyPredictor]:
+    """Fit a predictor of every quantity that the measurements carry besides latency, each with its held-out scores.
 
-    What is not latency builds on the latency predictor: a tail or an energy is mostly the time, and noisier.
+    All build on the latency predictor: a tail or an energy is mostly the time, and noisier.
 
     Args:
         fit: as for `fit_cost_predictor`, with a column for each quantity.
         held_out: the same of other architectures.
-        space: of the architectures.
-        device_id: where they were measured.
-        unit: of the latencies.
-        sources: predictors of other devices, which that of latency builds on.
+        latency: fitted to the same.
 
     Returns:
-        Predictors by quantity, "latency" first.
+        Predictors by quantity, "latency" first, which is the given one.
 
     Raises:
         PredictorError: see `fit_cost_predictor`.
     """
-    latency = fit_latency_predictor(fit, space=space, device_id=device_id, unit=unit, sources=sources)
-    found = {"latency": latency.with_scores(latency.score(held_out))}
+    found = {"latency": latency}
     for quantity, usual_unit in QUANTITIES.items():
         column = cost_column(quantity, usual_unit)
         if quantity in found or column not in fit:
@@ -49,7 +34,9 @@ def fit_costs(
         fit_rows, judging_rows = fit[fit[column].notna()], held_out[held_out[column].notna()]
         if len(fit_rows) < FEWEST_ARCHITECTURES or not len(judging_rows):
             continue
-        predictor = fit_cost_predictor(fit_rows, quantity=quantity, space=space, device_id=device_id, sources=[latency])
+        predictor = fit_cost_predictor(
+            fit_rows, quantity=quantity, space=latency.space, device_id=latency.device_id, sources=[latency]
+        )
         found[quantity] = predictor.with_scores(predictor.score(judging_rows))
     return found
 

@@ -15,7 +15,7 @@ from nas.errors import RunError
 from nas.materialise import Workbench
 from nas.measure import measure_candidates
 from nas.run import Run
-from predictors import CostPredictor
+from predictors import CostPredictor, fit_latency_predictor
 from predictors.design import most_telling
 from predictors.features import LatencyFeatures
 from predictors.latency import FEWEST_ARCHITECTURES, LatencyPredictor
@@ -261,9 +261,8 @@ def _fit(run: Run, *, device_id: str, settings: ProfileSettings) -> tuple[Mappin
     measured = profiled_subnets(run, device_id=device_id)
     num_suspect, rows = int(measured["suspect"].sum()), usable_subnets(measured)
     fit, held_out = rows[rows["purpose"] == PROFILE_FIT], rows[rows["purpose"] == PROFILE_HELD_OUT]
-    predictors = fit_costs(fit, held_out, space=run.space, device_id=device_id)
-    scores = predictors["latency"].scores
-    assert scores is not None
+    latency = fit_latency_predictor(fit, space=run.space, device_id=device_id)
+    scores = latency.score(held_out)
     profile = Profile(
         device_id=device_id,
         scores=scores,
@@ -274,4 +273,4 @@ def _fit(run: Run, *, device_id: str, settings: ProfileSettings) -> tuple[Mappin
         accepted=scores.mape_percent <= settings.max_mape_percent,
         max_mape_percent=settings.max_mape_percent,
     )
-    return predictors, profile
+    return fit_costs(fit, held_out, latency=latency.with_scores(scores)), profile

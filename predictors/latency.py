@@ -9,12 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from hardware.files import read_manifest
 from predictors.errors import PredictorError
 from predictors.features import LatencyFeatures
+from predictors.lookup_table import LOOKUP_KIND, load_lookup_table
 from predictors.measured import QUANTITIES, MeasuredArchitectures, cost_column
 from predictors.model import CostModel, fit_cost_model
 from predictors.prediction import Prediction
-from predictors.predictor import Question
+from predictors.predictor import CostPredictor, Question
 from predictors.proposal import propose
 from predictors.scores import Scores, score
 from predictors.store import StoredPredictor, read_predictor, restored_model, stored_members, write_predictor
@@ -37,7 +39,7 @@ class LatencyPredictor:
         device_id, quantity, unit: what it predicts; the quantities are those of `predictors.measured.QUANTITIES`.
         model: what it predicts with.
         fitted_NG: genomes of the fitted architectures.
-        sources: predictors of other devices or quantities that it builds on.
+        sources: predictors that it builds on: of other devices or quantities, or this device's operator lookup table.
         scores: see `with_scores`.
     """
 
@@ -47,7 +49,7 @@ class LatencyPredictor:
     model: CostModel
     fitted_NG: npt.NDArray[np.int8]
     quantity: str = "latency"
-    sources: "tuple[LatencyPredictor, ...]" = ()
+    sources: tuple[CostPredictor, ...] = ()
     scores: Scores | None = None
 
     @property
@@ -94,13 +96,7 @@ class LatencyPredictor:
         held_out = MeasuredArchitectures.from_table(
             table, space=self.space, device_id=self.device_id, quantity=self.quantity, unit=self.unit
         )
-        known = {row.tobytes() for row in self.fitted_NG}
-        num_known = sum(row.tobytes() in known for row in held_out.genomes_NG)
-        if num_known:
-            raise PredictorError(
-                f"{num_known} of {len(held_out.genomes_NG)} held-out architectures were used for fitting",
-                hint="score on architectures that were measured but not fitted",
-            )
+        held_out.refuse_fitted(self.fitted_NG)
         return score(self.predict(held_out.genomes_NG).mean, held_out.cost_N)
 
     def with_scores(self, scores: Scores) -> "LatencyPredictor":
@@ -139,7 +135,7 @@ def fit_latency_predictor(
     device_id: str,
     level: float = 0.9,
     unit: str = "ms",
-    sources: Sequence[LatencyPredictor] = (),
+    sources: Sequence[CostPredictor] = (),
     reference: tuple[Architecture, float] | None = None,
 ) -> LatencyPredictor:
     """Fit the predictor of the median latency, column "latency_<unit>" of the table; see `fit_cost_predictor`."""
@@ -163,7 +159,7 @@ def fit_cost_predictor(
     device_id: str,
     level: float = 0.9,
     unit: str | None = None,
-    sources: Sequence[LatencyPredictor] = (),
+    sources: Sequence[CostPredictor] = (),
     reference: tuple[Architecture, float] | None = None,
 ) -> LatencyPredictor:
     """Fit every registered family and average them by how well they predict left-out rows.
@@ -177,8 +173,9 @@ def fit_cost_predictor(
         device_id: the device that was measured.
         level: of the intervals, between 0 and 1.
         unit: of the costs; None: ms for latencies, mJ for energy.
-        sources: predictors of the same space for other devices or quantities, in any unit: the fewer measurements
-            there are, the more it follows them (transfer). They become part of the predictor.
+        sources: predictors of the same space for other devices or quantities, in any unit, or this device's operator
+            lookup table: the fewer measurements there are, the more it follows them (transfer). They become part of
+            the predictor.
         reference: an architecture and its cost in `unit`, measured apart from the table: a table in another unit
             contradicts it.
 
@@ -282,10 +279,16 @@ def load_predictor(
         ),
         fitted_NG=stored.fitted_NG,
         sources=tuple(
-            load_predictor(directory / _source_name(number), space=space) for number in range(stored.num_sources)
+            _load_source(directory / _source_name(number), space=space) for number in range(stored.num_sources)
         ),
         scores=stored.scores,
     )
+
+
+def _load_source(directory: Path, *, space: SearchSpace) -> CostPredictor:
+    if read_manifest(directory, verify=False).details.get("kind") == LOOKUP_KIND:
+        return load_lookup_table(directory, space=space)
+    return load_predictor(directory, space=space)
 
 
 def _source_name(number: int) -> str:

@@ -89,6 +89,20 @@ class MeasuredArchitectures:
             cost_N=np.array([np.median(values) for values in costs.values()], dtype=np.float64),
         )
 
+    def refuse_fitted(self, fitted_NG: npt.NDArray[np.int8]) -> None:
+        """Refuse architectures that a predictor was fitted to: its scores on them would flatter it.
+
+        Raises:
+            PredictorError: some are among `fitted_NG`.
+        """
+        known = {row.tobytes() for row in fitted_NG}
+        num_known = sum(row.tobytes() in known for row in self.genomes_NG)
+        if num_known:
+            raise PredictorError(
+                f"{num_known} of {len(self.genomes_NG)} held-out architectures were used for fitting",
+                hint="score on architectures that were measured but not fitted",
+            )
+
 
 def _architecture(text: object, *, row: int, space: SearchSpace) -> Architecture:
     try:

@@ -28,7 +28,7 @@ Quantities = Callable[[OpTable], Sequence[FloatArray]]
 _FEWEST_PROBES, _MOST_PROBES = 48, 512
 _CHANGES = 16_384
 _NUM_CHECKS = 256
-_MOST_ROWS = 65_536
+MOST_ROWS = 65_536
 _ROWS_AT_ONCE = 2048
 
 
@@ -53,6 +53,42 @@ class OperatorGroup:
         # "clip" leaves out a check of every row; all are inside.
         picked: FloatArray = self.table.take(number_N, axis=0, mode="clip")
         return picked
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class GeneCombinations:
+    """All combinations of the values of some genes, the last gene changing fastest.
+
+    Attributes:
+        genes: their positions, ascending.
+        strides_G: the number of a combination is the sum of entry * stride over all genes.
+        genomes_RG: canonical genomes that have them, the other genes at their first value.
+    """
+
+    genes: npt.NDArray[np.intp]
+    strides_G: FloatArray
+    genomes_RG: npt.NDArray[np.int8]
+
+    @classmethod
+    def of(cls, space: SearchSpace, genes: Sequence[int]) -> "GeneCombinations":
+        """The combinations of the genes at these positions, ascending."""
+        positions = np.array(genes, dtype=np.intp)
+        limits = [len(space.choices[gene].values) for gene in genes]
+        strides_G = np.zeros(len(space.choices))
+        strides_G[positions] = [float(math.prod(limits[n + 1 :])) for n in range(len(limits))]
+        combinations = np.array(list(itertools.product(*(range(limit) for limit in limits))), dtype=np.int8)
+        raw_RG = np.zeros((len(combinations), len(space.choices)), dtype=np.int8)
+        raw_RG[:, positions] = combinations
+        return cls(genes=positions, strides_G=strides_G, genomes_RG=space.canonicalise(raw_RG))
+
+
+def row_numbers(strides_KG: FloatArray, genomes_NG: npt.NDArray[np.int8]) -> npt.NDArray[np.intp]:
+    """Which combination of each of K sets of genes N canonical genomes have, (K, N)."""
+    # What an inactive gene is does not matter, so its first value stands for it.
+    entries_NG = np.maximum(genomes_NG, 0).astype(np.float64)
+    # Products of small integers: exact, and much faster than numpy's product of integers.
+    number_KN: npt.NDArray[np.intp] = (strides_KG @ entries_NG.T).astype(np.intp)
+    return number_KN
 
 
 class OperatorSums:
@@ -96,10 +132,7 @@ class OperatorSums:
         return np.concatenate(parts, axis=1)
 
     def _from_tables(self, genomes_NG: npt.NDArray[np.int8]) -> FloatArray:
-        # What an inactive gene is does not matter, so its first value stands for it.
-        entries_NG = np.maximum(genomes_NG, 0).astype(np.float64)
-        # Products of small integers: exact, and much faster than numpy's product of integers.
-        number_KN = (np.stack([group.strides_G for group in self._groups]) @ entries_NG.T).astype(np.intp)
+        number_KN = row_numbers(np.stack([group.strides_G for group in self._groups]), genomes_NG)
         numbers = {id(group): number_N for group, number_N in zip(self._groups, number_KN, strict=True)}
         sums_NC = np.zeros((len(genomes_NG), sum(member.shape[1] for member in self._members)))
         for columns, groups in itertools.groupby(self._groups, key=lambda group: group.columns.tobytes()):
@@ -110,27 +143,22 @@ class OperatorSums:
         return sums_NC
 
     def _find_groups(self) -> tuple[OperatorGroup, ...]:
-        depends_SG = _dependencies(self._space, self._quantities)
-        cardinality_G = np.array([len(choice.values) for choice in self._space.choices], dtype=np.int64)
-        members = _merge(depends_SG)
-        sizes = [math.prod(int(cardinality_G[gene]) for gene in genes) for genes in members]
-        if sum(sizes) > _MOST_ROWS:
+        members = _merge(gene_dependencies(self._space, self._quantities))
+        sizes = [math.prod(len(self._space.choices[gene].values) for gene in genes) for genes in members]
+        if sum(sizes) > MOST_ROWS:
             return ()
         groups = []
         for genes, slots in members.items():
-            positions = np.array(sorted(genes), dtype=np.intp)
-            limits = cardinality_G[positions]
-            strides_G = np.zeros(len(cardinality_G))
-            strides_G[positions] = [float(np.prod(limits[n + 1 :])) for n in range(len(limits))]
-            combinations = np.array(list(itertools.product(*(range(limit) for limit in limits))), dtype=np.int8)
-            raw_NG = np.zeros((len(combinations), len(cardinality_G)), dtype=np.int8)
-            raw_NG[:, positions] = combinations
+            combined = GeneCombinations.of(self._space, sorted(genes))
             add = functools.partial(self._sum_of, slots=np.array(slots, dtype=np.intp))
-            table = _in_pieces(add, self._space.canonicalise(raw_NG))
+            table = _in_pieces(add, combined.genomes_RG)
             used = np.flatnonzero((table != 0).any(axis=0))
             groups.append(
                 OperatorGroup(
-                    genes=positions, strides_G=strides_G, columns=used, table=np.ascontiguousarray(table[:, used])
+                    genes=combined.genes,
+                    strides_G=combined.strides_G,
+                    columns=used,
+                    table=np.ascontiguousarray(table[:, used]),
                 )
             )
         return tuple(sorted(groups, key=lambda group: group.columns.tobytes()))
@@ -141,7 +169,7 @@ def _in_pieces(add: Callable[..., FloatArray], genomes_NG: npt.NDArray[np.int8])
     return np.concatenate([add(genomes_NG[start : start + _ROWS_AT_ONCE]) for start in starts])
 
 
-def _dependencies(space: SearchSpace, quantities: Quantities) -> npt.NDArray[np.bool_]:
+def gene_dependencies(space: SearchSpace, quantities: Quantities) -> npt.NDArray[np.bool_]:
     """(S, G): whether what a slot adds changes with a gene."""
     rng = np.random.default_rng(0)
     cardinalities = [len(choice.values) for choice in space.choices]

@@ -45,7 +45,10 @@ def propose(
     width_M = np.log(prediction.upper / prediction.lower)
     # A hamming distance of genomes would count the genes of an absent block; one-hot columns count each choice once.
     code_MF, known_KF = space.encode_many(pool_MG), space.encode_many(known_NG)
-    distance_M = np.min([_distance(code_MF, row_F) for row_F in known_KF], axis=0)
+    # No two are further apart than that.
+    distance_M = np.full(len(pool), 2.0 * len(space.choices))
+    for row_F in known_KF:
+        distance_M = np.minimum(distance_M, _distance(code_MF, row_F))
     chosen: list[int] = []
     while len(chosen) < min(n, len(pool)):
         value_M = (width_M + 1e-12) * distance_M

@@ -164,7 +164,7 @@ def write_predictor(directory: Path, *, stored: StoredPredictor) -> None:
         "loo_mape_percent": stored.loo_mape_percent,
         "features_version": FEATURES_VERSION,
         "features_signature": stored.features_signature,
-        "scores": None if stored.scores is None else _finite(asdict(stored.scores)),
+        "scores": scores_to_card(stored.scores),
     }
     write_bytes(directory / MODEL_NAME, model)
     write_json(directory / CARD_NAME, card)
@@ -196,7 +196,6 @@ def read_predictor(directory: Path) -> StoredPredictor:
 
 
 def _from_card(card: Mapping[str, Any], *, arrays: Mapping[str, npt.NDArray[Any]]) -> StoredPredictor:
-    scores = card["scores"]
     return StoredPredictor(
         space_id=str(card["space_id"]),
         device_id=str(card["device_id"]),
@@ -217,7 +216,7 @@ def _from_card(card: Mapping[str, Any], *, arrays: Mapping[str, npt.NDArray[Any]
         num_fitted=int(card["num_fitted"]),
         loo_mape_percent=float(card["loo_mape_percent"]),
         features_signature=str(card["features_signature"]),
-        scores=None if scores is None else Scores(**_numbers(scores)),
+        scores=scores_from_card(card["scores"]),
         range_arrays=_named(arrays, prefix=_RANGE),
         fitted_NG=arrays[_GENOMES],
         num_sources=int(card["num_sources"]),
@@ -228,10 +227,16 @@ def _named(arrays: Mapping[str, npt.NDArray[Any]], *, prefix: str) -> dict[str, 
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
-def _finite(values: Mapping[str, float]) -> dict[str, float | None]:
-    """JSON has no NaN: an undefined correlation becomes null."""
-    return {name: value if np.isfinite(value) else None for name, value in values.items()}
+def scores_to_card(scores: Scores | None) -> dict[str, JSON] | None:
+    """Scores as a card has them. JSON has no NaN: an undefined correlation becomes null."""
+    if scores is None:
+        return None
+    return {name: value if np.isfinite(value) else None for name, value in asdict(scores).items()}
 
 
-def _numbers(values: Mapping[str, float | None]) -> dict[str, Any]:
-    return {name: float("nan") if value is None else value for name, value in values.items()}
+def scores_from_card(values: Mapping[str, Any] | None) -> Scores | None:
+    """The inverse of `scores_to_card`."""
+    if values is None:
+        return None
+    known: dict[str, Any] = {name: float("nan") if value is None else value for name, value in values.items()}
+    return Scores(**known)

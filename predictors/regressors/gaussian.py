@@ -307,21 +307,25 @@ def _most_probable(
     num_views = len(prior_P) - 1 - len(bells_RNN)
     kernels = [inputs_ND[:, view_D == v] @ inputs_ND[:, view_D == v].T for v in range(num_views)]
     parts_PNN = np.stack([*kernels, *bells_RNN, np.diag(noise_N)])
-    identity_NN = np.eye(len(y_N))
+    # As rows, so that sums over parts and over entries are products with a vector.
+    parts_PM = parts_PNN.reshape(len(parts_PNN), -1)
 
     def cost(logs_P: FloatArray) -> tuple[float, FloatArray]:
         share_P = np.exp(logs_P)
-        covariance_NN = np.tensordot(share_P, parts_PNN, axes=1) + _CONSTANT
-        try:
-            factor = linalg.cho_factor(covariance_NN, lower=True, check_finite=False)
-        except linalg.LinAlgError:
+        covariance_NN = (share_P @ parts_PM).reshape(parts_PNN.shape[1:]) + _CONSTANT
+        # The transpose is the same matrix, in the order that needs no copy.
+        lower_NN, failed = linalg.lapack.dpotrf(covariance_NN.T, lower=1, clean=1, overwrite_a=1)
+        if failed:
             return 1e10, np.zeros_like(logs_P)
-        inverse_NN = linalg.cho_solve(factor, identity_NN, check_finite=False)
+        log_determinant = 2.0 * float(np.log(np.diag(lower_NN)).sum())
+        half_NN, _ = linalg.lapack.dpotri(lower_NN, lower=1, overwrite_c=1)
+        inverse_NN = half_NN + half_NN.T
+        inverse_NN[np.diag_indices(len(y_N))] *= 0.5
         pull_N = inverse_NN @ y_N
         off_P = (logs_P - prior_P) / _PRIOR_SPREAD
-        value = 0.5 * y_N @ pull_N + np.log(np.diag(factor[0])).sum() + 0.5 * off_P @ off_P
+        value = 0.5 * y_N @ pull_N + 0.5 * log_determinant + 0.5 * off_P @ off_P
         slope_NN = inverse_NN - np.outer(pull_N, pull_N)
-        gradient_P = 0.5 * share_P * np.einsum("pij,ij->p", parts_PNN, slope_NN) + off_P / _PRIOR_SPREAD
+        gradient_P = 0.5 * share_P * (parts_PM @ slope_NN.ravel()) + off_P / _PRIOR_SPREAD
         return float(value), gradient_P
 
     bounds = [_LOG_BOUNDS] * len(prior_P)

@@ -1,6 +1,7 @@
 """`nas devices`: measuring and calibrating without a run, what is kept of it, and what is refused."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,21 @@ import pandas as pd
 import pytest
 import torch
 
+from experiments.spaces import find_space
 from hardware.artifacts.onnx import export_onnx
-from hardware.records import FILES, calibrated_predictor, measured_spaces, measurement_table
+from hardware.records import FILES, calibrated_operators, calibrated_predictor, measured_spaces, measurement_table
 from hardware.testing import INPUT_SHAPE, example_network
 from nas.calibrate import calibrated_elsewhere
 from nas.errors import RunError
-from predictors import fit_latency_predictor, load_predictor
+from nas.ways import ON_OPERATORS
+from predictors import (
+    LatencyPredictor,
+    fit_latency_predictor,
+    load_lookup_table,
+    load_predictor,
+    read_operator_table,
+)
+from predictors.store import scores_to_card
 from searchspaces import get_space
 from tests.experiments.conftest import InProcess
 
@@ -67,6 +77,43 @@ def test_calibrating_leaves_a_predictor_with_its_held_out_error(nas: InProcess) 
     assert len(measurement_table("onnxruntime-cpu", space_id=space.space_id)) == 14
 
 
+def test_calibrating_with_operators_says_what_they_help(nas: InProcess, tmp_path: Path) -> None:
+    space_file = tmp_path / "tiny.yaml"
+    space_file.write_text(
+        "name: mbconv-small\n"
+        "settings:\n"
+        "  resolutions: [16]\n"
+        "  stages: [{channels: 8, stride: 2, depths: [1, 2]}]\n"
+        "  kernels: [3, 5]\n"
+        "  expands: [2, 4]\n"
+    )
+    arguments = ("onnxruntime-cpu", "--space", space_file, "--samples", "10", "--held-out", "2", "--operators")
+    more = ("--quantity", "latency_p99", "--table", "operators.json", "--format", "json")
+    result = nas("devices", "calibrate", *arguments, *more)
+    assert result.code == 0, result.err
+    document = json.loads(result.out)
+    operators = document["operators"]
+    assert operators["num_parts"] == 12
+    assert list(operators["held_out"]) == [
+        *("regressor", "operator sum", "corrected operator sum", "regressor on operators")
+    ]
+    table = read_operator_table(tmp_path / "operators.json", device_id="onnxruntime-cpu")
+    assert len(table.entries[16]) == 12
+    space = find_space(str(space_file))
+    stored = load_lookup_table(calibrated_operators("onnxruntime-cpu", space_id=space.space_id), space=space)
+    assert stored.table.entries == table.entries
+    assert stored.correction is not None
+    assert stored.correction.numbers() == operators["correction"]
+    tail = load_predictor(Path(document["predictor"]), space=space, quantity="latency_p99")
+    assert scores_to_card(tail.scores) == document["held_out"]
+    # It builds on the way to predict latency that was chosen.
+    (latency,) = tail.sources
+    assert isinstance(latency, LatencyPredictor)
+    assert scores_to_card(latency.scores) == operators["held_out"][operators["chosen"]]
+    assert [source.device_id for source in latency.sources] == document["sources"]
+    assert document["sources"] == (["onnxruntime-cpu"] if operators["chosen"] == ON_OPERATORS else [])
+
+
 def test_calibrations_that_build_on_others_are_no_sources(home: Path) -> None:
     space = get_space("mbconv-small")
     genomes_NG = space.sample_many(12, np.random.default_rng(0))
@@ -78,14 +125,16 @@ def test_calibrations_that_build_on_others_are_no_sources(home: Path) -> None:
     )
     first = fit_latency_predictor(table, space=space, device_id="first")
     second = fit_latency_predictor(table, space=space, device_id="second", sources=[first])
-    for predictor in (first, second):
+    # As on the device's own operator table.
+    own = fit_latency_predictor(table, space=space, device_id="own", sources=[replace(first, device_id="own")])
+    for predictor in (first, second, own):
         predictor.save(calibrated_predictor(predictor.device_id, space_id=space.space_id))
-    assert [one.device_id for one in calibrated_elsewhere("third", space=space)] == ["first"]
-    assert calibrated_elsewhere("first", space=space) == []
+    assert [one.device_id for one in calibrated_elsewhere("third", space=space)] == ["first", "own"]
+    assert [one.device_id for one in calibrated_elsewhere("first", space=space)] == ["own"]
     # The same device in fp32 is the only source, whatever it builds on, unless that is the device itself.
     assert [one.device_id for one in calibrated_elsewhere("third", space=space, sibling="second")] == ["second"]
-    assert [one.device_id for one in calibrated_elsewhere("third", space=space, sibling="absent")] == ["first"]
-    assert calibrated_elsewhere("first", space=space, sibling="second") == []
+    assert [one.device_id for one in calibrated_elsewhere("third", space=space, sibling="absent")] == ["first", "own"]
+    assert [one.device_id for one in calibrated_elsewhere("first", space=space, sibling="second")] == ["own"]
 
 
 @pytest.mark.parametrize(
@@ -102,6 +151,8 @@ def test_calibrations_that_build_on_others_are_no_sources(home: Path) -> None:
         (("calibrate", "onnxruntime-cpu", "--samples", "3"), 2, "3 samples"),
         (("calibrate", "onnxruntime-cpu", "--quantity", "beauty"), 2, "'beauty' is not one of"),
         (("calibrate", "onnxruntime-cpu", "--space", "nasbench201"), 2, "no supernet"),
+        (("calibrate", "onnxruntime-cpu", "--space", "nasbench201", "--operators"), 2, "no supernet"),
+        (("calibrate", "onnxruntime-cpu", "--table", "operators.json"), 2, "--table writes what --operators measures"),
         (("show", "abacus"), 4, "unknown device"),
         (("check", "abacus"), 4, "unknown device"),
     ],

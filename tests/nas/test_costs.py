@@ -14,7 +14,7 @@ from nas import calibrate as calibrating
 from nas import costs
 from nas.calibrate import Calibration, calibrate
 from nas.costs import fit_costs, require_quantity
-from predictors import load_predictor
+from predictors import fit_latency_predictor, load_predictor
 from searchspaces import Architecture, get_space
 from tests.hardware.test_measurement import measurement
 
@@ -41,7 +41,9 @@ def table(num: int, seed: int, *, energy: bool) -> pd.DataFrame:
 
 
 def test_every_cost_that_was_measured_is_fitted_and_judged() -> None:
-    found = fit_costs(table(20, 0, energy=True), table(8, 1, energy=True), space=SPACE, device_id="d")
+    fit, held_out = table(20, 0, energy=True), table(8, 1, energy=True)
+    latency = fit_latency_predictor(fit, space=SPACE, device_id="d")
+    found = fit_costs(fit, held_out, latency=latency.with_scores(latency.score(held_out)))
     assert {name: one.unit for name, one in found.items()} == {"latency": "ms", "latency_p99": "ms", "energy": "mJ"}
     for name, factor in (("latency", 1.0), ("latency_p99", 1.5), ("energy", 20.0)):
         scores = found[name].scores
@@ -54,9 +56,10 @@ def test_every_cost_that_was_measured_is_fitted_and_judged() -> None:
 def test_what_was_not_measured_of_enough_networks_is_left_out() -> None:
     fit, held_out = table(20, 0, energy=True), table(8, 1, energy=True)
     fit.loc[9:, "energy_mj"] = np.nan
-    assert list(fit_costs(fit, held_out, space=SPACE, device_id="d")) == ["latency", "latency_p99"]
+    latency = fit_latency_predictor(fit, space=SPACE, device_id="d")
+    assert list(fit_costs(fit, held_out, latency=latency)) == ["latency", "latency_p99"]
     counts = [one[["architecture", "latency_ms"]] for one in (fit, held_out)]
-    assert list(fit_costs(*counts, space=SPACE, device_id="d")) == ["latency"]
+    assert list(fit_costs(*counts, latency=latency)) == ["latency"]
 
 
 def test_a_device_that_counts_has_latency_only() -> None:
@@ -104,7 +107,7 @@ def test_one_calibration_stores_a_predictor_of_each(tmp_path: Path, monkeypatch:
     found = run_calibrate(monkeypatch, quantity="energy", energy=True)
     assert found.quantities == ("latency", "latency_p99", "energy")
     assert found.predictor.quantity == "energy"
-    assert found.scores == found.predictor.scores
+    assert found.predictor.sources == (found.ways.best,)
     for quantity in found.quantities:
         directory = calibrated_predictor("onnxruntime-cpu", space_id=SPACE.space_id, quantity=quantity)
         assert load_predictor(directory, space=SPACE, device_id="onnxruntime-cpu").quantity == quantity

@@ -68,7 +68,7 @@ def test_a_profile_holds_measured_subnets_and_their_errors(profiled: TinyRun) ->
     tail = profiled.predictor(quantity="latency_p99")
     assert (tail.quantity, tail.unit, tail.num_fitted) == ("latency_p99", "ms", predictor.num_fitted)
     assert tail.scores is not None
-    assert [source.quantity for source in tail.sources] == ["latency"]
+    assert [source.scores for source in tail.sources] == [predictor.scores]
     stored = json.loads(profile_path(profiled, "onnxruntime-cpu").read_text())
     assert stored["accepted"] is True
     assert stored["scores"]["mape_percent"] == pytest.approx(predictor.scores.mape_percent)

@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from searchspaces import SearchSpace
+from predictors.parts import part_name
+from searchspaces import OpTable, SearchSpace
 
 DEVICE_ID = "synthetic-cpu"
 
@@ -42,7 +43,17 @@ class SyntheticDevice:
         self, space: SearchSpace, genomes_NG: npt.NDArray[np.int8], *, rng: np.random.Generator
     ) -> npt.NDArray[np.float64]:
         """Measured latency, with noise."""
+        time_N = self.network_us + self._operators_us(space.op_table(genomes_NG)).sum(axis=1)
+        return np.asarray(time_N * np.exp(rng.normal(0.0, self.noise, len(time_N))) / 1e3)
+
+    def parts_ms(self, space: SearchSpace, genomes_NG: npt.NDArray[np.int8]) -> dict[str, npt.NDArray[np.float64]]:
+        """What the operators of each part take, without noise; (N,) by name of the part."""
         table = space.op_table(genomes_NG)
+        time_NS = self._operators_us(table) / 1e3
+        names = [part_name(slot) for slot in table.names]
+        return {name: time_NS[:, [other == name for other in names]].sum(axis=1) for name in names}
+
+    def _operators_us(self, table: OpTable) -> npt.NDArray[np.float64]:
         traffic_NS = table.input_elements + table.output_elements + table.params
         # Vector units like wide operators better: throughput rises slowly with size, differently by kind.
         rate_S = np.array([self.macs_per_us.get(kind, 1e4) for kind in table.kinds])
@@ -52,8 +63,7 @@ class SyntheticDevice:
         rate_NS = rate_NS * np.where(depthwise_S & (kernel_area_NS > 9.5), 1.4, 1.0)
         speed_NS = np.where(traffic_NS > self.cache_elements, 0.6, 1.0) * self.elements_per_us
         time_NS = self.overhead_us + np.maximum(table.macs / rate_NS, traffic_NS / speed_NS)
-        time_N = self.network_us + (time_NS * table.present()).sum(axis=1)
-        return np.asarray(time_N * np.exp(rng.normal(0.0, self.noise, len(time_N))) / 1e3)
+        return np.asarray(time_NS * table.present())
 
     def measure(
         self, space: SearchSpace, genomes_NG: npt.NDArray[np.int8], *, rng: np.random.Generator

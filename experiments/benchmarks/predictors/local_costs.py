@@ -9,7 +9,7 @@ from experiments.benchmarks.harness import BenchmarkReport
 from experiments.benchmarks.predictors.local_devices import LocalDevice
 from experiments.benchmarks.predictors.methods import Outcome, Target, fit_source, mean_outcome, outcome_of
 from nas.costs import fit_costs
-from predictors import fit_cost_predictor
+from predictors import fit_cost_predictor, fit_latency_predictor
 from predictors.features import LatencyFeatures
 
 _P99_SIZES = (10, 20, 50)
@@ -86,9 +86,10 @@ def _p99_outcomes(device: LocalDevice, chosen: np.ndarray) -> Mapping[str, Outco
     space = device.table.space
     others = np.setdiff1d(np.arange(len(device.cost_N)), chosen)
     fit = device.frame(chosen)
+    latency = fit_latency_predictor(fit, space=space, device_id=device.name)
     predictors = {
         "alone": fit_cost_predictor(fit, quantity="latency_p99", space=space, device_id=device.name),
-        "ours": fit_costs(fit, device.frame(others), space=space, device_id=device.name)["latency_p99"],
+        "ours": fit_costs(fit, device.frame(others), latency=latency)["latency_p99"],
     }
     return {
         method: outcome_of(predictor.predict(device.table.genomes_NG[others]), device.p99_N[others])
