@@ -21,6 +21,7 @@ from hardware.measurement import CostMeasurement
 from hardware.measuring import measure_many, reference_beside
 from hardware.protocol import get_protocol
 from hardware.records import calibrated_devices, calibrated_operators, calibrated_predictor, measurement_table
+from hardware.table import Table
 from nas.costs import fit_costs, no_energy, require_quantity
 from nas.errors import RunError
 from nas.operators import MeasuredParts, measure_parts
@@ -116,10 +117,11 @@ def measure_architectures(
     num_classes: int,
     protocol: str,
     seed: int,
+    table: Table | None = None,
     on_built: Callable[[int, int], None],
     on_round: Callable[[int, int], None],
 ) -> dict[Architecture, CostMeasurement]:
-    """Build untrained subnets, measure them in one session and append the records to the device's table.
+    """Build untrained subnets, measure them in one session and append the records to a table.
 
     Args:
         device: where they run.
@@ -128,6 +130,7 @@ def measure_architectures(
         num_classes: of the classifiers.
         protocol: measurement protocol.
         seed: of the order.
+        table: where the records go; None: the device's own, see `hardware.records`.
         on_built: called with (written, all) artifacts.
         on_round: called with (rounds done, most rounds).
 
@@ -159,7 +162,8 @@ def measure_architectures(
             together=False,
             on_progress=on_round,
         )
-    table = measurement_table(device.spec.device_id, space_id=space.space_id)
+    if table is None:
+        table = measurement_table(device.spec.device_id, space_id=space.space_id)
     table.append(
         [
             {

@@ -5,7 +5,7 @@ networks that tell most, "ours_random" random ones, as the ridges do: one-hot ge
 operators), and what the source devices say. FBNet: six transfer tasks (data of HELP). OFA: every device without
 sources and with those of other GPU families. NAS-Bench-201: every device without and with the others. Accuracy:
 NAS-Bench-Macro, from 50 to 250 trained networks. HAT: transformers, from averages of their layers. This machine's
-devices: what proxy_audit measured.
+devices: what proxy_audit measured. Operators: an operator lookup table of this machine's CPU, which is measured here.
 """
 
 import argparse
@@ -22,12 +22,13 @@ from experiments.benchmarks.predictors.coverage import add_coverage
 from experiments.benchmarks.predictors.hat import add_hat
 from experiments.benchmarks.predictors.local import add_local
 from experiments.benchmarks.predictors.methods import Judge, Outcome, Target, fit_source, mean_outcome
+from experiments.benchmarks.predictors.operators import add_operators
 from experiments.benchmarks.predictors.published import LatencyTable, read_fbnet, read_nasbench201, read_ofa
 from experiments.benchmarks.predictors.speed import measure_speed
 from predictors.features import Blocks, LatencyFeatures
 from predictors.latency import LatencyPredictor
 
-PARTS = ("fbnet", "ofa", "nb201", "hat", "local", "accuracy", "speed")
+PARTS = ("fbnet", "ofa", "nb201", "hat", "local", "operators", "accuracy", "speed")
 RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
 _FBNET, _SPLITS = "help/fbnet_latency.npz", "help/fbnet_device_splits.json"
 _OFA, _NB201 = "help/ofa_mbv3_latency.npz", "help/nasbench201_latency.npz"
@@ -43,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--measurements", type=Path, metavar="DIR", help="of this machine's devices: proxy_audit's --work"
     )
+    parser.add_argument("--work", type=Path, metavar="DIR", help="keeps what the part operators has measured")
     parser.add_argument(
         "--recipe", type=Path, default=RECIPE, metavar="RECIPE", help="names their space [default: quickstart.yaml]"
     )
@@ -53,6 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "nb201": _nb201,
         "hat": add_hat,
         "local": add_local,
+        "operators": add_operators,
         "accuracy": add_accuracy,
         "speed": measure_speed,
     }

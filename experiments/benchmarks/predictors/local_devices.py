@@ -26,12 +26,14 @@ class LocalDevice:
     Attributes:
         name: of the device.
         table: the networks; its one column is the median latency.
+        reference_ms: the reference's median in the first session; NaN without networks.
         p99_N: the 99th percentile of single runs, in units of the reference's of the same session.
         halves_N: the percentiles of every other round, of the one half and of the other: how well p99 is known.
     """
 
     name: str
     table: LatencyTable
+    reference_ms: float
     p99_N: FloatArray
     halves_N: tuple[FloatArray, FloatArray]
 
@@ -68,6 +70,7 @@ def read_device(folder: Path, *, space: SearchSpace) -> LocalDevice:
     return LocalDevice(
         name=folder.name,
         table=LatencyTable(space=space, genomes_NG=space.genomes(archs), latency={folder.name: cost_N}),
+        reference_ms=float(references["p50"].iloc[0]) if len(references) else float("nan"),
         p99_N=cost_N * longer_N,
         halves_N=(_p99_of_half(rows, 0), _p99_of_half(rows, 1)),
     )

@@ -8,13 +8,20 @@ import pandas as pd
 import pytest
 
 from experiments.benchmarks.audited_subnets import REFERENCE
+from experiments.benchmarks.predictors import operators
 from experiments.benchmarks.predictors.__main__ import RECIPE, main
 from experiments.benchmarks.predictors.methods import plain_ridge
 from experiments.benchmarks.predictors.published import read_fbnet, read_nasbench201, read_ofa
 from experiments.recipe import load_recipe
 from experiments.session import recipe_space
-from hardware.measurement import MEASUREMENT_SCHEMA
+from hardware.device import Device
+from hardware.measurement import MEASUREMENT_SCHEMA, CostMeasurement
 from hardware.table import Table
+from nas.operators import MeasuredParts
+from predictors import LookupTablePredictor, OperatorTable, from_operator_table
+from predictors.operator_table import OperatorEntry
+from predictors.parts import parts_of
+from searchspaces import Architecture, SearchSpace
 from searchspaces.fbnet import OPERATORS, fbnet
 from tests.hardware.test_measurement import measurement
 
@@ -133,6 +140,11 @@ def test_devices_of_this_machine_are_skipped_without_measurements(tmp_path: Path
     assert "--measurements" in json.loads(out.read_text())["environment"]["skipped"]["local"]
 
 
+def row(arch: Architecture, record: CostMeasurement, *, purpose: str) -> dict[str, object]:
+    keys = {"arch_id": arch.arch_id, "candidate_id": "c", "architecture": arch.to_json(), "purpose": purpose}
+    return {**record.to_row(), **keys}
+
+
 def audited(folder: Path, *, device_id: str, power: float) -> None:
     """140 networks in two sessions, the second on a host half as fast, with a reference in each; p99 is 1.5 medians."""
     space = recipe_space(load_recipe(RECIPE))
@@ -152,9 +164,7 @@ def audited(folder: Path, *, device_id: str, power: float) -> None:
             raw_ms=tuple(map(tuple, runs.tolist())),
             slowdown=(1.0,) * 6,
         )
-        purpose = REFERENCE if number < 2 else "audit"
-        keys = {"arch_id": arch.arch_id, "candidate_id": "c", "architecture": arch.to_json(), "purpose": purpose}
-        rows.append({**record.to_row(), **keys})
+        rows.append(row(arch, record, purpose=REFERENCE if number < 2 else "audit"))
     Table(folder / device_id, schema=MEASUREMENT_SCHEMA).append(rows)
 
 
@@ -170,3 +180,52 @@ def test_p99_and_int8_of_this_machines_devices(tmp_path: Path) -> None:
     assert figures["local/a-int8/p99/halves/spearman"] > 0.9
     assert figures["local/int8-from-fp32/a-int8/n5/from_fp32/spearman"] > 0.95
     assert not any(key.startswith("local/int8-from-fp32/a/") for key in figures)
+
+
+def test_operator_tables_are_measured_once_and_every_way_is_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a device whose networks take what their parts take, and 2 us a part less."""
+    rng = np.random.default_rng(0)
+    measured: list[int] = []
+
+    def parts(device: Device, space: SearchSpace, **settings: object) -> MeasuredParts:
+        entries: dict[int, dict[str, OperatorEntry]] = {}
+        for part in parts_of(space, num_classes=10):
+            for size, key in zip(part.resolutions_R.tolist(), part.keys, strict=True):
+                if key is not None:
+                    mean = float(rng.uniform(0.005, 0.05))
+                    entries.setdefault(size, {})[key] = OperatorEntry(count=9, mean=mean, std=0.0)
+        table = OperatorTable(device_id=device.spec.device_id, unit="ms", entries=entries)
+        sums.append(from_operator_table(table, space=space, num_classes=10))
+        return MeasuredParts(table=table, num_parts=1, num_suspect=0)
+
+    def subnets(
+        device: Device, space: SearchSpace, purposes: dict[Architecture, str], *, table: Table, **settings: object
+    ) -> None:
+        measured.append(len(purposes))
+        sums_N3 = sums[0].sums.of_genomes(space.genomes(list(purposes)))
+        records = [
+            measurement(p50=ms, p99=ms, raw_ms=((ms,),) * 10, slowdown=(1.0,) * 10)
+            for ms in sums_N3[:, 0] - 0.002 * sums_N3[:, 2]
+        ]
+        table.append(
+            [row(arch, one, purpose=what) for (arch, what), one in zip(purposes.items(), records, strict=True)]
+        )
+
+    sums: list[LookupTablePredictor] = []
+    monkeypatch.setattr(operators, "measure_parts", parts)
+    monkeypatch.setattr(operators, "measure_architectures", subnets)
+    out = tmp_path / "out.json"
+    arguments = ["--parts", "operators", "--quick", "--seeds", "1", "--out", str(out)]
+    assert main(arguments) == 0
+    assert "--work" in json.loads(out.read_text())["environment"]["skipped"]["operators"]
+    for _ in range(2):
+        assert main([*arguments, "--work", str(tmp_path / "work")]) == 0
+    # The largest is the reference, and not counted.
+    assert (measured, len(sums)) == ([38], 1)
+    figures = json.loads(out.read_text())["figures"]
+    case = "operators/onnxruntime-cpu/n10"
+    assert figures[f"{case}/corrected_operator_sum/mape_percent"] < 0.01
+    assert figures[f"{case}/operator_sum/mape_percent"] > 2.0
+    assert figures[f"{case}/stored/mape_percent"] < figures[f"{case}/regressor/mape_percent"]
