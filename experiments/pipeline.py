@@ -11,7 +11,7 @@ from experiments import stages
 from experiments.errors import TrackingError
 from experiments.ray.cluster import connect
 from experiments.report import run_view, write_report
-from experiments.reporter import Reporter
+from experiments.reporter import STAGES, Reporter
 from experiments.session import Session
 from experiments.tracking.mlflow import MlflowTracker
 from hardware.errors import DeadDeviceError
@@ -19,8 +19,6 @@ from nas.errors import RunError
 from nas.export import Exported
 from nas.tracking import RunStatus, Tracker
 from searchspaces.errors import Hinted
-
-STAGES = ("train", "profile", "search", "refine", "verify", "export")
 
 _SYNC_SECONDS = 15.0
 _LARGEST_SHARE = 0.1  # of the time may go into syncs while a stage is at work
@@ -62,7 +60,7 @@ def run_stages(
 
     Args:
         session: an open session.
-        names: of `STAGES`, in their order.
+        names: of `reporter.STAGES`, in their order.
         reporter: hears of progress.
         address: Ray cluster; None starts an embedded instance when a stage needs one.
         arch_id: what to export; None for the knee.
