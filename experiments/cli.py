@@ -125,10 +125,11 @@ def run(
         _out().print(plan_table(lines))
         missing = {line.subject for line in lines if not line.ok}
         raise typer.Exit(4 if missing == {"device"} else 2 if missing else 0)
+    from experiments.pipeline import reaching_device
     from experiments.reporter import STAGES
     from experiments.session import exclusive, open_session
 
-    with exclusive(directory):
+    with exclusive(directory), reaching_device(resolved, address=address) as address:
         outcome = _run_stages(open_session(resolved, directory), names=STAGES, address=address)
     _show_outcome(directory, outcome)
 
@@ -150,12 +151,13 @@ def train(
         nas train experiments/recipes/finetune.yaml --from supernets/ofa-mobilenetv3-w1.0
     """
     if where.suffix in (".yaml", ".yml"):
+        from experiments.pipeline import reaching_device
         from experiments.recipe import load_recipe
         from experiments.session import exclusive, open_session
 
         resolved = load_recipe(where, overrides=overrides(set_, from_=from_), quick=quick)
         directory = run_dir or default_run_dir(resolved.name, quick=quick)
-        with exclusive(directory):
+        with exclusive(directory), reaching_device(resolved, address=address) as address:
             _run_stages(open_session(resolved, directory), names=["train"], address=address)
     elif set_ or run_dir or quick or from_:
         raise typer.BadParameter("--set, --run-dir, --quick and --from go with a recipe, not with a run directory")
@@ -164,9 +166,9 @@ def train(
 
 
 @app.command()
-def profile(where: RunArgument) -> None:
+def profile(where: RunArgument, address: AddressOption = None) -> None:
     """Stage 2: measure subnets, fit the latency predictor. Example: nas profile runs/quickstart."""
-    _stage(where, "profile")
+    _stage(where, "profile", address=address)
 
 
 @app.command()
@@ -182,9 +184,9 @@ def refine(where: RunArgument, address: AddressOption = None) -> None:
 
 
 @app.command()
-def verify(where: RunArgument) -> None:
+def verify(where: RunArgument, address: AddressOption = None) -> None:
     """Stage 5: measure and evaluate the candidates of the front. Example: nas verify runs/quickstart."""
-    _stage(where, "verify")
+    _stage(where, "verify", address=address)
     pareto(where)
 
 
@@ -206,6 +208,7 @@ def export(
     precision: Annotated[
         Precision | None, typer.Option("--precision", help="Of the files of --format; default: fp32.")
     ] = None,
+    address: AddressOption = None,
 ) -> None:
     """Stage 6: write a verified candidate with its card; a second call writes what is missing.
 
@@ -221,7 +224,7 @@ def export(
     if precision is not None and not formats:
         raise typer.BadParameter("--precision goes with --format")
     wanted = [f"{name}-{precision}" if precision else name for name in formats] if formats else None
-    _show_export(_stage(where, "export", arch_id=arch, formats=wanted))
+    _show_export(_stage(where, "export", address=address, arch_id=arch, formats=wanted))
 
 
 @app.command()
@@ -338,11 +341,13 @@ def _stage(
     arch_id: str | None = None,
     formats: list[str] | None = None,
 ) -> "Outcome":
+    from experiments.pipeline import reaching_device
+    from experiments.recipe import load_recipe
     from experiments.session import exclusive, resume_session
     from nas import open_run
 
-    open_run(where)
-    with exclusive(where):
+    recipe = load_recipe(open_run(where).recipe_path)
+    with exclusive(where), reaching_device(recipe, address=address) as address:
         session = resume_session(where)
         return _run_stages(session, names=[name], address=address, arch_id=arch_id, formats=formats)
 

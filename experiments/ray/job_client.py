@@ -26,8 +26,8 @@ ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"
 _TOKEN_HINT = "give --token-file FILE, or set RAY_AUTH_TOKEN_PATH to the file that the cluster was started with"  # noqa: S105
 _ANSWER_SECONDS = 10.0
 _UNAUTHORIZED, _FORBIDDEN = 401, 403
-# They would tell of every package that is uploaded, whatever Ray is told about logging.
-_CHATTERERS = ("ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk")
+# They tell of every package that is uploaded: importing them sets their levels.
+_CHATTERERS = ("ray", "ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk")
 
 
 class JobClient(Protocol):
@@ -177,8 +177,9 @@ def _ask_version(address: str, *, token: str | None) -> str:
     except (ValueError, KeyError, TypeError) as e:
         raise _unreachable(address, reason="what answers there is no Ray dashboard") from e
     except OSError as e:
-        reason = e.reason if isinstance(e, urllib.error.URLError) else e
-        raise _unreachable(address, reason=last_line(str(reason))) from e
+        cause = e.reason if isinstance(e, urllib.error.URLError) else e
+        reason = cause.strerror if isinstance(cause, OSError) else None
+        raise _unreachable(address, reason=reason or str(cause)) from e
 
 
 def _release(version: str) -> list[str]:

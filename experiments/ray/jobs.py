@@ -21,7 +21,7 @@ from experiments.errors import ClusterError, JobError
 from experiments.ray.environment import package_directories
 from experiments.ray.job_client import JobClient, explained
 from experiments.ray.shared_storage import require_shared
-from hardware.fleet import FLEET_FILE, FLEET_VARIABLE
+from hardware.fleet import FLEET_FILE
 
 _RECIPE_FILE = "recipe.yaml"
 _POLL_S = 0.3
@@ -155,16 +155,13 @@ class Jobs:
         """
         known = {job.job_id for job in self.all()}
         number = next(n for n in range(1, len(known) + 2) if f"{order.name}-{n}" not in known)
-        command = ["python", "-m", "experiments.cli", "run", _RECIPE_FILE, "--run-dir", order.run_dir]
-        variables = dict(_STOPPING)
-        if order.devices_yaml:
-            variables[FLEET_VARIABLE] = FLEET_FILE
         with _packed(order) as folder, explained(self._address):
             return self._client.submit_job(
                 # The shell becomes Python, so that signals and exit codes are the run's.
-                entrypoint=f'exec {shlex.join(command)} --address "$RAY_ADDRESS"',
+                entrypoint=f'exec python -m experiments.ray.job_main run "$PWD/{_RECIPE_FILE}" '
+                f'--run-dir {shlex.quote(order.run_dir)} --address "$RAY_ADDRESS"',
                 submission_id=f"{order.name}-{number}",
-                runtime_env={"working_dir": str(folder), "env_vars": variables},
+                runtime_env={"working_dir": str(folder), "env_vars": dict(_STOPPING)},
                 metadata=order.to_metadata(),
             )
 

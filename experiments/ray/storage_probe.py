@@ -31,7 +31,7 @@ def ask_nodes(directory: Path, marker: str) -> dict[str, str | None]:
     for node in ray.nodes():
         if node["Alive"]:
             here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            task = ray.remote(num_cpus=0, scheduling_strategy=here)(look)
+            task = ray.remote(look).options(num_cpus=0, scheduling_strategy=here)
             asked[f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})"] = task.remote(directory, marker)
     found: dict[str, str | None] = {}
     for node_name, answer in asked.items():
