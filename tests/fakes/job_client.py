@@ -1,7 +1,7 @@
 """A cluster that remembers jobs and runs none: they are in the state that a test puts them into."""
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,7 +24,7 @@ class FakeJobClient:
         submitted: the arguments of each job.
     """
 
-    nodes: "dict[str, str | None] | str" = field(default_factory=lambda: {"a": None, "b": None, "c": None})
+    nodes: Mapping[str, str | None] | str = field(default_factory=lambda: dict.fromkeys("abc"))
     is_gone: bool = False
     jobs: dict[str, JobDetails] = field(default_factory=dict)
     logs: dict[str, str] = field(default_factory=dict)
