@@ -14,7 +14,6 @@ from experiments.ray.failures import last_line
 from experiments.ray.job_client import JobClient
 from hardware.files import TEMPORARY_PREFIX
 from nas.errors import RunError
-from nas.run import require_run_place
 
 _POLL_S = 0.3
 _PATIENCE_S = 120.0
@@ -53,6 +52,9 @@ def require_shared(
 
 @contextmanager
 def _marked(run_dir: Path, *, marker: str) -> Iterator[None]:
+    # Torch comes with it, and most commands for jobs need neither.
+    from nas.run import require_run_place
+
     is_new = not run_dir.exists()
     require_run_place(run_dir)
     (run_dir / marker).touch()
