@@ -1,6 +1,5 @@
 """The command `nas`. Nothing heavy is imported before a command needs it."""
 
-import json
 import logging
 import os
 import signal
@@ -19,6 +18,16 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 from experiments.cli_devices import app as devices_app
+from experiments.cli_jobs import list_, logs, resume, status, stop, submit
+from experiments.cli_options import (
+    FromOption,
+    QuickOption,
+    RecipeArgument,
+    RunDirOption,
+    SetOption,
+    default_run_dir,
+    overrides,
+)
 from experiments.cli_spaces import app as spaces_app
 from experiments.cli_specialize import specialize
 from searchspaces.errors import Hinted
@@ -70,20 +79,11 @@ class FrontFormat(StrEnum):
     html = "html"
 
 
-RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe file (YAML).", show_default=False)]
 WhereArgument = Annotated[
     Path, typer.Argument(metavar="RUN|RECIPE", help="Run directory, or a recipe to start one.", show_default=False)
 ]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.", show_default=False)]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a recipe key; can be repeated.")
-]
-RunDirOption = Annotated[Path | None, typer.Option("--run-dir", help="Run directory (default: runs/<recipe name>).")]
 AddressOption = Annotated[str | None, typer.Option("--address", help="Ray cluster; default: an embedded instance.")]
-FromOption = Annotated[
-    Path | None, typer.Option("--from", help="Start from this supernet: an imported one, or a run's checkpoint.")
-]
-QuickOption = Annotated[bool, typer.Option("--quick", help="Apply the recipe's `quick` block: small, for trying out.")]
 
 
 def _out() -> Console:
@@ -115,8 +115,8 @@ def run(
     """
     from experiments.recipe import load_recipe
 
-    resolved = load_recipe(recipe, overrides=_overrides(set_, from_=from_), quick=quick)
-    directory = run_dir or _default_run_dir(resolved.name, quick=quick)
+    resolved = load_recipe(recipe, overrides=overrides(set_, from_=from_), quick=quick)
+    directory = run_dir or default_run_dir(resolved.name, quick=quick)
     if dry_run:
         from experiments.console import plan_table
         from experiments.plan import make_plan
@@ -125,10 +125,11 @@ def run(
         _out().print(plan_table(lines))
         missing = {line.subject for line in lines if not line.ok}
         raise typer.Exit(4 if missing == {"device"} else 2 if missing else 0)
-    from experiments.pipeline import STAGES
+    from experiments.pipeline import reaching_device
+    from experiments.reporter import STAGES
     from experiments.session import exclusive, open_session
 
-    with exclusive(directory):
+    with exclusive(directory), reaching_device(resolved, address=address) as address:
         outcome = _run_stages(open_session(resolved, directory), names=STAGES, address=address)
     _show_outcome(directory, outcome)
 
@@ -150,12 +151,13 @@ def train(
         nas train experiments/recipes/finetune.yaml --from supernets/ofa-mobilenetv3-w1.0
     """
     if where.suffix in (".yaml", ".yml"):
+        from experiments.pipeline import reaching_device
         from experiments.recipe import load_recipe
         from experiments.session import exclusive, open_session
 
-        resolved = load_recipe(where, overrides=_overrides(set_, from_=from_), quick=quick)
-        directory = run_dir or _default_run_dir(resolved.name, quick=quick)
-        with exclusive(directory):
+        resolved = load_recipe(where, overrides=overrides(set_, from_=from_), quick=quick)
+        directory = run_dir or default_run_dir(resolved.name, quick=quick)
+        with exclusive(directory), reaching_device(resolved, address=address) as address:
             _run_stages(open_session(resolved, directory), names=["train"], address=address)
     elif set_ or run_dir or quick or from_:
         raise typer.BadParameter("--set, --run-dir, --quick and --from go with a recipe, not with a run directory")
@@ -164,9 +166,9 @@ def train(
 
 
 @app.command()
-def profile(where: RunArgument) -> None:
+def profile(where: RunArgument, address: AddressOption = None) -> None:
     """Stage 2: measure subnets, fit the latency predictor. Example: nas profile runs/quickstart."""
-    _stage(where, "profile")
+    _stage(where, "profile", address=address)
 
 
 @app.command()
@@ -182,9 +184,9 @@ def refine(where: RunArgument, address: AddressOption = None) -> None:
 
 
 @app.command()
-def verify(where: RunArgument) -> None:
+def verify(where: RunArgument, address: AddressOption = None) -> None:
     """Stage 5: measure and evaluate the candidates of the front. Example: nas verify runs/quickstart."""
-    _stage(where, "verify")
+    _stage(where, "verify", address=address)
     pareto(where)
 
 
@@ -206,6 +208,7 @@ def export(
     precision: Annotated[
         Precision | None, typer.Option("--precision", help="Of the files of --format; default: fp32.")
     ] = None,
+    address: AddressOption = None,
 ) -> None:
     """Stage 6: write a verified candidate with its card; a second call writes what is missing.
 
@@ -221,7 +224,7 @@ def export(
     if precision is not None and not formats:
         raise typer.BadParameter("--precision goes with --format")
     wanted = [f"{name}-{precision}" if precision else name for name in formats] if formats else None
-    _show_export(_stage(where, "export", arch_id=arch, formats=wanted))
+    _show_export(_stage(where, "export", address=address, arch_id=arch, formats=wanted))
 
 
 @app.command()
@@ -325,12 +328,9 @@ def import_ofa_(
     typer.echo(f"use it    nas run RECIPE --from {imported.directory}")
 
 
-def _overrides(set_: list[str] | None, *, from_: Path | None) -> list[str]:
-    return [*(set_ or ()), *([] if from_ is None else [f"train.from_checkpoint={json.dumps(str(from_))}"])]
-
-
-def _default_run_dir(name: str, *, quick: bool) -> Path:
-    return Path("runs") / (f"{name}-quick" if quick else name)
+for command in (submit, status, logs, stop, resume):
+    app.command()(command)
+app.command("list")(list_)
 
 
 def _stage(
@@ -341,11 +341,13 @@ def _stage(
     arch_id: str | None = None,
     formats: list[str] | None = None,
 ) -> "Outcome":
+    from experiments.pipeline import reaching_device
+    from experiments.recipe import load_recipe
     from experiments.session import exclusive, resume_session
     from nas import open_run
 
-    open_run(where)
-    with exclusive(where):
+    recipe = load_recipe(open_run(where).recipe_path)
+    with exclusive(where), reaching_device(recipe, address=address) as address:
         session = resume_session(where)
         return _run_stages(session, names=[name], address=address, arch_id=arch_id, formats=formats)
 
@@ -403,12 +405,12 @@ def _explained() -> Iterator[None]:
 
 
 def _exit_code(error: Hinted) -> int:
-    from experiments.errors import DataError, RecipeError
+    from experiments.errors import DataError, JobError, RecipeError
     from hardware.errors import DeviceError, DeviceUsageError
     from nas.errors import InfeasibleError, RunError
     from searchspaces.errors import SpaceError
 
-    if isinstance(error, RecipeError | DataError | RunError | SpaceError | DeviceUsageError):
+    if isinstance(error, RecipeError | DataError | JobError | RunError | SpaceError | DeviceUsageError):
         return 2
     if isinstance(error, InfeasibleError):
         return 3

@@ -17,3 +17,7 @@ class TrackingError(Hinted, RuntimeError):
 
 class ClusterError(Hinted, RuntimeError):
     """A Ray instance or worker that does not start, is lost, or lacks what the recipe asks for."""
+
+
+class JobError(Hinted, ValueError):
+    """A job, address, token file or run directory that a command for cluster jobs cannot be given."""

@@ -10,17 +10,17 @@ from pathlib import Path
 from experiments import stages
 from experiments.errors import TrackingError
 from experiments.ray.cluster import connect
+from experiments.recipe import Recipe
 from experiments.report import run_view, write_report
-from experiments.reporter import Reporter
+from experiments.reporter import STAGES, Reporter
 from experiments.session import Session
 from experiments.tracking.mlflow import MlflowTracker
 from hardware.errors import DeadDeviceError
+from hardware.fleet import RayPlace, load_fleet
 from nas.errors import RunError
 from nas.export import Exported
 from nas.tracking import RunStatus, Tracker
 from searchspaces.errors import Hinted
-
-STAGES = ("train", "profile", "search", "refine", "verify", "export")
 
 _SYNC_SECONDS = 15.0
 _LARGEST_SHARE = 0.1  # of the time may go into syncs while a stage is at work
@@ -62,7 +62,7 @@ def run_stages(
 
     Args:
         session: an open session.
-        names: of `STAGES`, in their order.
+        names: of `reporter.STAGES`, in their order.
         reporter: hears of progress.
         address: Ray cluster; None starts an embedded instance when a stage needs one.
         arch_id: what to export; None for the knee.
@@ -109,6 +109,25 @@ def run_stages(
     return Outcome(
         exported=exported, registered=mirror.register(exported, knee=arch_id is None), tracked=mirror.healthy
     )
+
+
+@contextmanager
+def reaching_device(recipe: Recipe, *, address: str | None) -> Iterator[str | None]:
+    """Connected to a cluster for the length of a `with` block, if the recipe's device is on one of its nodes.
+
+    Stages connect when they need workers; with such a device even opening a session may measure.
+
+    Yields:
+        The address that is left for `run_stages` to connect to.
+    """
+    is_there = address is not None and any(
+        entry.device_id == recipe.device.id and isinstance(entry.place, RayPlace) for entry in load_fleet()
+    )
+    if not is_there:
+        yield address
+        return
+    with connect(address):
+        yield None
 
 
 class _Cluster:

@@ -2,6 +2,8 @@
 
 from typing import Protocol
 
+STAGES = ("train", "profile", "search", "refine", "verify", "export")
+
 
 class Reporter(Protocol):
     """Hears of stages, progress and things a user should know."""

@@ -18,6 +18,7 @@ from experiments.recipe import Recipe, first_difference, load_recipe
 from experiments.workload import Workload, recipe_device, train_settings
 from hardware.device import Device
 from hardware.files import read_json, read_manifest, write_json, write_text
+from hardware.fleet import FLEET_FILE, fleet_path, load_fleet
 from hardware.measuring import measure
 from nas.data import DataSplits
 from nas.deployment import Deployment
@@ -142,6 +143,7 @@ def open_session(recipe: Recipe, run_dir: Path) -> Session:
         # Only operational keys (workers, places) can differ here; workers read this file.
         write_text(run.recipe_path, recipe.to_yaml())
     _require_same_data(run_dir / _DATA_FILE, data)
+    _keep_fleet(run_dir, device=device)
     return Session(recipe=recipe, workload=Workload(run=run, recipe=recipe, data=data), device=device)
 
 
@@ -153,6 +155,13 @@ def resume_session(run_dir: Path) -> Session:
     """
     run = open_run(run_dir)
     return open_session(load_recipe(run.recipe_path), run_dir)
+
+
+def _keep_fleet(run_dir: Path, *, device: Device) -> None:
+    """Keep `devices.yaml` with the run, if its device is from there: workers run in directories of their own."""
+    fleet = fleet_path()
+    if fleet is not None and any(entry.device_id == device.spec.device_id for entry in load_fleet(fleet)):
+        write_text(run_dir / FLEET_FILE, fleet.read_text(encoding="utf-8"))
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from experiments.ray.device_host import ray_connectors
 from experiments.recipe import Recipe, load_recipe
 from hardware.device import Device, get_device
 from hardware.errors import DeviceError
+from hardware.fleet import FLEET_FILE
 from nas.data import DataSplits
 from nas.deployment import Deployment
 from nas.evaluation import SubnetJudge
@@ -77,12 +78,13 @@ class Workload:
 
     @cached_property
     def device(self) -> Device:
-        """The recipe's device.
+        """The recipe's device; one of `devices.yaml` as the run's copy of that file says.
 
         Raises:
             DeviceError: the worker's machine does not have its runtime.
         """
-        return recipe_device(self.recipe)
+        fleet = self.run.path / FLEET_FILE
+        return recipe_device(self.recipe, fleet=fleet if fleet.is_file() else None)
 
     def judge(self) -> Callable[[Sequence[Architecture]], tuple[SubnetScore, ...]]:
         """The function that evaluation workers apply to a task."""
@@ -112,14 +114,22 @@ class Workload:
         )
 
 
-def recipe_device(recipe: Recipe) -> Device:
+def recipe_device(recipe: Recipe, *, fleet: Path | None = None) -> Device:
     """The device whose costs count.
+
+    Args:
+        recipe: names it.
+        fleet: a `devices.yaml` other than the usual one.
 
     Raises:
         DeviceError: unknown, its runtime is missing, or its costs are no times.
     """
     device = get_device(
-        recipe.device.id, threads=recipe.device.threads, batch=recipe.device.batch, connectors=ray_connectors()
+        recipe.device.id,
+        threads=recipe.device.threads,
+        batch=recipe.device.batch,
+        connectors=ray_connectors(),
+        fleet=fleet,
     )
     if device.backend.provenance != "measured":
         raise DeviceError(

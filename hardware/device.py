@@ -98,7 +98,12 @@ class DeviceStatus:
 
 
 def get_device(
-    device_id: str, *, threads: int | None = None, batch: int | None = None, connectors: "Connectors | None" = None
+    device_id: str,
+    *,
+    threads: int | None = None,
+    batch: int | None = None,
+    connectors: "Connectors | None" = None,
+    fleet: Path | None = None,
 ) -> Device:
     """Return a device of this machine, or one of `devices.yaml` (see `hardware.fleet`).
 
@@ -111,6 +116,7 @@ def get_device(
             file has its own number, and takes no other.
         batch: images an inference takes; likewise.
         connectors: how places other than this machine and SSH are reached.
+        fleet: a `devices.yaml` other than the usual one.
 
     Raises:
         DeviceError: unknown id (the message lists the known ones), a runtime that is missing, more threads than
@@ -118,7 +124,7 @@ def get_device(
     """
     found, broken = discover()
     known = {name: (backend, precision) for backend in found for name, precision in device_ids(backend)}
-    entries = _fleet_entries(known)
+    entries = _fleet_entries(known, path=fleet)
     if device_id in entries:
         from hardware.connections import open_device
 
@@ -294,11 +300,11 @@ def require_precision(backend: "DeviceBackend", *, spec: DeviceSpec) -> None:
         )
 
 
-def _fleet_entries(built_in: Iterable[str]) -> "dict[str, DeviceEntry]":
-    """The devices of `devices.yaml` by id; none if there is no such file."""
+def _fleet_entries(built_in: Iterable[str], *, path: Path | None = None) -> "dict[str, DeviceEntry]":
+    """The devices of `devices.yaml` (of `path`, if given) by id; none if there is no such file."""
     from hardware.fleet import load_fleet
 
-    entries = {entry.device_id: entry for entry in load_fleet()}
+    entries = {entry.device_id: entry for entry in load_fleet(path)}
     for device_id in entries.keys() & set(built_in):
         raise DeviceUsageError(
             f"{entries[device_id].source}: the id {device_id!r} is that of a built-in device",

@@ -3,13 +3,13 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import pytest
 
 from experiments import pipeline
-from experiments.pipeline import Outcome, _Mirror, run_stages
+from experiments.pipeline import Outcome, _Mirror, reaching_device, run_stages
 from experiments.recipe import load_recipe
 from experiments.session import Session, open_session
 from nas.errors import RunError, TrainingError
@@ -236,3 +236,25 @@ def test_syncs_are_rarer_the_longer_they_take(session: Session, monkeypatch: pyt
         seen.append(tracker.num_syncs)
     # The first after 15 s, the others 40 s after the one before.
     assert [seen.index(num) + 1 for num in (1, 2, 3)] == [16, 57, 98]
+
+
+def test_a_cluster_is_connected_at_once_only_where_the_device_is(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "devices.yaml").write_text(
+        'devices:\n  - {id: far, backend: onnxruntime-cpu, where: {ray: {resource: "device:far"}}}\n', encoding="utf-8"
+    )
+    monkeypatch.setenv("ARCHSMITH_DEVICES", str(tmp_path / "devices.yaml"))
+    connected: list[str] = []
+
+    def connect(address: str) -> AbstractContextManager[None]:
+        connected.append(address)
+        return nullcontext()
+
+    monkeypatch.setattr("experiments.pipeline.connect", connect)
+    here = session.recipe
+    far = here.model_copy(update={"device": here.device.model_copy(update={"id": "far"})})
+    for recipe, address, left in ((here, "head:6379", "head:6379"), (far, None, None), (far, "head:6379", None)):
+        with reaching_device(recipe, address=address) as found:
+            assert found == left
+    assert connected == ["head:6379"]

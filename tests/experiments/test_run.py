@@ -20,7 +20,8 @@ import optuna
 import psutil
 import pytest
 
-from experiments.pipeline import STAGES, run_stages
+from experiments.pipeline import run_stages
+from experiments.reporter import STAGES
 from experiments.session import resume_session
 from hardware.device import Device
 from hardware.errors import UnreachableError

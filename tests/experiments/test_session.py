@@ -18,6 +18,8 @@ from experiments.session import (
     require_trainable,
     resume_session,
 )
+from experiments.workload import load_workload, recipe_device
+from hardware.errors import DeviceError
 from nas.errors import CheckpointError, RunError
 from nas.run import Run, open_run
 from nas.supernet_files import save_supernet
@@ -203,3 +205,21 @@ def test_a_space_that_cannot_be_trained_on_the_data_asks_for_no_setting(
         open_session(series_recipe(tmp_path, name=name), tmp_path / "run")
     assert words in f"{caught.value}; {caught.value.hint}"
     assert "in_channels" not in caught.value.hint
+
+
+def test_a_run_keeps_the_devices_that_name_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    devices = "devices:\n  - {id: mine, backend: onnxruntime-cpu, where: local}\n"
+    (tmp_path / "devices.yaml").write_text(devices, encoding="utf-8")
+    monkeypatch.setenv("ARCHSMITH_DEVICES", str(tmp_path / "devices.yaml"))
+    made_with = recipe(tmp_path)
+    asked = made_with.model_copy(update={"device": made_with.device.model_copy(update={"id": "mine"})})
+    open_session(made_with, tmp_path / "built-in")
+    assert not (tmp_path / "built-in" / "devices.yaml").exists()
+    open_session(asked, tmp_path / "run")
+    # As a worker, in a directory of its own.
+    monkeypatch.delenv("ARCHSMITH_DEVICES")
+    monkeypatch.chdir(tmp_path / "run")
+    assert load_workload(tmp_path / "run").device.spec.device_id == "mine"
+    monkeypatch.chdir("/")
+    with pytest.raises(DeviceError, match="unknown device 'mine'"):
+        recipe_device(asked)

@@ -6,8 +6,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -56,20 +54,6 @@ with connect(num_cpus=1):
     print(mark, flush=True)
     if sys.argv[2] == "wait":
         time.sleep(600)
-"""
-
-PACKAGES = """
-import json, os, sys, ray
-sys.path.insert(0, sys.argv[1])
-from experiments.ray.cluster import connect
-
-@ray.remote
-def where():
-    import experiments.workload
-    return experiments.workload.__file__
-
-with connect(sys.argv[2]) as cluster:
-    print(json.dumps([cluster.address, cluster.num_nodes, cluster.cpus, ray.get(where.remote())]))
 """
 
 
@@ -208,55 +192,3 @@ def test_an_embedded_instance_ends_with_a_driver_that_was_killed(tmp_path: Path)
             time.sleep(0.1)
     finally:
         link.unlink()
-
-
-@pytest.fixture
-def head(tmp_path: Path) -> Iterator[tuple[str, Path]]:
-    """A running cluster of one machine that asks for a token: its address and the token's file."""
-    token = tmp_path / "token"
-    token.write_text("ab" * 32)
-    token.chmod(0o600)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    place = Path("/tmp") / f"nas-head-{os.getpid()}"
-    process = subprocess.Popen(
-        [
-            *(str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", f"--port={port}"),
-            *("--num-cpus=2", "--include-dashboard=false", "--disable-usage-stats", f"--temp-dir={place}"),
-            "--object-store-memory=100000000",
-        ],
-        cwd=tmp_path,
-        env={**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        while True:
-            assert process.poll() is None
-            with suppress(OSError):
-                socket.create_connection(("127.0.0.1", port), timeout=1).close()
-                break
-            time.sleep(0.2)
-        yield f"127.0.0.1:{port}", token
-    finally:
-        process.terminate()
-        process.wait()
-        subprocess.run(["rm", "-rf", str(place)], check=True)
-
-
-@pytest.mark.slow
-def test_workers_of_a_running_cluster_get_our_packages_from_the_driver(head: tuple[str, Path], tmp_path: Path) -> None:
-    address, token = head
-    done = run_script(PACKAGES, address, cwd=tmp_path, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(token))
-    assert done.returncode == 0, done.stderr
-    _, num_nodes, cpus, module = json.loads(done.stdout)
-    assert (num_nodes, cpus) == (1, 2)
-    assert not Path(module).is_relative_to(ROOT)
-    # With another token, and without any.
-    other = tmp_path / "other"
-    other.write_text("cd" * 32)
-    refused = attempt({"address": address}, cwd=tmp_path, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(other))
-    refused += attempt({"address": address}, cwd=tmp_path)
-    for message, hint in refused:
-        assert str(message).startswith(f"the Ray cluster at {address} cannot be used: ")
-        assert "RAY_AUTH_TOKEN_PATH" in str(hint)
