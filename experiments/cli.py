@@ -83,6 +83,7 @@ AddressOption = Annotated[str | None, typer.Option("--address", help="Ray cluste
 FromOption = Annotated[
     Path | None, typer.Option("--from", help="Start from this supernet: an imported one, or a run's checkpoint.")
 ]
+DeviceOption = Annotated[str | None, typer.Option("--device", metavar="ID", help="Device id; default: the recipe's.")]
 QuickOption = Annotated[bool, typer.Option("--quick", help="Apply the recipe's `quick` block: small, for trying out.")]
 
 
@@ -164,9 +165,15 @@ def train(
 
 
 @app.command()
-def profile(where: RunArgument) -> None:
-    """Stage 2: measure subnets, fit the latency predictor. Example: nas profile runs/quickstart."""
-    _stage(where, "profile")
+def profile(where: RunArgument, device: DeviceOption = None) -> None:
+    """Stage 2: measure subnets, fit the latency predictor; also of a further device of a finished run.
+
+    Examples:
+        nas profile runs/quickstart
+
+        nas profile runs/quickstart --device openvino-cpu
+    """
+    _stage(where, "profile", device=device)
 
 
 @app.command()
@@ -182,10 +189,16 @@ def refine(where: RunArgument, address: AddressOption = None) -> None:
 
 
 @app.command()
-def verify(where: RunArgument) -> None:
-    """Stage 5: measure and evaluate the candidates of the front. Example: nas verify runs/quickstart."""
-    _stage(where, "verify")
-    pareto(where)
+def verify(where: RunArgument, device: DeviceOption = None) -> None:
+    """Stage 5: measure and evaluate the candidates of the front.
+
+    Examples:
+        nas verify runs/quickstart
+
+        nas verify runs/quickstart --device openvino-cpu
+    """
+    _stage(where, "verify", device=device)
+    pareto(where, device=device)
 
 
 @app.command()
@@ -227,7 +240,7 @@ def export(
 @app.command()
 def pareto(
     where: RunArgument,
-    device: Annotated[str | None, typer.Option("--device", help="Device id; default: the recipe's.")] = None,
+    device: DeviceOption = None,
     format_: Annotated[FrontFormat, typer.Option("--format", help="Output format.")] = FrontFormat.table,
 ) -> None:
     """Show the Pareto front: the verified one, or the predicted one before verification.
@@ -340,6 +353,7 @@ def _stage(
     address: str | None = None,
     arch_id: str | None = None,
     formats: list[str] | None = None,
+    device: str | None = None,
 ) -> "Outcome":
     from experiments.session import exclusive, resume_session
     from nas import open_run
@@ -347,7 +361,7 @@ def _stage(
     open_run(where)
     with exclusive(where):
         session = resume_session(where)
-        return _run_stages(session, names=[name], address=address, arch_id=arch_id, formats=formats)
+        return _run_stages(session, names=[name], address=address, arch_id=arch_id, formats=formats, device=device)
 
 
 def _run_stages(
@@ -357,12 +371,21 @@ def _run_stages(
     address: str | None,
     arch_id: str | None = None,
     formats: list[str] | None = None,
+    device: str | None = None,
 ) -> "Outcome":
     from experiments.console import ConsoleReporter
     from experiments.pipeline import run_stages
 
     with ConsoleReporter(_err()) as reporter:
-        return run_stages(session, names=names, reporter=reporter, address=address, arch_id=arch_id, formats=formats)
+        return run_stages(
+            session,
+            names=names,
+            reporter=reporter,
+            address=address,
+            arch_id=arch_id,
+            formats=formats,
+            device=device,
+        )
 
 
 def _show_outcome(directory: Path, outcome: "Outcome") -> None:

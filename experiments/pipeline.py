@@ -56,6 +56,7 @@ def run_stages(
     address: str | None = None,
     arch_id: str | None = None,
     formats: Sequence[str] | None = None,
+    device: str | None = None,
     tracker: Tracker | None = None,
 ) -> Outcome:
     """Run the named stages; each does only what is missing.
@@ -67,6 +68,7 @@ def run_stages(
         address: Ray cluster; None starts an embedded instance when a stage needs one.
         arch_id: what to export; None for the knee.
         formats: of exported files, see `stages.export`; None for the recipe's.
+        device: id of the one to profile and verify on; None for all that the recipe names.
         tracker: mirrors the run; None for the recipe's. If it fails, the run goes on and says so.
 
     Raises:
@@ -74,18 +76,20 @@ def run_stages(
     """
     if "export" in names:
         stages.require_formats(session, formats=formats)
+    named = [session.device_id, *(further.id for further in session.recipe.devices)]
+    on_devices = [session.on(one) for one in ([device] if device else named)]
     mirror = _Mirror(session, tracker=tracker or make_tracker(session), reporter=reporter)
     # The stack is the inner one: workers have ended, and written what they had, when the mirror tells how.
     with mirror.telling_how_it_ends(), ExitStack() as stack:
         cluster = _Cluster(stack, session=session, address=address)
         actions: dict[str, Callable[[], bool]] = {
             "train": lambda: stages.train(session, cluster=cluster, reporter=reporter, watching=mirror.watching),
-            "profile": lambda: stages.profile(session, reporter=reporter),
+            "profile": lambda: _on_all(stages.profile, on_devices, reporter=reporter),
             "search": lambda: stages.search(
                 session, cluster=cluster, reporter=reporter, on_rows=mirror.sync_now_and_then
             ),
             "refine": lambda: stages.refine(session, cluster=cluster, reporter=reporter),
-            "verify": lambda: stages.verify(session, reporter=reporter),
+            "verify": lambda: _on_all(stages.verify, on_devices, reporter=reporter),
         }
         changed = False
         for name in STAGES:
@@ -109,6 +113,12 @@ def run_stages(
     return Outcome(
         exported=exported, registered=mirror.register(exported, knee=arch_id is None), tracked=mirror.healthy
     )
+
+
+def _on_all(stage: Callable[..., bool], sessions: Sequence[Session], *, reporter: Reporter) -> bool:
+    """Run a stage on every device; whether anything was left to do on one."""
+    changed = [stage(session, reporter=reporter) for session in sessions]
+    return any(changed)
 
 
 class _Cluster:

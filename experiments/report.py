@@ -28,9 +28,7 @@ def front_document(run: Run, *, device: str | None = None) -> dict[str, JSON]:
     """
     device_id = run.info.device_id if device is None else device
     verifications = run.verifications()
-    known = sorted({run.info.device_id, *run.evaluations()["device_id"], *verifications["device_id"]})
-    if device_id not in known:
-        raise RunError(f"run {run.path} knows no device {device_id!r}", hint=f"its devices are: {', '.join(known)}")
+    require_device(run, device_id)
     front = run.front(device=device_id)
     profile = read_profile(run, device_id)
     unmeasured = unmeasured_points(verifications, device_id=device_id)
@@ -50,6 +48,20 @@ def front_document(run: Run, *, device: str | None = None) -> dict[str, JSON]:
         "predictor": profile,
         "warnings": list(front_warnings(front, profile=profile, unmeasured=unmeasured)),
     }
+
+
+def require_device(run: Run, device_id: str) -> None:
+    """Refuse a device that the run knows nothing about.
+
+    Raises:
+        RunError: it was never profiled.
+    """
+    known = run.devices()
+    if device_id not in known:
+        raise RunError(
+            f"run {run.path} knows no device {device_id!r}, its devices are: {', '.join(known)}",
+            hint=f"nas profile {run.path} --device {device_id}",
+        )
 
 
 def front_warnings(
@@ -94,13 +106,13 @@ def front_page(run: Run, *, device: str | None = None) -> str:
 
 
 def _front_figure(run: Run, front: ParetoFront, *, device_id: str) -> go.Figure:
-    evaluations, verifications = run.evaluations(), run.verifications()
+    evaluations, verifications = run.evaluations_on(device_id), run.verifications()
     verb = "Verified" if front.provenance == "measured" else "Predicted"
     unmeasured = unmeasured_points(verifications, device_id=device_id)
     warned = front_warnings(front, profile=read_profile(run, device_id), unmeasured=unmeasured)
     return pareto_figure(
         [dict(point.to_json()) for point in front.points],
-        evaluations[evaluations["device_id"] == device_id],
+        evaluations,
         verifications[verifications["device_id"] == device_id],
         title=f"{verb} front of {run.info.name} on {device_id}" + (" (with warnings)" if warned else ""),
     )

@@ -32,6 +32,7 @@ from nas.training.history import HistoryReader, TrainHistory
 from nas.training.loop import CHECKPOINTS, HISTORY
 from nas.verify import VerifySettings, choose_for_verification, verify_candidates
 from predictors import PredictorError
+from predictors.latency import LatencyPredictor
 from searchspaces import Architecture
 
 ClusterFactory = Callable[[], AbstractContextManager[object]]
@@ -123,7 +124,11 @@ def profile(session: Session, *, reporter: Reporter) -> bool:
         seed=session.recipe.seed,
     )
     _, found = profile_device(
-        session.bench, settings=settings, on_progress=reporter.progress, on_message=reporter.message
+        session.bench,
+        settings=settings,
+        on_progress=reporter.progress,
+        on_message=reporter.message,
+        sources=_sources(session),
     )
     scores = found.scores
     reporter.done(
@@ -135,6 +140,13 @@ def profile(session: Session, *, reporter: Reporter) -> bool:
             f"the predictor's error stays above the recipe's {found.max_mape_percent:g} %: the front will say so"
         )
     return True
+
+
+def _sources(session: Session) -> list[LatencyPredictor]:
+    """What a further device's predictor builds on: that of the recipe's device, if there is one."""
+    run = session.run
+    further = session.device_id != run.info.device_id
+    return [run.predictor()] if further and has_manifest(run.predictor_dir(run.info.device_id)) else []
 
 
 def _is_profiled(session: Session, *, reporter: Reporter) -> bool:
@@ -159,10 +171,10 @@ def inherited_rows(session: Session) -> pd.DataFrame:
 
 def current_evaluations(session: Session) -> pd.DataFrame:
     """Evaluations for the session's device, without those of an earlier supernet's inherited weights."""
-    rows = session.run.evaluations()
+    rows = session.run.evaluations_on(session.device_id)
     weights = session.bench.inherit(session.run.space.smallest).weights
     current = (rows["weights_kind"] != "inherited") | (rows["weights"] == weights)
-    return rows[current & (rows["device_id"] == session.device_id)]
+    return rows[current]
 
 
 def search_is_done(session: Session) -> bool:
@@ -340,7 +352,7 @@ def verify(session: Session, *, reporter: Reporter) -> bool:
     settings = VerifySettings(candidates=recipe.candidates, protocol=recipe.protocol, seed=session.recipe.seed)
     verified = verify_candidates(
         session.bench,
-        chosen,
+        [session.bench.twin(candidate) for candidate in chosen],
         evaluations=evaluations,
         pricer=session.pricer,
         settings=settings,
@@ -350,7 +362,7 @@ def verify(session: Session, *, reporter: Reporter) -> bool:
         num = len(unmeasured_points(run.verifications(), device_id=session.device_id))
         reporter.message(f"the device is dead: accuracies are verified, {num} points are marked as unmeasured")
         raise verified.dead
-    front = run.front()
+    front = run.front(device=session.device_id)
     spans = [point.latency_ms for point in front.points]
     found = f"verified front of {len(front.points)} points over a latency span of {max(spans) / min(spans):.2f}"
     reporter.done(found if verified.num_new else f"finished before; {found}")

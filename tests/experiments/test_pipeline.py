@@ -4,13 +4,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from experiments import pipeline
 from experiments.pipeline import Outcome, _Mirror, run_stages
-from experiments.recipe import load_recipe
+from experiments.recipe import DeviceSettings, load_recipe
 from experiments.session import Session, open_session
 from nas.errors import RunError, TrainingError
 from nas.tracking import MemoryTracker, RunView, Tracker
@@ -236,3 +237,22 @@ def test_syncs_are_rarer_the_longer_they_take(session: Session, monkeypatch: pyt
         seen.append(tracker.num_syncs)
     # The first after 15 s, the others 40 s after the one before.
     assert [seen.index(num) + 1 for num in (1, 2, 3)] == [16, 57, 98]
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"), [(None, ["onnxruntime-cpu", "torch-cpu"]), ("torch-cpu-int8", ["torch-cpu-int8"])]
+)
+@pytest.mark.parametrize("name", ["profile", "verify"])
+def test_a_stage_goes_to_all_devices_of_the_recipe_or_to_the_one_asked_for(
+    session: Session, monkeypatch: pytest.MonkeyPatch, name: str, asked: str | None, expected: list[str]
+) -> None:
+    seen: list[str] = []
+
+    def stage(one: Session, *, reporter: object) -> bool:
+        seen.append(one.device_id)
+        return True
+
+    monkeypatch.setattr(f"experiments.stages.{name}", stage)
+    more = replace(session, recipe=session.recipe.model_copy(update={"devices": (DeviceSettings(id="torch-cpu"),)}))
+    run_stages(more, names=[name], reporter=Heard(), device=asked, tracker=MemoryTracker())
+    assert seen == expected
