@@ -8,9 +8,10 @@ from pathlib import Path
 import pandas as pd
 import plotly.graph_objects as go
 
-from experiments.tracking.figures import hypervolume_figure, pareto_figure, predictor_figure, write_html
+from experiments.tracking.figures import hypervolume_figure, joint_figure, pareto_figure, predictor_figure, write_html
 from hardware.files import JSON, read_json, write_json
 from nas.errors import RunError
+from nas.joint_front import joint_warnings
 from nas.pareto import FrontPoint, ParetoFront, hypervolume_by_evaluation, unmeasured_points
 from nas.profile import PROFILE_HELD_OUT, profile_path, profiled_subnets
 from nas.run import Run
@@ -48,6 +49,41 @@ def front_document(run: Run, *, device: str | None = None) -> dict[str, JSON]:
         "predictor": profile,
         "warnings": list(front_warnings(front, profile=profile, unmeasured=unmeasured)),
     }
+
+
+def joint_document(run: Run) -> dict[str, JSON]:
+    """The object that `nas pareto --joint --format json` prints and `pareto-joint.json` holds.
+
+    As `front_document`, but each point's latency, interval and provenance are objects by device.
+    """
+    front = run.joint_front()
+    return {
+        "run": str(run.path),
+        "run_id": run.info.run_id,
+        "name": run.info.name,
+        "space": run.space.space_id,
+        "devices": list(front.devices),
+        "split": front.split,
+        "metric": front.points[0].metric if front.points else "none",
+        "hypervolume": front.hypervolume,
+        "reference_point": list(front.reference_point),
+        "points": [point.to_json() for point in front.points],
+        "warnings": list(joint_warnings(front)),
+    }
+
+
+def joint_page(run: Run) -> str:
+    """The joint front as one self-contained HTML page."""
+    return _page(_joint_figure(run))
+
+
+def _joint_figure(run: Run) -> go.Figure:
+    document = joint_document(run)
+    points, devices = document["points"], document["devices"]
+    assert isinstance(points, list)
+    assert isinstance(devices, list)
+    title = f"Joint front of {run.info.name}"
+    return joint_figure(points, [str(device) for device in devices], title=title, split=str(document["split"]))
 
 
 def require_device(run: Run, device_id: str) -> None:
@@ -99,9 +135,13 @@ def front_warnings(
 def front_page(run: Run, *, device: str | None = None) -> str:
     """The front as one self-contained HTML page."""
     front = run.front(device=device)
+    return _page(_front_figure(run, front, device_id=front.device_id))
+
+
+def _page(figure: go.Figure) -> str:
     with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "pareto.html"
-        write_html(_front_figure(run, front, device_id=front.device_id), path)
+        path = Path(directory) / "page.html"
+        write_html(figure, path)
         return path.read_text(encoding="utf-8")
 
 
@@ -136,8 +176,8 @@ def predictor_points(run: Run, device_id: str) -> pd.DataFrame:
     )
 
 
-def _scores(run: Run) -> str:
-    scores = run.predictor().scores
+def _scores(run: Run, device_id: str) -> str:
+    scores = run.predictor(device_id).scores
     if scores is None:
         return ""
     return (
@@ -157,25 +197,43 @@ def read_profile(run: Run, device_id: str) -> dict[str, JSON] | None:
 
 
 def write_report(run: Run) -> list[Path]:
-    """Write pictures and tables into the run's `report` directory; returns the files, those to come later left out."""
-    directory, device_id = run.report_dir, run.info.device_id
+    """Write pictures and tables into the run's `report` directory; returns the files, those to come later left out.
+
+    The recipe's device has `pareto.json`, a further one `pareto-ID.json`, all together `pareto-joint.json`; likewise
+    the pages.
+    """
+    directory = run.report_dir
     files = [run.recipe_path]
-    evaluations, front = run.evaluations(), run.front()
-    if profile_path(run, device_id).exists():
-        path = directory / "predictor.html"
-        title = f"Latency predictor of {run.info.name} on {device_id}"
-        write_html(predictor_figure(predictor_points(run, device_id), title=title, scores=_scores(run)), path)
-        files.append(path)
-    if len(evaluations):
+    if len(evaluations := run.evaluations()):
         path = directory / "hypervolume.html"
-        values = hypervolume_by_evaluation(evaluations, device_id=device_id)
-        write_html(hypervolume_figure(values, metric=front.metric), path)
+        values = hypervolume_by_evaluation(evaluations, device_id=run.info.device_id)
+        write_html(hypervolume_figure(values, metric=str(evaluations["metric"].iloc[0])), path)
         files.append(path)
+    for device_id in run.devices():
+        files += _write_device_report(run, device_id)
+    if len(run.devices()) > 1 and run.joint_front().points:
+        path = directory / "pareto-joint.json"
+        write_json(path, joint_document(run))
+        write_html(_joint_figure(run), path.with_suffix(".html"))
+        files += [path, path.with_suffix(".html")]
+    return files
+
+
+def _write_device_report(run: Run, device_id: str) -> list[Path]:
+    ending = "" if device_id == run.info.device_id else f"-{device_id}"
+    files = []
+    if profile_path(run, device_id).exists():
+        path = run.report_dir / f"predictor{ending}.html"
+        title = f"Latency predictor of {run.info.name} on {device_id}"
+        figure = predictor_figure(predictor_points(run, device_id), title=title, scores=_scores(run, device_id))
+        write_html(figure, path)
+        files.append(path)
+    front = run.front(device=device_id)
     if front.points:
-        document = front_document(run)
-        write_json(directory / "pareto.json", document)
-        write_html(_front_figure(run, front, device_id=device_id), directory / "pareto.html")
-        files += [directory / "pareto.json", directory / "pareto.html"]
+        path = run.report_dir / f"pareto{ending}.json"
+        write_json(path, front_document(run, device=device_id))
+        write_html(_front_figure(run, front, device_id=device_id), path.with_suffix(".html"))
+        files += [path, path.with_suffix(".html")]
     return files
 
 

@@ -104,7 +104,7 @@ def _portfolio(loss_PN: FloatArray, models: IntArray, *, method: Literal["exact"
 
 def _undominated(loss_PN: FloatArray) -> npt.NDArray[np.bool_]:
     """Models that no other one beats on a target without losing on another; of equal ones the first."""
-    keep_N = np.isfinite(loss_PN).any(axis=0)
+    keep_N: npt.NDArray[np.bool_] = np.asarray(np.isfinite(loss_PN).any(axis=0))
     for n in range(loss_PN.shape[1]):
         no_worse_N = (loss_PN <= loss_PN[:, [n]]).all(axis=0) & keep_N
         no_worse_N[n] = False

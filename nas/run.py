@@ -17,6 +17,7 @@ from hardware.measurement import MEASUREMENT_SCHEMA
 from hardware.table import Table
 from nas.candidate import CandidateStore
 from nas.errors import CheckpointError, RunError
+from nas.joint_front import JointFront, compute_joint_front
 from nas.pareto import ParetoFront, compute_front
 from nas.pricing import Pricer
 from nas.tables import EVALUATION_SCHEMA, VERIFICATION_SCHEMA
@@ -160,6 +161,12 @@ class Run:
         """The verified front of a device (default: the recipe's), or the predicted one before verification."""
         device_id = self.info.device_id if device is None else device
         return compute_front(self.evaluations_on(device_id), self.verifications(), device_id=device_id)
+
+    def joint_front(self) -> JointFront:
+        """The front of accuracy and of the latencies on all devices of the run."""
+        return compute_joint_front(
+            {device: self.evaluations_on(device) for device in self.devices()}, self.verifications()
+        )
 
     def checkpoint_dir(self) -> Path:
         """Directory of the newest checkpoint of the supernet.

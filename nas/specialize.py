@@ -195,7 +195,8 @@ class _Judge:
 def _best_first(ranked: Sequence[FloatArray]) -> npt.NDArray[np.int64]:
     """Fewest missed limits, then highest accuracy."""
     missed_N, accuracy_N = ranked
-    return np.lexsort((-accuracy_N, missed_N))
+    order: npt.NDArray[np.int64] = np.lexsort((-accuracy_N, missed_N))
+    return order
 
 
 def evolve(
