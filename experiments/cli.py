@@ -19,6 +19,7 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 from experiments.cli_devices import app as devices_app
+from experiments.cli_ledger import ledger
 from experiments.cli_portfolio import portfolio
 from experiments.cli_spaces import app as spaces_app
 from experiments.cli_specialize import specialize
@@ -54,6 +55,7 @@ app.add_typer(devices_app, name="devices")
 app.add_typer(spaces_app, name="spaces")
 app.command()(specialize)
 app.command()(portfolio)
+app.command()(ledger)
 
 
 class Precision(StrEnum):

@@ -13,6 +13,7 @@ from experiments.ray.cluster import connect
 from experiments.report import run_view, write_report
 from experiments.reporter import Reporter
 from experiments.session import Session
+from experiments.stage_costs import recorded
 from experiments.tracking.mlflow import MlflowTracker
 from hardware.errors import DeadDeviceError
 from nas.errors import RunError
@@ -95,7 +96,7 @@ def run_stages(
         for name in STAGES:
             if name in actions and name in names:
                 try:
-                    changed = actions[name]()
+                    changed = recorded(session, name, actions[name], device_id=device)
                 except DeadDeviceError:
                     # What needs no device is done and marked.
                     mirror.sync()
@@ -108,7 +109,11 @@ def run_stages(
                 mirror.sync()
             return Outcome(exported=None, registered=None, tracked=mirror.healthy)
         # Still inside: Ray's processes ending would disturb the last measurement.
-        exported = stages.export(session, reporter=reporter, arch_id=arch_id, formats=formats)
+        exported = recorded(
+            session,
+            "export",
+            lambda: stages.export(session, reporter=reporter, arch_id=arch_id, formats=formats),
+        )
     mirror.sync()
     return Outcome(
         exported=exported, registered=mirror.register(exported, knee=arch_id is None), tracked=mirror.healthy

@@ -20,7 +20,7 @@ from nas.errors import CheckpointError, RunError
 from nas.joint_front import JointFront, compute_joint_front
 from nas.pareto import ParetoFront, compute_front
 from nas.pricing import Pricer
-from nas.tables import EVALUATION_SCHEMA, VERIFICATION_SCHEMA
+from nas.tables import EVALUATION_SCHEMA, STAGE_SCHEMA, VERIFICATION_SCHEMA
 from nas.training.checkpoints import WEIGHTS_FILE, finished_checkpoints, load_checkpoint
 from nas.training.loop import CHECKPOINTS
 from predictors import load_predictor
@@ -70,6 +70,7 @@ class Run:
         self.evaluations_table = Table(path / "tables" / "evaluations", schema=EVALUATION_SCHEMA)
         self._measurements_dir = path / "tables" / "measurements"
         self.verifications_table = Table(path / "tables" / "verifications", schema=VERIFICATION_SCHEMA)
+        self.stages_table = Table(path / "tables" / "stages", schema=STAGE_SCHEMA)
 
     @property
     def train_dir(self) -> Path:

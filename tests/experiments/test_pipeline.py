@@ -146,6 +146,37 @@ def test_the_trainings_own_error_is_raised_when_the_tracker_fails_too(train: Cal
         train(training, tracker=FlakyTracker(MemoryTracker(), broken=True))
 
 
+@pytest.mark.parametrize(
+    ("error", "ended"),
+    [(None, "done"), (TrainingError("nan", hint="lower it"), "failed"), (KeyboardInterrupt(), "interrupted")],
+)
+def test_what_a_stage_took_is_kept_however_it_ends(
+    session: Session,
+    train: Callable[..., Outcome],
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException | None,
+    ended: str,
+) -> None:
+    monkeypatch.setattr("experiments.stage_costs._LEAST_SECONDS", 0.0)
+
+    def training(history: TrainHistory) -> None:
+        history.append(row(1))
+        if error is not None:
+            raise error
+
+    with nullcontext() if error is None else pytest.raises(type(error)):
+        train(training, tracker=MemoryTracker())
+    (kept,) = session.run.stages_table.read().to_dict("records")
+    assert (kept["stage"], kept["ended"], kept["cores"], kept["gpus"]) == ("train", ended, 2, 0)
+    assert kept["seconds"] > 0
+
+
+def test_a_stage_that_had_nothing_to_do_is_not_kept(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("experiments.stages.profile", lambda *_, **__: False)
+    run_stages(session, names=["profile"], reporter=Heard(), tracker=MemoryTracker())
+    assert len(session.run.stages_table) == 0
+
+
 class Buggy(MemoryTracker):
     """Raises what no tracker should raise."""
 
