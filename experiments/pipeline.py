@@ -19,6 +19,7 @@ from hardware.errors import DeadDeviceError
 from nas.errors import RunError
 from nas.export import Exported
 from nas.tracking import RunStatus, Tracker
+from searchspaces import Architecture
 from searchspaces.errors import Hinted
 
 STAGES = ("train", "profile", "search", "refine", "verify", "export")
@@ -118,6 +119,31 @@ def run_stages(
     return Outcome(
         exported=exported, registered=mirror.register(exported, knee=arch_id is None), tracked=mirror.healthy
     )
+
+
+def fine_tune(
+    session: Session, archs: Sequence[Architecture], *, reporter: Reporter, address: str | None = None
+) -> None:
+    """Fine-tune architectures of a trained run as the stage `refine` does, beside those that it chooses.
+
+    Args:
+        session: an open session.
+        archs: which ones; those that are fine-tuned already stay as they are.
+        reporter: hears of progress.
+        address: Ray cluster; None starts an embedded instance if one is needed.
+
+    Raises:
+        RunError: the supernet is not trained.
+        CheckpointError: fine-tuning failed for all of them.
+    """
+    stages.require_trained(session)
+    reporter.stage("refine", text=f"{len(archs)} architectures, {session.recipe.refine.epochs} epochs each")
+    with ExitStack() as stack:
+        cluster = _Cluster(stack, session=session, address=address)
+        changed = recorded(
+            session, "refine", lambda: stages.fine_tune(session, archs, cluster=cluster, reporter=reporter)
+        )
+    reporter.done("fine-tuned" if changed else "finished before")
 
 
 def _on_all(stage: Callable[..., bool], sessions: Sequence[Session], *, reporter: Reporter) -> bool:

@@ -259,15 +259,31 @@ def missing_refinements(session: Session) -> list[Architecture]:
 
 def refine(session: Session, *, cluster: ClusterFactory, reporter: Reporter) -> bool:
     """Stage 4: fine-tune candidates around the front as Ray Tune trials."""
-    recipe, run = session.recipe.refine, session.run
+    recipe = session.recipe.refine
     require_trained(session)
     if not len(inherited_rows(session)):
-        raise RunError(f"run {run.path} has no evaluated architectures", hint=f"nas search {run.path}")
+        raise RunError(f"run {session.run.path} has no evaluated architectures", hint=f"nas search {session.run.path}")
     reporter.stage("refine", text=f"{recipe.candidates} candidates around the front, {recipe.epochs} epochs each")
-    # A trial may have finished just before the driver was killed.
-    missing = [arch for arch in missing_refinements(session) if not _record_refined(session, arch)]
-    if not missing:
+    if not fine_tune(session, missing_refinements(session), cluster=cluster, reporter=reporter):
         reporter.done("finished before")
+        return False
+    reporter.done(_gain(session))
+    return True
+
+
+def fine_tune(session: Session, archs: Sequence[Architecture], *, cluster: ClusterFactory, reporter: Reporter) -> bool:
+    """Fine-tune those of `archs` that are not yet, as Ray Tune trials, and append their rows.
+
+    Returns:
+        Whether anything was left to do.
+
+    Raises:
+        CheckpointError: it failed for all of them.
+    """
+    recipe, run = session.recipe.refine, session.run
+    # A trial may have finished just before the driver was killed.
+    missing = [arch for arch in archs if not _record_refined(session, arch)]
+    if not missing:
         return False
     jobs = [(arch.to_json(), run.refine_dir(arch.arch_id)) for arch in missing]
     steps: dict[str, float] = {}
@@ -295,9 +311,8 @@ def refine(session: Session, *, cluster: ClusterFactory, reporter: Reporter) -> 
         first = errors.get(str(run.refine_dir(failed[0].arch_id)))
         raise CheckpointError(
             f"fine-tuning failed for all {len(failed)} candidates; the first one: {first}",
-            hint=f"correct the cause and run `nas refine {run.path}` again",
+            hint=f"correct the cause and run the same command on {run.path} again",
         )
-    reporter.done(_gain(session))
     return True
 
 
