@@ -136,6 +136,7 @@ def profile_device(
     settings: ProfileSettings,
     on_progress: Callable[[int, int], None],
     on_message: Callable[[str], None],
+    sources: Sequence[LatencyPredictor] = (),
 ) -> tuple[LatencyPredictor, Profile]:
     """Measure what is missing, fit, and measure more while the held-out error is above the bound.
 
@@ -146,6 +147,7 @@ def profile_device(
         settings: how much.
         on_progress: called with (rounds done, most rounds) of the batch that is measured.
         on_message: told what a user should know.
+        sources: predictors of other devices that this one builds on.
 
     Raises:
         RunError: the space has fewer subnets than are asked for.
@@ -158,10 +160,12 @@ def profile_device(
             f"space {space.space_id} has {space.size} architectures, profile.fit + profile.held_out is {wanted}",
             hint="lower profile.fit and profile.held_out",
         )
-    fitting, judging = choose_measurements(space, fit=settings.fit, held_out=settings.held_out, seed=settings.seed)
+    fitting, judging = choose_measurements(
+        space, fit=settings.fit, held_out=settings.held_out, seed=settings.seed, sources=sources
+    )
     purposes = dict.fromkeys(fitting, PROFILE_FIT) | dict.fromkeys(judging, PROFILE_HELD_OUT)
     _measure_missing(bench, purposes, settings=settings, on_progress=on_progress)
-    predictor, profile = _fit(run, device_id=bench.device.spec.device_id, settings=settings)
+    predictor, profile = _fit(run, device_id=bench.device.spec.device_id, settings=settings, sources=sources)
     while not profile.accepted and profile.num_measured < settings.max_measured:
         on_message(
             f"held-out error {profile.scores.mape_percent:.1f} % is above {settings.max_mape_percent:g} %: measure more"
@@ -173,7 +177,7 @@ def profile_device(
         if not proposed:
             break
         _measure_missing(bench, dict.fromkeys(proposed, PROFILE_FIT), settings=settings, on_progress=on_progress)
-        predictor, profile = _fit(run, device_id=profile.device_id, settings=settings)
+        predictor, profile = _fit(run, device_id=profile.device_id, settings=settings, sources=sources)
     if profile.num_suspect:
         what = "used nevertheless, because too few others are left" if profile.uses_suspect else "left out"
         on_message(f"{profile.num_suspect} measurements are suspect, the host was not quiet: they are {what}")
@@ -242,11 +246,13 @@ def _measure_missing(
         measure_candidates(bench, batch, protocol=settings.protocol, seed=settings.seed, on_round=on_progress)
 
 
-def _fit(run: Run, *, device_id: str, settings: ProfileSettings) -> tuple[LatencyPredictor, Profile]:
+def _fit(
+    run: Run, *, device_id: str, settings: ProfileSettings, sources: Sequence[LatencyPredictor]
+) -> tuple[LatencyPredictor, Profile]:
     measured = profiled_subnets(run, device_id=device_id)
     num_suspect, rows = int(measured["suspect"].sum()), usable_subnets(measured)
     fit, held_out = rows[rows["purpose"] == PROFILE_FIT], rows[rows["purpose"] == PROFILE_HELD_OUT]
-    predictor = fit_latency_predictor(fit, space=run.space, device_id=device_id)
+    predictor = fit_latency_predictor(fit, space=run.space, device_id=device_id, sources=sources)
     archs = [Architecture.from_json(text) for text in held_out["architecture"]]
     scores = score(predictor.predict(archs).mean, held_out["latency_ms"].to_numpy(dtype=np.float64))
     profile = Profile(

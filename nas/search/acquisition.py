@@ -8,6 +8,8 @@ axis). All objectives are minimised.
 Letters: N candidates, P points of a front, M objectives, K boxes.
 """
 
+import itertools
+
 import numpy as np
 from scipy.special import ndtr
 
@@ -57,7 +59,7 @@ def open_boxes(front_PM: FloatArray, ref_M: FloatArray) -> tuple[FloatArray, Flo
     # Slabs between the values of the last objective; in each, points below it are in the way, by their other values.
     levels_L = np.concatenate([[-np.inf], np.unique(front_PM[:, -1]), ref_M[-1:]])
     lower, upper = [], []
-    for low, high in zip(levels_L[:-1], levels_L[1:], strict=True):
+    for low, high in itertools.pairwise(levels_L.tolist()):
         lower_KM, upper_KM = open_boxes(front_PM[front_PM[:, -1] <= low, :-1], ref_M[:-1])
         num = len(lower_KM)
         lower.append(np.column_stack([lower_KM, np.full(num, low)]))

@@ -238,4 +238,5 @@ def _reference(front_PM: FloatArray, optimistic_NM: FloatArray) -> FloatArray:
     together = np.concatenate([front_PM, optimistic_NM])
     outer = together[is_nondominated(together)]
     low_M, high_M = outer.min(axis=0), outer.max(axis=0)
-    return high_M + _BEYOND * np.maximum(high_M - low_M, _LEAST_SPREAD)
+    reference_M: FloatArray = high_M + _BEYOND * np.maximum(high_M - low_M, _LEAST_SPREAD)
+    return reference_M
