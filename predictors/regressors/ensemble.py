@@ -165,7 +165,7 @@ def _trained(inputs_ND: FloatArray, target_N: FloatArray, *, used_MN: npt.NDArra
             rows = torch.randperm(len(target), generator=generator)[:_ROWS_A_STEP]
             optimizer.zero_grad()
             missed = _forward(weights, inputs[rows]) - target[rows]
-            (missed.square() * share[:, rows]).sum().backward()  # type: ignore[no-untyped-call]
+            (missed.square() * share[:, rows]).sum().backward()
             optimizer.step()
             schedule.step()
     first, first_bias, second, second_bias, last, last_bias = (

@@ -133,7 +133,8 @@ def _grown(inputs_ND: FloatArray, target_N: FloatArray) -> str:
 
 
 def _restored(text: str) -> "lightgbm.Booster":
-    return _lightgbm().Booster(model_str=text)
+    booster: lightgbm.Booster = _lightgbm().Booster(model_str=text)
+    return booster
 
 
 def _of(trees: "lightgbm.Booster", inputs_ND: FloatArray) -> FloatArray:
