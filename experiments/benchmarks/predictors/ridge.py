@@ -48,7 +48,7 @@ def plain_ridge(
     asked_MR = ((question_MF - center_F) * gain_F) @ right_RF.T
     predicted_M = mean + asked_MR @ (singular_R / (singular_R**2 + alpha) * projected_R)
     spread_M = np.sqrt(1.0 + 1.0 / len(log_N) + np.square(asked_MR) @ (1.0 / (singular_R**2 + alpha)))
-    quantile = conformal_quantile(missed_N, 1.0 / np.sqrt(rest_N), level=level)
+    quantile = conformal_quantile(missed_N, 1.0 / np.sqrt(rest_N), level=level, num_tuned=1)
     width_M = np.minimum(quantile * spread_M, _WIDEST)
     return Prediction(
         mean=np.exp(predicted_M),

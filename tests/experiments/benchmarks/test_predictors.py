@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from experiments.benchmarks.predictors.__main__ import main
-from experiments.benchmarks.predictors.ridge import plain_ridge
 from experiments.benchmarks.predictors.published import read_fbnet, read_nasbench201, read_ofa
+from experiments.benchmarks.predictors.ridge import plain_ridge
 from searchspaces.fbnet import OPERATORS, fbnet
 
 NUM = 240
