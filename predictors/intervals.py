@@ -17,7 +17,8 @@ from predictors.prediction import FloatArray
 # Totals may leave the fitted span by this share of it before a prediction counts as extrapolation.
 _MARGIN = 0.05
 
-# Every choice value that no fitted architecture had widens the interval as much as leaving the span by half of it.
+# A choice value that no fitted architecture had widens the interval as much as leaving the span by half of it; several
+# add up as independent errors do.
 _UNSEEN_VALUE = 0.5
 
 
@@ -78,7 +79,7 @@ class FittedRange:
         span_T = np.maximum(self.high_T - self.low_T, 0.01)
         beyond_NT = np.maximum(self.low_T - totals_NT, totals_NT - self.high_T) / span_T - _MARGIN
         num_unseen_N = ((blocks["choices"] > 0) & (self.seen_F == 0)).sum(axis=1)
-        excess_N: FloatArray = np.maximum(beyond_NT.max(axis=1), 0.0) + _UNSEEN_VALUE * num_unseen_N
+        excess_N: FloatArray = np.maximum(beyond_NT.max(axis=1), 0.0) + _UNSEEN_VALUE * np.sqrt(num_unseen_N)
         return excess_N
 
     def arrays(self) -> Mapping[str, FloatArray]:

@@ -43,10 +43,14 @@ def add_coverage(
             report.add(f"{key}/outside", flagged)
             ratio = float(np.exp(_mean([np.log(_over_ridge(means, method)) for means in all_means])))
             report.add(f"{key}/interval_score_over_ridge", ratio, at_most=most)
-            shown = f"{outside:.1%}" if np.isfinite(outside) else ""
-            rows.append([method, str(n), f"{inside:.1%}", f"{flagged:.1%}", shown, f"{ratio:.2f}"])
+            rows.append([method, str(n), *map(share_text, (inside, flagged, outside)), f"{ratio:.2f}"])
     headings = ["", "n", "coverage in range", "out of range", "coverage there", "interval score / best ridge's"]
     report.show(f"{case}: 90 % intervals", headings=headings, rows=rows)
+
+
+def share_text(value: float) -> str:
+    """A share in percent; nothing for NaN."""
+    return f"{value:.1%}" if np.isfinite(value) else ""
 
 
 def _over_ridge(means: Mapping[str, Mapping[str, float]], method: str) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from experiments.benchmarks.harness import BenchmarkReport
-from experiments.benchmarks.predictors.coverage import add_coverage
+from experiments.benchmarks.predictors.coverage import add_coverage, share_text
 from experiments.benchmarks.predictors.curves import draw_curves
 from experiments.benchmarks.predictors.methods import (
     Outcome,
@@ -125,7 +125,9 @@ def _each_device(
             all_means.append((device, n, means))
     if not rows:
         return
-    report.show(f"{case}: Spearman, within 10 %", headings=["device", "n", *_headings(means)], rows=rows)
+    report.show(
+        f"{case}: Spearman; within 10 % and coverage of ours", headings=["device", "n", *_headings(means)], rows=rows
+    )
     add_coverage(report, case, all_means)
     draw_curves(options.out, case, all_means)
     add_outside(report, options, case, alone, devices=list(table.latency)[: 2 if options.quick else None])
@@ -165,9 +167,10 @@ def _add(report: BenchmarkReport, case: str, means: Mapping[str, Mapping[str, fl
 
 
 def _headings(means: Mapping[str, object]) -> list[str]:
-    return [*means, "coverage", "ceiling"]
+    return [*means, "within 10 %", "coverage", "ceiling"]
 
 
 def _cells(means: Mapping[str, Mapping[str, float]]) -> list[str]:
-    cells = [f"{found['spearman']:.3f} {found['within_10']:.0%}" for found in means.values()]
-    return [*cells, f"{means['ours']['coverage']:.0%}"]
+    ours = means["ours"]
+    cells = [f"{found['spearman']:.3f}" for found in means.values()]
+    return [*cells, share_text(ours["within_10"]), share_text(ours["coverage"])]

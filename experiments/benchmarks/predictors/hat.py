@@ -107,10 +107,10 @@ def _read(path: Path) -> _Transformers:
     latency, noise, macs = (np.zeros(len(table)) for _ in range(3))
     # A decoder's layers attend twice; every projection has 512 columns, however many heads.
     for part, projections in (("encoder", 4), ("decoder", 8)):
-        latency += table[f"latency_mean_{part}"]
-        noise += table[f"latency_std_{part}"] ** 2
+        latency += table[f"latency_mean_{part}"].to_numpy()
+        noise += table[f"latency_std_{part}"].to_numpy() ** 2
         columns = projections * 512 + 2 * table[f"{part}_ffn_embed_dim_avg"]
-        macs += table[f"{part}_layer_num"] * table[f"{part}_embed_dim"] * columns
+        macs += (table[f"{part}_layer_num"] * table[f"{part}_embed_dim"] * columns).to_numpy()
     return _Transformers(
         blocks={"totals": totals_NT, "kinds": np.stack(products, axis=1), "choices": np.zeros((len(totals_NT), 0))},
         cost_N=latency,
