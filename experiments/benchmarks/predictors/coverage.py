@@ -20,7 +20,7 @@ def add_coverage(
     """Record the mean coverage of 90 % intervals for each number of measurements, and their score; targets from 50 on.
 
     The score of a device is divided by that of the ridge that has the best one there; of these ratios the geometric
-    mean counts, below 1 where ours is better.
+    mean counts, below 1 where ours is better, and on how many devices it is.
 
     Args:
         report: where to.
@@ -41,10 +41,16 @@ def add_coverage(
             if np.isfinite(outside):
                 report.add(f"{key}/outside_coverage", outside, at_least=least)
             report.add(f"{key}/outside", flagged)
-            ratio = float(np.exp(_mean([np.log(_over_ridge(means, method)) for means in all_means])))
+            ratios = [_over_ridge(means, method) for means in all_means]
+            ratio = float(np.exp(np.mean(np.log(ratios))))
             report.add(f"{key}/interval_score_over_ridge", ratio, at_most=most)
-            rows.append([method, str(n), *map(share_text, (inside, flagged, outside)), f"{ratio:.2f}"])
-    headings = ["", "n", "coverage in range", "out of range", "coverage there", "interval score / best ridge's"]
+            # A device that is found exactly weighs much in that mean.
+            better = float(np.mean(np.array(ratios) < 1.0))
+            report.add(f"{key}/interval_score_better", better)
+            rows.append(
+                [method, str(n), *map(share_text, (inside, flagged, outside)), f"{ratio:.2f}", share_text(better)]
+            )
+    headings = ["", "n", "coverage in range", "out of range", "coverage there", "score / best ridge's", "better on"]
     report.show(f"{case}: 90 % intervals", headings=headings, rows=rows)
 
 

@@ -167,7 +167,7 @@ def _add(report: BenchmarkReport, case: str, means: Mapping[str, Mapping[str, fl
 
 
 def _headings(means: Mapping[str, object]) -> list[str]:
-    return [*means, "within 10 %", "coverage", "ceiling"]
+    return [*(name.replace("_", " ") for name in means), "within 10 %", "coverage", "ceiling"]
 
 
 def _cells(means: Mapping[str, Mapping[str, float]]) -> list[str]:
