@@ -19,6 +19,7 @@ from typer.core import TyperGroup
 
 from experiments.cli_devices import app as devices_app
 from experiments.cli_jobs import list_, logs, resume, status, stop, submit
+from experiments.cli_ledger import ledger
 from experiments.cli_options import (
     FromOption,
     QuickOption,
@@ -28,6 +29,7 @@ from experiments.cli_options import (
     default_run_dir,
     overrides,
 )
+from experiments.cli_portfolio import portfolio
 from experiments.cli_spaces import app as spaces_app
 from experiments.cli_specialize import specialize
 from searchspaces.errors import Hinted
@@ -61,6 +63,8 @@ app = typer.Typer(
 app.add_typer(devices_app, name="devices")
 app.add_typer(spaces_app, name="spaces")
 app.command()(specialize)
+app.command()(portfolio)
+app.command()(ledger)
 
 
 class Precision(StrEnum):
@@ -84,6 +88,7 @@ WhereArgument = Annotated[
 ]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.", show_default=False)]
 AddressOption = Annotated[str | None, typer.Option("--address", help="Ray cluster; default: an embedded instance.")]
+DeviceOption = Annotated[str | None, typer.Option("--device", metavar="ID", help="Device id; default: the recipe's.")]
 
 
 def _out() -> Console:
@@ -166,9 +171,15 @@ def train(
 
 
 @app.command()
-def profile(where: RunArgument, address: AddressOption = None) -> None:
-    """Stage 2: measure subnets, fit the latency predictor. Example: nas profile runs/quickstart."""
-    _stage(where, "profile", address=address)
+def profile(where: RunArgument, address: AddressOption = None, device: DeviceOption = None) -> None:
+    """Stage 2: measure subnets, fit the latency predictor; also of a further device of a finished run.
+
+    Examples:
+        nas profile runs/quickstart
+
+        nas profile runs/quickstart --device openvino-cpu
+    """
+    _stage(where, "profile", address=address, device=device)
 
 
 @app.command()
@@ -184,10 +195,16 @@ def refine(where: RunArgument, address: AddressOption = None) -> None:
 
 
 @app.command()
-def verify(where: RunArgument, address: AddressOption = None) -> None:
-    """Stage 5: measure and evaluate the candidates of the front. Example: nas verify runs/quickstart."""
-    _stage(where, "verify", address=address)
-    pareto(where)
+def verify(where: RunArgument, address: AddressOption = None, device: DeviceOption = None) -> None:
+    """Stage 5: measure and evaluate the candidates of the front.
+
+    Examples:
+        nas verify runs/quickstart
+
+        nas verify runs/quickstart --device openvino-cpu
+    """
+    _stage(where, "verify", address=address, device=device)
+    pareto(where, device=device)
 
 
 @app.command()
@@ -230,7 +247,8 @@ def export(
 @app.command()
 def pareto(
     where: RunArgument,
-    device: Annotated[str | None, typer.Option("--device", help="Device id; default: the recipe's.")] = None,
+    device: DeviceOption = None,
+    joint: Annotated[bool, typer.Option("--joint", help="Accuracy against the latencies on all devices.")] = False,
     format_: Annotated[FrontFormat, typer.Option("--format", help="Output format.")] = FrontFormat.table,
 ) -> None:
     """Show the Pareto front: the verified one, or the predicted one before verification.
@@ -241,21 +259,27 @@ def pareto(
         nas pareto runs/quickstart --format json > front.json
 
         nas pareto runs/quickstart --format html > front.html
+
+        nas pareto runs/quickstart --device openvino-cpu
+
+        nas pareto runs/quickstart --joint
     """
-    from experiments.console import front_csv, front_table
-    from experiments.report import front_document, front_page, to_json_text
+    from experiments.console import front_csv, front_table, joint_table
+    from experiments.report import front_document, front_page, joint_document, joint_page, to_json_text
     from nas import open_run
 
+    if joint and device is not None:
+        raise typer.BadParameter("--joint is of all devices, --device of one")
     opened = open_run(where)
-    document = front_document(opened, device=device)
+    document = joint_document(opened) if joint else front_document(opened, device=device)
     if format_ is FrontFormat.json:
         typer.echo(to_json_text(document))
     elif format_ is FrontFormat.csv:
         typer.echo(front_csv(document), nl=False)
     elif format_ is FrontFormat.html:
-        typer.echo(front_page(opened, device=device))
+        typer.echo(joint_page(opened) if joint else front_page(opened, device=device))
     else:
-        _out().print(front_table(document))
+        _out().print(joint_table(document) if joint else front_table(document))
         warnings = document["warnings"]
         assert isinstance(warnings, list)
         for warning in warnings:
@@ -340,6 +364,7 @@ def _stage(
     address: str | None = None,
     arch_id: str | None = None,
     formats: list[str] | None = None,
+    device: str | None = None,
 ) -> "Outcome":
     from experiments.pipeline import reaching_device
     from experiments.recipe import load_recipe
@@ -349,7 +374,7 @@ def _stage(
     recipe = load_recipe(open_run(where).recipe_path)
     with exclusive(where), reaching_device(recipe, address=address) as address:
         session = resume_session(where)
-        return _run_stages(session, names=[name], address=address, arch_id=arch_id, formats=formats)
+        return _run_stages(session, names=[name], address=address, arch_id=arch_id, formats=formats, device=device)
 
 
 def _run_stages(
@@ -359,12 +384,21 @@ def _run_stages(
     address: str | None,
     arch_id: str | None = None,
     formats: list[str] | None = None,
+    device: str | None = None,
 ) -> "Outcome":
     from experiments.console import ConsoleReporter
     from experiments.pipeline import run_stages
 
     with ConsoleReporter(_err()) as reporter:
-        return run_stages(session, names=names, reporter=reporter, address=address, arch_id=arch_id, formats=formats)
+        return run_stages(
+            session,
+            names=names,
+            reporter=reporter,
+            address=address,
+            arch_id=arch_id,
+            formats=formats,
+            device=device,
+        )
 
 
 def _show_outcome(directory: Path, outcome: "Outcome") -> None:

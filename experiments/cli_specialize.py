@@ -4,7 +4,7 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -34,14 +34,21 @@ def specialize(
         typer.Option("--limit", metavar="NAME<=VALUE", help=f"{', '.join(_UNITS)}; can be repeated."),
     ] = None,
     top: Annotated[int, typer.Option("--top", min=1, max=1000, help="How many architectures.")] = 5,
+    fine_tune: Annotated[
+        bool, typer.Option("--fine-tune", help="Fine-tune the first one, as `nas refine` does, and say its accuracy.")
+    ] = False,
     format_: FormatOption = Format.table,
 ) -> None:
-    """Answer from a run's predictors: the best architectures of the whole space under limits. Nothing is evaluated.
+    """Answer from a run's predictors: the best architectures of the whole space under limits.
+
+    Nothing is evaluated unless --fine-tune is given.
 
     Examples:
         nas specialize runs/quickstart --limit 'latency_ms<=0.02'
 
         nas specialize runs/quickstart --device openvino-cpu --limit 'latency_ms<=0.3' --limit 'params<=50000' --top 3
+
+        nas specialize runs/quickstart --limit 'latency_ms<=0.02' --fine-tune
     """
     from nas.run import open_run
     from nas.specialize import specialize as answer
@@ -50,14 +57,17 @@ def specialize(
     asked = [_limit(text) for text in limits or []]
     found = answer(run, device=device, limits=asked, top=top)
     device_id = device or run.info.device_id
+    tuned = _fine_tune(where, found[0]) if fine_tune else None
     if format_ is Format.json:
-        document = {
+        document: dict[str, object] = {
             "run": str(where),
             "space": run.space.space_id,
             "device": device_id,
             "limits": {limit.name: limit.value for limit in asked},
             "architectures": [_document(one) for one in found],
         }
+        if tuned is not None:
+            document["fine_tuned"] = tuned
         typer.echo(json.dumps(document, indent=2))
         return
     table = Table(title=f"{run.info.name} on {device_id}: all values are predicted", title_justify="left")
@@ -82,7 +92,15 @@ def specialize(
             "" if one.peak_memory_bytes is None else f"{one.peak_memory_bytes:,}",
             ", ".join(notes),
         )
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    out = Console(width=None if sys.stdout.isatty() else 160)
+    out.print(table)
+    if tuned is not None:
+        low, high = tuned["accuracy_interval"]
+        out.print(
+            f"fine-tuned {tuned['arch_id']}: {tuned['accuracy']:.2%} ({low:.1%} - {high:.1%}) on the search split; "
+            f"candidate {tuned['candidate']}",
+            highlight=False,
+        )
     if any(not one.within_limits or not one.in_range for one in found):
         err = Console(stderr=True, soft_wrap=not sys.stderr.isatty())
         err.print(
@@ -91,6 +109,30 @@ def specialize(
             highlight=False,
             markup=False,
         )
+
+
+def _fine_tune(where: Path, one: "Specialist") -> dict[str, Any]:
+    """Fine-tune an architecture of a run, and what came of it."""
+    from experiments.console import ConsoleReporter
+    from experiments.pipeline import fine_tune
+    from experiments.session import exclusive, resume_session
+    from nas.refine import read_refined
+
+    with exclusive(where):
+        session = resume_session(where)
+        with ConsoleReporter(Console(stderr=True, soft_wrap=not sys.stderr.isatty())) as reporter:
+            fine_tune(session, [one.architecture], reporter=reporter)
+        refined = read_refined(session.run.refine_dir(one.architecture.arch_id))
+    assert refined is not None
+    return {
+        "arch_id": one.architecture.arch_id,
+        "candidate": refined.candidate.candidate_id,
+        "split": "search",
+        "metric": refined.accuracy.metric,
+        "accuracy": refined.accuracy.value,
+        "accuracy_interval": list(refined.accuracy.interval),
+        "seconds": refined.seconds,
+    }
 
 
 def _limit(text: str) -> "Limit":

@@ -149,6 +149,34 @@ def front_table(document: dict[str, JSON]) -> Table:
     return table
 
 
+def joint_table(document: dict[str, JSON]) -> Table:
+    """The front of `report.joint_document` as a table."""
+    devices, points = document["devices"], document["points"]
+    assert isinstance(devices, list)
+    assert isinstance(points, list)
+    table = Table(title=f"Joint Pareto front of {document['name']}", title_justify="left", title_style="bold")
+    table.add_column("arch id")
+    table.add_column(f"{metric_label(document['metric'])} on {document['split']}, 95 %", justify="right")
+    for device in devices:
+        table.add_column(f"{device}, ms", justify="right")
+    table.add_column("weights")
+    for point in points:
+        low, high = point["accuracy_interval"]
+        cells = []
+        for device in devices:
+            fast, slow = point["latency_interval_ms"][device]
+            mark = " (suspect)" if point["suspect"][device] else ""
+            value = f"{point['latency_ms'][device]:.4f}  {fast:.4f} - {slow:.4f}"
+            cells.append(f"{value} {point['provenance'][device]}{mark}")
+        table.add_row(
+            point["arch_id"],
+            f"{point['accuracy']:.2%}  {low:.1%} - {high:.1%}",
+            *cells,
+            point["weights_kind"],
+        )
+    return table
+
+
 def plan_table(lines: Sequence[PlanLine]) -> Table:
     """A plan as a table."""
     table = Table(title="Plan (nothing is written)", title_justify="left", title_style="bold", show_header=False)
@@ -170,14 +198,21 @@ def doctor_table(findings: Sequence[Finding]) -> Table:
 
 
 def front_csv(document: dict[str, JSON]) -> str:
-    """The front as CSV text; intervals become two columns."""
+    """The front as CSV text; intervals become two columns, and values by device "column/device"."""
     points = document["points"]
     assert isinstance(points, list)
     rows = []
     for point in points:
         row = dict(point)
         row["accuracy_low"], row["accuracy_high"] = row.pop("accuracy_interval")
-        row["latency_low_ms"], row["latency_high_ms"] = row.pop("latency_interval_ms")
+        interval = row.pop("latency_interval_ms")
+        if isinstance(interval, dict):
+            for device, (low, high) in interval.items():
+                row[f"latency_low_ms/{device}"], row[f"latency_high_ms/{device}"] = low, high
+            for key in ("latency_ms", "provenance", "suspect"):
+                row |= {f"{key}/{device}": value for device, value in row.pop(key).items()}
+        else:
+            row["latency_low_ms"], row["latency_high_ms"] = interval
         rows.append(row)
     import pandas as pd
 

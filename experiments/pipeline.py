@@ -14,12 +14,14 @@ from experiments.recipe import Recipe
 from experiments.report import run_view, write_report
 from experiments.reporter import STAGES, Reporter
 from experiments.session import Session
+from experiments.stage_costs import recorded
 from experiments.tracking.mlflow import MlflowTracker
 from hardware.errors import DeadDeviceError
 from hardware.fleet import RayPlace, load_fleet
 from nas.errors import RunError
 from nas.export import Exported
 from nas.tracking import RunStatus, Tracker
+from searchspaces import Architecture
 from searchspaces.errors import Hinted
 
 _SYNC_SECONDS = 15.0
@@ -56,6 +58,7 @@ def run_stages(
     address: str | None = None,
     arch_id: str | None = None,
     formats: Sequence[str] | None = None,
+    device: str | None = None,
     tracker: Tracker | None = None,
 ) -> Outcome:
     """Run the named stages; each does only what is missing.
@@ -67,6 +70,7 @@ def run_stages(
         address: Ray cluster; None starts an embedded instance when a stage needs one.
         arch_id: what to export; None for the knee.
         formats: of exported files, see `stages.export`; None for the recipe's.
+        device: id of the one to profile and verify on; None for all that the recipe names.
         tracker: mirrors the run; None for the recipe's. If it fails, the run goes on and says so.
 
     Raises:
@@ -74,24 +78,26 @@ def run_stages(
     """
     if "export" in names:
         stages.require_formats(session, formats=formats)
+    named = [session.device_id, *(further.id for further in session.recipe.devices)]
+    on_devices = [session.on(one) for one in ([device] if device else named)]
     mirror = _Mirror(session, tracker=tracker or make_tracker(session), reporter=reporter)
     # The stack is the inner one: workers have ended, and written what they had, when the mirror tells how.
     with mirror.telling_how_it_ends(), ExitStack() as stack:
         cluster = _Cluster(stack, session=session, address=address)
         actions: dict[str, Callable[[], bool]] = {
             "train": lambda: stages.train(session, cluster=cluster, reporter=reporter, watching=mirror.watching),
-            "profile": lambda: stages.profile(session, reporter=reporter),
+            "profile": lambda: _on_all(stages.profile, on_devices, reporter=reporter),
             "search": lambda: stages.search(
                 session, cluster=cluster, reporter=reporter, on_rows=mirror.sync_now_and_then
             ),
             "refine": lambda: stages.refine(session, cluster=cluster, reporter=reporter),
-            "verify": lambda: stages.verify(session, reporter=reporter),
+            "verify": lambda: _on_all(stages.verify, on_devices, reporter=reporter),
         }
         changed = False
         for name in STAGES:
             if name in actions and name in names:
                 try:
-                    changed = actions[name]()
+                    changed = recorded(session, name, actions[name], device_id=device)
                 except DeadDeviceError:
                     # What needs no device is done and marked.
                     mirror.sync()
@@ -104,7 +110,11 @@ def run_stages(
                 mirror.sync()
             return Outcome(exported=None, registered=None, tracked=mirror.healthy)
         # Still inside: Ray's processes ending would disturb the last measurement.
-        exported = stages.export(session, reporter=reporter, arch_id=arch_id, formats=formats)
+        exported = recorded(
+            session,
+            "export",
+            lambda: stages.export(session, reporter=reporter, arch_id=arch_id, formats=formats),
+        )
     mirror.sync()
     return Outcome(
         exported=exported, registered=mirror.register(exported, knee=arch_id is None), tracked=mirror.healthy
@@ -121,13 +131,46 @@ def reaching_device(recipe: Recipe, *, address: str | None) -> Iterator[str | No
         The address that is left for `run_stages` to connect to.
     """
     is_there = address is not None and any(
-        entry.device_id == recipe.device.id and isinstance(entry.place, RayPlace) for entry in load_fleet()
+        entry.device_id in {device.id for device in (recipe.device, *recipe.devices)}
+        and isinstance(entry.place, RayPlace)
+        for entry in load_fleet()
     )
     if not is_there:
         yield address
         return
     with connect(address):
         yield None
+
+
+def fine_tune(
+    session: Session, archs: Sequence[Architecture], *, reporter: Reporter, address: str | None = None
+) -> None:
+    """Fine-tune architectures of a trained run as the stage `refine` does, beside those that it chooses.
+
+    Args:
+        session: an open session.
+        archs: which ones; those that are fine-tuned already stay as they are.
+        reporter: hears of progress.
+        address: Ray cluster; None starts an embedded instance if one is needed.
+
+    Raises:
+        RunError: the supernet is not trained.
+        CheckpointError: fine-tuning failed for all of them.
+    """
+    stages.require_trained(session)
+    reporter.stage("refine", text=f"{len(archs)} architectures, {session.recipe.refine.epochs} epochs each")
+    with ExitStack() as stack:
+        cluster = _Cluster(stack, session=session, address=address)
+        changed = recorded(
+            session, "refine", lambda: stages.fine_tune(session, archs, cluster=cluster, reporter=reporter)
+        )
+    reporter.done("fine-tuned" if changed else "finished before")
+
+
+def _on_all(stage: Callable[..., bool], sessions: Sequence[Session], *, reporter: Reporter) -> bool:
+    """Run a stage on every device; whether anything was left to do on one."""
+    changed = [stage(session, reporter=reporter) for session in sessions]
+    return any(changed)
 
 
 class _Cluster:

@@ -7,7 +7,7 @@ from pathlib import Path
 from experiments.datasets import locate_dataset
 from experiments.errors import DataError, RecipeError
 from experiments.ray.device_host import ray_connectors
-from experiments.recipe import Recipe
+from experiments.recipe import DeviceSettings, Recipe
 from experiments.session import SERIES_SETTINGS, is_trained, recipe_space, recipe_to_continue, require_trainable
 from experiments.workload import recipe_device
 from hardware.device import list_devices
@@ -42,7 +42,7 @@ def make_plan(recipe: Recipe, run_dir: Path) -> list[PlanLine]:
     return [
         PlanLine(subject="space", text=f"{space.space_id}: {space.size:,} architectures{_open_input(recipe, space)}"),
         _data_line(recipe, space=space),
-        _device_line(recipe),
+        *(_device_line(settings) for settings in (recipe.device, *recipe.devices)),
         _train_line(recipe, space=space, is_done=is_done),
         PlanLine(
             subject="2 profile",
@@ -100,9 +100,9 @@ def _train_line(recipe: Recipe, *, space: SearchSpace, is_done: bool) -> PlanLin
     return PlanLine(subject="1 train", text=text)
 
 
-def _device_line(recipe: Recipe) -> PlanLine:
+def _device_line(settings: DeviceSettings) -> PlanLine:
     devices = {status.device_id: status for status in list_devices(connectors=ray_connectors())}
-    wanted = recipe.device.id
+    wanted = settings.id
     if wanted not in devices:
         return PlanLine(subject="device", text=f"{wanted}: unknown, known are {', '.join(devices)}", ok=False)
     status = devices[wanted]
@@ -111,7 +111,7 @@ def _device_line(recipe: Recipe) -> PlanLine:
     versions = ", ".join(f"{name} {version}" for name, version in status.versions.items())
     return PlanLine(
         subject="device",
-        text=f"{wanted}: found ({versions}), {recipe.device.threads} thread(s), batch {recipe.device.batch}",
+        text=f"{wanted}: found ({versions}), {settings.threads} thread(s), batch {settings.batch}",
     )
 
 

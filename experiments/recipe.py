@@ -5,13 +5,15 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Annotated, Self
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from experiments.errors import RecipeError
 from experiments.recipe_problems import known_paths, list_problems, unknown_key
 from experiments.recipe_settings import (
+    OPERATIONAL,
     DataSettings,
     DeviceSettings,
     ExportSettings,
@@ -59,6 +61,12 @@ class Recipe(Section):
     data: DataSettings
     space: SpaceSettings
     device: DeviceSettings = DeviceSettings()
+    # They add to a run and change nothing that it has, so they may come and go.
+    devices: Annotated[tuple[DeviceSettings, ...], Field(strict=False)] = Field(
+        default=(),
+        description="further devices: profiled, and verified on the front of their own",
+        json_schema_extra=OPERATIONAL,
+    )
     train: TrainSettings = TrainSettings()
     profile: ProfileSettings = ProfileSettings()
     search: SearchSettings = SearchSettings()
@@ -66,6 +74,13 @@ class Recipe(Section):
     verify: VerifySettings = VerifySettings()
     export: ExportSettings = ExportSettings()
     tracking: TrackingSettings = TrackingSettings()
+
+    @model_validator(mode="after")
+    def _devices_differ(self) -> Self:
+        ids = [self.device.id, *(device.id for device in self.devices)]
+        if len(set(ids)) < len(ids):
+            raise ValueError(f"devices: got {ids[1:]} beside {ids[0]!r}, expected every device once")
+        return self
 
     @property
     def model_name(self) -> str:

@@ -8,9 +8,10 @@ from pathlib import Path
 import pandas as pd
 import plotly.graph_objects as go
 
-from experiments.tracking.figures import hypervolume_figure, pareto_figure, predictor_figure, write_html
+from experiments.tracking.figures import hypervolume_figure, joint_figure, pareto_figure, predictor_figure, write_html
 from hardware.files import JSON, read_json, write_json
 from nas.errors import RunError
+from nas.joint_front import joint_warnings
 from nas.pareto import FrontPoint, ParetoFront, hypervolume_by_evaluation, unmeasured_points
 from nas.profile import PROFILE_HELD_OUT, profile_path, profiled_subnets
 from nas.run import Run
@@ -28,9 +29,7 @@ def front_document(run: Run, *, device: str | None = None) -> dict[str, JSON]:
     """
     device_id = run.info.device_id if device is None else device
     verifications = run.verifications()
-    known = sorted({run.info.device_id, *run.evaluations()["device_id"], *verifications["device_id"]})
-    if device_id not in known:
-        raise RunError(f"run {run.path} knows no device {device_id!r}", hint=f"its devices are: {', '.join(known)}")
+    require_device(run, device_id)
     front = run.front(device=device_id)
     profile = read_profile(run, device_id)
     unmeasured = unmeasured_points(verifications, device_id=device_id)
@@ -50,6 +49,55 @@ def front_document(run: Run, *, device: str | None = None) -> dict[str, JSON]:
         "predictor": profile,
         "warnings": list(front_warnings(front, profile=profile, unmeasured=unmeasured)),
     }
+
+
+def joint_document(run: Run) -> dict[str, JSON]:
+    """The object that `nas pareto --joint --format json` prints and `pareto-joint.json` holds.
+
+    As `front_document`, but each point's latency, interval and provenance are objects by device.
+    """
+    front = run.joint_front()
+    return {
+        "run": str(run.path),
+        "run_id": run.info.run_id,
+        "name": run.info.name,
+        "space": run.space.space_id,
+        "devices": list(front.devices),
+        "split": front.split,
+        "metric": front.points[0].metric if front.points else "none",
+        "hypervolume": front.hypervolume,
+        "reference_point": list(front.reference_point),
+        "points": [point.to_json() for point in front.points],
+        "warnings": list(joint_warnings(front)),
+    }
+
+
+def joint_page(run: Run) -> str:
+    """The joint front as one self-contained HTML page."""
+    return _page(_joint_figure(run))
+
+
+def _joint_figure(run: Run) -> go.Figure:
+    document = joint_document(run)
+    points, devices = document["points"], document["devices"]
+    assert isinstance(points, list)
+    assert isinstance(devices, list)
+    title = f"Joint front of {run.info.name}"
+    return joint_figure(points, [str(device) for device in devices], title=title, split=str(document["split"]))
+
+
+def require_device(run: Run, device_id: str) -> None:
+    """Refuse a device that the run knows nothing about.
+
+    Raises:
+        RunError: it was never profiled.
+    """
+    known = run.devices()
+    if device_id not in known:
+        raise RunError(
+            f"run {run.path} knows no device {device_id!r}, its devices are: {', '.join(known)}",
+            hint=f"nas profile {run.path} --device {device_id}",
+        )
 
 
 def front_warnings(
@@ -87,20 +135,24 @@ def front_warnings(
 def front_page(run: Run, *, device: str | None = None) -> str:
     """The front as one self-contained HTML page."""
     front = run.front(device=device)
+    return _page(_front_figure(run, front, device_id=front.device_id))
+
+
+def _page(figure: go.Figure) -> str:
     with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "pareto.html"
-        write_html(_front_figure(run, front, device_id=front.device_id), path)
+        path = Path(directory) / "page.html"
+        write_html(figure, path)
         return path.read_text(encoding="utf-8")
 
 
 def _front_figure(run: Run, front: ParetoFront, *, device_id: str) -> go.Figure:
-    evaluations, verifications = run.evaluations(), run.verifications()
+    evaluations, verifications = run.evaluations_on(device_id), run.verifications()
     verb = "Verified" if front.provenance == "measured" else "Predicted"
     unmeasured = unmeasured_points(verifications, device_id=device_id)
     warned = front_warnings(front, profile=read_profile(run, device_id), unmeasured=unmeasured)
     return pareto_figure(
         [dict(point.to_json()) for point in front.points],
-        evaluations[evaluations["device_id"] == device_id],
+        evaluations,
         verifications[verifications["device_id"] == device_id],
         title=f"{verb} front of {run.info.name} on {device_id}" + (" (with warnings)" if warned else ""),
     )
@@ -124,8 +176,8 @@ def predictor_points(run: Run, device_id: str) -> pd.DataFrame:
     )
 
 
-def _scores(run: Run) -> str:
-    scores = run.predictor().scores
+def _scores(run: Run, device_id: str) -> str:
+    scores = run.predictor(device_id).scores
     if scores is None:
         return ""
     return (
@@ -145,25 +197,43 @@ def read_profile(run: Run, device_id: str) -> dict[str, JSON] | None:
 
 
 def write_report(run: Run) -> list[Path]:
-    """Write pictures and tables into the run's `report` directory; returns the files, those to come later left out."""
-    directory, device_id = run.report_dir, run.info.device_id
+    """Write pictures and tables into the run's `report` directory; returns the files, those to come later left out.
+
+    The recipe's device has `pareto.json`, a further one `pareto-ID.json`, all together `pareto-joint.json`; likewise
+    the pages.
+    """
+    directory = run.report_dir
     files = [run.recipe_path]
-    evaluations, front = run.evaluations(), run.front()
-    if profile_path(run, device_id).exists():
-        path = directory / "predictor.html"
-        title = f"Latency predictor of {run.info.name} on {device_id}"
-        write_html(predictor_figure(predictor_points(run, device_id), title=title, scores=_scores(run)), path)
-        files.append(path)
-    if len(evaluations):
+    if len(evaluations := run.evaluations()):
         path = directory / "hypervolume.html"
-        values = hypervolume_by_evaluation(evaluations, device_id=device_id)
-        write_html(hypervolume_figure(values, metric=front.metric), path)
+        values = hypervolume_by_evaluation(evaluations, device_id=run.info.device_id)
+        write_html(hypervolume_figure(values, metric=str(evaluations["metric"].iloc[0])), path)
         files.append(path)
+    for device_id in run.devices():
+        files += _write_device_report(run, device_id)
+    if len(run.devices()) > 1 and run.joint_front().points:
+        path = directory / "pareto-joint.json"
+        write_json(path, joint_document(run))
+        write_html(_joint_figure(run), path.with_suffix(".html"))
+        files += [path, path.with_suffix(".html")]
+    return files
+
+
+def _write_device_report(run: Run, device_id: str) -> list[Path]:
+    ending = "" if device_id == run.info.device_id else f"-{device_id}"
+    files = []
+    if profile_path(run, device_id).exists():
+        path = run.report_dir / f"predictor{ending}.html"
+        title = f"Latency predictor of {run.info.name} on {device_id}"
+        figure = predictor_figure(predictor_points(run, device_id), title=title, scores=_scores(run, device_id))
+        write_html(figure, path)
+        files.append(path)
+    front = run.front(device=device_id)
     if front.points:
-        document = front_document(run)
-        write_json(directory / "pareto.json", document)
-        write_html(_front_figure(run, front, device_id=device_id), directory / "pareto.html")
-        files += [directory / "pareto.json", directory / "pareto.html"]
+        path = run.report_dir / f"pareto{ending}.json"
+        write_json(path, front_document(run, device=device_id))
+        write_html(_front_figure(run, front, device_id=device_id), path.with_suffix(".html"))
+        files += [path, path.with_suffix(".html")]
     return files
 
 

@@ -5,7 +5,7 @@ import fcntl
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -43,7 +43,7 @@ class Session:
     Attributes:
         recipe: resolved.
         workload: run, recipe and data.
-        device: where latency is measured.
+        device: where latency is measured: the recipe's, or another one, see `on`.
     """
 
     recipe: Recipe
@@ -57,8 +57,18 @@ class Session:
 
     @property
     def device_id(self) -> str:
-        """The recipe's device."""
+        """Of the session's device."""
         return self.device.spec.device_id
+
+    def on(self, device_id: str | None) -> "Session":
+        """The same session on another device; itself for None and its own.
+
+        Raises:
+            DeviceError: the device is unknown, its runtime is missing, or its costs are no times.
+        """
+        if device_id is None or device_id == self.device_id:
+            return self
+        return replace(self, device=recipe_device(self.recipe, device_id=device_id))
 
     @cached_property
     def bench(self) -> Workbench:
@@ -114,6 +124,8 @@ def open_session(recipe: Recipe, run_dir: Path) -> Session:
         RunError: the directory is unwritable, of another recipe, or of something else.
     """
     device = recipe_device(recipe)
+    for further in recipe.devices:
+        recipe_device(recipe, device_id=further.id)
     space = recipe_space(recipe)
     _require_supernet(space)
     exists = (run_dir / "run.json").exists()

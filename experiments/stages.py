@@ -32,6 +32,7 @@ from nas.training.history import HistoryReader, TrainHistory
 from nas.training.loop import CHECKPOINTS, HISTORY
 from nas.verify import VerifySettings, choose_for_verification, verify_candidates
 from predictors import PredictorError
+from predictors.latency import LatencyPredictor
 from searchspaces import Architecture
 
 ClusterFactory = Callable[[], AbstractContextManager[object]]
@@ -123,7 +124,11 @@ def profile(session: Session, *, reporter: Reporter) -> bool:
         seed=session.recipe.seed,
     )
     _, found = profile_device(
-        session.bench, settings=settings, on_progress=reporter.progress, on_message=reporter.message
+        session.bench,
+        settings=settings,
+        on_progress=reporter.progress,
+        on_message=reporter.message,
+        sources=_sources(session),
     )
     scores = found.scores
     reporter.done(
@@ -135,6 +140,13 @@ def profile(session: Session, *, reporter: Reporter) -> bool:
             f"the predictor's error stays above the recipe's {found.max_mape_percent:g} %: the front will say so"
         )
     return True
+
+
+def _sources(session: Session) -> list[LatencyPredictor]:
+    """What a further device's predictor builds on: that of the recipe's device, if there is one."""
+    run = session.run
+    further = session.device_id != run.info.device_id
+    return [run.predictor()] if further and has_manifest(run.predictor_dir(run.info.device_id)) else []
 
 
 def _is_profiled(session: Session, *, reporter: Reporter) -> bool:
@@ -162,10 +174,10 @@ def inherited_rows(session: Session) -> pd.DataFrame:
 
 def current_evaluations(session: Session) -> pd.DataFrame:
     """Evaluations for the session's device, without those of an earlier supernet's inherited weights."""
-    rows = session.run.evaluations()
+    rows = session.run.evaluations_on(session.device_id)
     weights = session.bench.inherit(session.run.space.smallest).weights
     current = (rows["weights_kind"] != "inherited") | (rows["weights"] == weights)
-    return rows[current & (rows["device_id"] == session.device_id)]
+    return rows[current]
 
 
 def search_is_done(session: Session) -> bool:
@@ -250,15 +262,31 @@ def missing_refinements(session: Session) -> list[Architecture]:
 
 def refine(session: Session, *, cluster: ClusterFactory, reporter: Reporter) -> bool:
     """Stage 4: fine-tune candidates around the front as Ray Tune trials."""
-    recipe, run = session.recipe.refine, session.run
+    recipe = session.recipe.refine
     require_trained(session)
     if not len(inherited_rows(session)):
-        raise RunError(f"run {run.path} has no evaluated architectures", hint=f"nas search {run.path}")
+        raise RunError(f"run {session.run.path} has no evaluated architectures", hint=f"nas search {session.run.path}")
     reporter.stage("refine", text=f"{recipe.candidates} candidates around the front, {recipe.epochs} epochs each")
-    # A trial may have finished just before the driver was killed.
-    missing = [arch for arch in missing_refinements(session) if not _record_refined(session, arch)]
-    if not missing:
+    if not fine_tune(session, missing_refinements(session), cluster=cluster, reporter=reporter):
         reporter.done("finished before")
+        return False
+    reporter.done(_gain(session))
+    return True
+
+
+def fine_tune(session: Session, archs: Sequence[Architecture], *, cluster: ClusterFactory, reporter: Reporter) -> bool:
+    """Fine-tune those of `archs` that are not yet, as Ray Tune trials, and append their rows.
+
+    Returns:
+        Whether anything was left to do.
+
+    Raises:
+        CheckpointError: it failed for all of them.
+    """
+    recipe, run = session.recipe.refine, session.run
+    # A trial may have finished just before the driver was killed.
+    missing = [arch for arch in archs if not _record_refined(session, arch)]
+    if not missing:
         return False
     jobs = [(arch.to_json(), run.refine_dir(arch.arch_id)) for arch in missing]
     steps: dict[str, float] = {}
@@ -286,9 +314,8 @@ def refine(session: Session, *, cluster: ClusterFactory, reporter: Reporter) -> 
         first = errors.get(str(run.refine_dir(failed[0].arch_id)))
         raise CheckpointError(
             f"fine-tuning failed for all {len(failed)} candidates; the first one: {first}",
-            hint=f"correct the cause and run `nas refine {run.path}` again",
+            hint=f"correct the cause and run the same command on {run.path} again",
         )
-    reporter.done(_gain(session))
     return True
 
 
@@ -343,7 +370,7 @@ def verify(session: Session, *, reporter: Reporter) -> bool:
     settings = VerifySettings(candidates=recipe.candidates, protocol=recipe.protocol, seed=session.recipe.seed)
     verified = verify_candidates(
         session.bench,
-        chosen,
+        [session.bench.twin(candidate) for candidate in chosen],
         evaluations=evaluations,
         pricer=session.pricer,
         settings=settings,
@@ -353,7 +380,7 @@ def verify(session: Session, *, reporter: Reporter) -> bool:
         num = len(unmeasured_points(run.verifications(), device_id=session.device_id))
         reporter.message(f"the device is dead: accuracies are verified, {num} points are marked as unmeasured")
         raise verified.dead
-    front = run.front()
+    front = run.front(device=session.device_id)
     spans = [point.latency_ms for point in front.points]
     found = f"verified front of {len(front.points)} points over a latency span of {max(spans) / min(spans):.2f}"
     reporter.done(found if verified.num_new else f"finished before; {found}")

@@ -109,33 +109,32 @@ class Workload:
             device=device,
             data=self.data,
             judge=self.subnet_judge,
+            stored_precision=self.device.spec.precision,
             recalibration=f"bn {self.recipe.train.recalibration_images} augmented images in batches of 200, "
             f"seed {self.recipe.seed}",
         )
 
 
-def recipe_device(recipe: Recipe, *, fleet: Path | None = None) -> Device:
-    """The device whose costs count.
+def recipe_device(recipe: Recipe, *, device_id: str | None = None, fleet: Path | None = None) -> Device:
+    """A device whose costs count.
 
     Args:
-        recipe: names it.
+        recipe: says threads and batch of its devices.
+        device_id: the recipe's `device` if None, one of its `devices`, or any other with its own numbers.
         fleet: a `devices.yaml` other than the usual one.
 
     Raises:
         DeviceError: unknown, its runtime is missing, or its costs are no times.
     """
-    device = get_device(
-        recipe.device.id,
-        threads=recipe.device.threads,
-        batch=recipe.device.batch,
-        connectors=ray_connectors(),
-        fleet=fleet,
-    )
+    wanted = device_id or recipe.device.id
+    settings = next((one for one in (recipe.device, *recipe.devices) if one.id == wanted), None)
+    threads, batch = (None, None) if settings is None else (settings.threads, settings.batch)
+    device = get_device(wanted, threads=threads, batch=batch, connectors=ray_connectors(), fleet=fleet)
     if device.backend.provenance != "measured":
         raise DeviceError(
-            f"device {recipe.device.id!r} gives {device.backend.provenance} counts, a search needs latencies in ms",
+            f"device {wanted!r} gives {device.backend.provenance} counts, a search needs latencies in ms",
             hint="choose a measured device (nas devices list); counts of one network: "
-            f"nas devices measure ARCH --device {recipe.device.id}",
+            f"nas devices measure ARCH --device {wanted}",
         )
     return device
 

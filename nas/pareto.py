@@ -100,28 +100,38 @@ class ParetoFront:
         return self.points[int(np.argmax(gain))]
 
 
-def pareto_mask(accuracy_N: npt.NDArray[np.float64], latency_N: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+def pareto_mask(accuracy_N: npt.NDArray[np.float64], latency: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
     """Which points no other one beats: higher accuracy and lower latency are better.
 
     Equal points are all kept; a point with NaN failed and is never on the front.
+
+    Args:
+        accuracy_N: of each point.
+        latency: (N,), or (N, D) on several devices.
     """
-    valid_N = np.isfinite(accuracy_N) & np.isfinite(latency_N)
+    costs = np.column_stack([-accuracy_N, latency])
+    valid_N = np.isfinite(costs).all(axis=1)
     mask_N = np.zeros(len(accuracy_N), dtype=np.bool_)
     if valid_N.any():
-        costs = np.stack([-accuracy_N[valid_N], latency_N[valid_N]], axis=1)
-        mask_N[valid_N] = moocore.is_nondominated(costs, keep_weakly=True)
+        mask_N[valid_N] = moocore.is_nondominated(costs[valid_N], keep_weakly=True)
     return mask_N
 
 
 def hypervolume(
-    accuracy_N: npt.NDArray[np.float64], latency_N: npt.NDArray[np.float64], *, reference: tuple[float, float]
+    accuracy_N: npt.NDArray[np.float64], latency: npt.NDArray[np.float64], *, reference: Sequence[float]
 ) -> float:
-    """Area (accuracy x ms) dominated by the points, up to `reference` = (accuracy, latency_ms); 0 without points."""
-    valid_N = np.isfinite(accuracy_N) & np.isfinite(latency_N)
+    """Volume (accuracy x ms of each device) dominated by the points, up to `reference`; 0 without points.
+
+    Args:
+        accuracy_N: of each point.
+        latency: (N,), or (N, D) on several devices.
+        reference: accuracy, then the latency of each device.
+    """
+    costs = np.column_stack([-accuracy_N, latency])
+    valid_N = np.isfinite(costs).all(axis=1)
     if not valid_N.any():
         return 0.0
-    costs = np.stack([-accuracy_N[valid_N], latency_N[valid_N]], axis=1)
-    return float(moocore.hypervolume(costs, ref=np.array([-reference[0], reference[1]])))
+    return float(moocore.hypervolume(costs[valid_N], ref=np.array([-reference[0], *reference[1:]])))
 
 
 def hypervolume_by_evaluation(evaluations: pd.DataFrame, *, device_id: str) -> list[float]:
@@ -191,23 +201,24 @@ def _point(row: Mapping[object, object], *, latency: str) -> FrontPoint:
         arch_id=str(values["arch_id"]),
         candidate=str(values["candidate_id"]),
         metric=str(values["metric"]),
-        accuracy=_number(values["accuracy"]),
-        accuracy_interval=(_number(values["accuracy_low"]), _number(values["accuracy_high"])),
-        accuracy_inherited=_number(values["accuracy_inherited"]),
-        accuracy_search=_number(values["accuracy_search"]),
-        latency_ms=_number(values[f"{latency}_ms"]),
-        latency_interval_ms=(_number(values[f"{latency}_low_ms"]), _number(values[f"{latency}_high_ms"])),
-        latency_predicted_ms=_number(values["latency_predicted_ms"]),
+        accuracy=number(values["accuracy"]),
+        accuracy_interval=(number(values["accuracy_low"]), number(values["accuracy_high"])),
+        accuracy_inherited=number(values["accuracy_inherited"]),
+        accuracy_search=number(values["accuracy_search"]),
+        latency_ms=number(values[f"{latency}_ms"]),
+        latency_interval_ms=(number(values[f"{latency}_low_ms"]), number(values[f"{latency}_high_ms"])),
+        latency_predicted_ms=number(values["latency_predicted_ms"]),
         provenance=str(values["provenance"]),
         suspect=bool(values["suspect"]),
-        macs=int(_number(values["macs"])),
-        params=int(_number(values["params"])),
+        macs=int(number(values["macs"])),
+        params=int(number(values["params"])),
         weights_kind=str(values["weights_kind"]),
         architecture=str(values["architecture"]),
     )
 
 
-def _number(value: object) -> float:
+def number(value: object) -> float:
+    """A table's number; NaN for None."""
     return float("nan") if value is None else float(str(value))
 
 
@@ -223,9 +234,14 @@ def _column(rows: pd.DataFrame, name: str) -> npt.NDArray[np.float64]:
     return rows[name].to_numpy(dtype=np.float64)
 
 
-def _reference(latency_N: npt.NDArray[np.float64]) -> tuple[float, float]:
+def reference_latency(latency_N: npt.NDArray[np.float64]) -> float:
+    """The latency that hypervolumes are measured from: a little slower than the slowest point."""
     finite: Sequence[float] = latency_N[np.isfinite(latency_N)].tolist()
-    return 0.0, _REFERENCE_MARGIN * max(finite, default=0.0)
+    return _REFERENCE_MARGIN * max(finite, default=0.0)
+
+
+def _reference(latency_N: npt.NDArray[np.float64]) -> tuple[float, float]:
+    return 0.0, reference_latency(latency_N)
 
 
 def front_order(accuracy_N: npt.NDArray[np.float64], latency_N: npt.NDArray[np.float64]) -> list[int]:

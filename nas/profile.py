@@ -138,6 +138,7 @@ def profile_device(
     settings: ProfileSettings,
     on_progress: Callable[[int, int], None],
     on_message: Callable[[str], None],
+    sources: Sequence[LatencyPredictor] = (),
 ) -> tuple[LatencyPredictor, Profile]:
     """Measure what is missing, fit, and measure more while the held-out error is above the bound.
 
@@ -149,6 +150,7 @@ def profile_device(
         settings: how much.
         on_progress: called with (rounds done, most rounds) of the batch that is measured.
         on_message: told what a user should know.
+        sources: predictors of other devices that this one builds on.
 
     Raises:
         RunError: the space has fewer subnets than are asked for.
@@ -161,10 +163,12 @@ def profile_device(
             f"space {space.space_id} has {space.size} architectures, profile.fit + profile.held_out is {wanted}",
             hint="lower profile.fit and profile.held_out",
         )
-    fitting, judging = choose_measurements(space, fit=settings.fit, held_out=settings.held_out, seed=settings.seed)
+    fitting, judging = choose_measurements(
+        space, fit=settings.fit, held_out=settings.held_out, seed=settings.seed, sources=sources
+    )
     purposes = dict.fromkeys(fitting, PROFILE_FIT) | dict.fromkeys(judging, PROFILE_HELD_OUT)
     _measure_missing(bench, purposes, settings=settings, on_progress=on_progress)
-    predictors, profile = _fit(run, device_id=bench.device.spec.device_id, settings=settings)
+    predictors, profile = _fit(run, device_id=bench.device.spec.device_id, settings=settings, sources=sources)
     while not profile.accepted and profile.num_measured < settings.max_measured:
         on_message(
             f"held-out error {profile.scores.mape_percent:.1f} % is above {settings.max_mape_percent:g} %: measure more"
@@ -176,7 +180,7 @@ def profile_device(
         if not proposed:
             break
         _measure_missing(bench, dict.fromkeys(proposed, PROFILE_FIT), settings=settings, on_progress=on_progress)
-        predictors, profile = _fit(run, device_id=profile.device_id, settings=settings)
+        predictors, profile = _fit(run, device_id=profile.device_id, settings=settings, sources=sources)
     if profile.num_suspect:
         what = "used nevertheless, because too few others are left" if profile.uses_suspect else "left out"
         on_message(f"{profile.num_suspect} measurements are suspect, the host was not quiet: they are {what}")
@@ -257,11 +261,13 @@ def _measure_missing(
         measure_candidates(bench, batch, protocol=settings.protocol, seed=settings.seed, on_round=on_progress)
 
 
-def _fit(run: Run, *, device_id: str, settings: ProfileSettings) -> tuple[Mapping[str, LatencyPredictor], Profile]:
+def _fit(
+    run: Run, *, device_id: str, settings: ProfileSettings, sources: Sequence[LatencyPredictor]
+) -> tuple[Mapping[str, LatencyPredictor], Profile]:
     measured = profiled_subnets(run, device_id=device_id)
     num_suspect, rows = int(measured["suspect"].sum()), usable_subnets(measured)
     fit, held_out = rows[rows["purpose"] == PROFILE_FIT], rows[rows["purpose"] == PROFILE_HELD_OUT]
-    latency = fit_latency_predictor(fit, space=run.space, device_id=device_id)
+    latency = fit_latency_predictor(fit, space=run.space, device_id=device_id, sources=sources)
     scores = latency.score(held_out)
     profile = Profile(
         device_id=device_id,

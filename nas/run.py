@@ -12,18 +12,20 @@ from pathlib import Path
 import pandas as pd
 
 from hardware.errors import StorageError
-from hardware.files import JSON, TEMPORARY_PREFIX, read_json, read_manifest, write_json, write_text
+from hardware.files import JSON, TEMPORARY_PREFIX, has_manifest, read_json, read_manifest, write_json, write_text
 from hardware.measurement import MEASUREMENT_SCHEMA
 from hardware.table import Table
 from nas.candidate import CandidateStore
 from nas.errors import CheckpointError, RunError
+from nas.joint_front import JointFront, compute_joint_front
 from nas.pareto import ParetoFront, compute_front
-from nas.tables import EVALUATION_SCHEMA, VERIFICATION_SCHEMA
+from nas.pricing import Pricer
+from nas.tables import EVALUATION_SCHEMA, STAGE_SCHEMA, VERIFICATION_SCHEMA
 from nas.training.checkpoints import WEIGHTS_FILE, finished_checkpoints, load_checkpoint
 from nas.training.loop import CHECKPOINTS
 from predictors import load_predictor
 from predictors.latency import LatencyPredictor
-from searchspaces import SearchSpace, get_space
+from searchspaces import Architecture, SearchSpace, get_space
 from searchspaces.elastic.supernet import Supernet
 
 SCHEMA_VERSION = 4
@@ -68,6 +70,7 @@ class Run:
         self.evaluations_table = Table(path / "tables" / "evaluations", schema=EVALUATION_SCHEMA)
         self._measurements_dir = path / "tables" / "measurements"
         self.verifications_table = Table(path / "tables" / "verifications", schema=VERIFICATION_SCHEMA)
+        self.stages_table = Table(path / "tables" / "stages", schema=STAGE_SCHEMA)
 
     @property
     def train_dir(self) -> Path:
@@ -122,9 +125,29 @@ class Run:
         """What was measured on one device."""
         return Table(self._measurements_dir / device_id, schema=MEASUREMENT_SCHEMA)
 
+    def devices(self) -> tuple[str, ...]:
+        """The recipe's device, and the others that were profiled, by id."""
+        profiled = {path.name for path in self.predictor_dir("").glob("*") if has_manifest(path)}
+        return self.info.device_id, *sorted(profiled - {self.info.device_id})
+
     def evaluations(self) -> pd.DataFrame:
         """Everything that was evaluated on the search split; see `nas.tables`."""
         return self.evaluations_table.read()
+
+    def evaluations_on(self, device: str) -> pd.DataFrame:
+        """What was evaluated on the search split, with the costs that are predicted for a device.
+
+        Accuracies are known for whatever device the search was made: for another one that was profiled, its predictor
+        prices the newest row of each candidate. For one that was not, there are no rows.
+        """
+        rows = self.evaluations()
+        if device == self.info.device_id or device not in self.devices():
+            return rows[rows["device_id"] == device]
+        rows = rows.drop_duplicates("candidate_id", keep="last")
+        pricer = Pricer(self.space, predictor=self.predictor(device), num_classes=self.info.num_classes)
+        prices = pricer.price([Architecture.from_json(text) for text in rows["architecture"]])
+        columns = pd.DataFrame([price.row() for price in prices], index=rows.index)
+        return rows.assign(**{str(name): columns[name] for name in columns})
 
     def measurements(self) -> pd.DataFrame:
         """Everything that was measured, with raw repeats: device by device, in the order of measuring."""
@@ -138,8 +161,13 @@ class Run:
 
     def front(self, *, device: str | None = None) -> ParetoFront:
         """The verified front of a device (default: the recipe's), or the predicted one before verification."""
-        return compute_front(
-            self.evaluations(), self.verifications(), device_id=self.info.device_id if device is None else device
+        device_id = self.info.device_id if device is None else device
+        return compute_front(self.evaluations_on(device_id), self.verifications(), device_id=device_id)
+
+    def joint_front(self) -> JointFront:
+        """The front of accuracy and of the latencies on all devices of the run."""
+        return compute_joint_front(
+            {device: self.evaluations_on(device) for device in self.devices()}, self.verifications()
         )
 
     def checkpoint_dir(self) -> Path:
@@ -187,10 +215,11 @@ class Run:
         device_id = self.info.device_id if device is None else device
         directory = self.predictor_dir(device_id, quantity=quantity)
         if not directory.exists():
+            other = "" if device_id == self.info.device_id else f" --device {device_id}"
             counted = ", which fits one where the device counts energy" if quantity == "energy" else ""
             raise RunError(
                 f"run {self.path} has no {quantity} predictor for device {device_id!r}",
-                hint=f"nas profile {self.path}{counted}",
+                hint=f"nas profile {self.path}{other}{counted}",
             )
         return load_predictor(directory, space=self.space, device_id=device_id, quantity=quantity)
 

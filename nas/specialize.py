@@ -103,7 +103,7 @@ def specialize(
     if top < 1:
         raise RunError(f"top is {top}, expected 1 or more", hint="ask for at least one architecture")
     judge = _Judge(run, device=device, limits=limits)
-    chosen_NG = _evolve(run.space, judge.rank, top=top, seed=seed)
+    chosen_NG = evolve(run.space, judge.rank, top=top, seed=seed)
     found = judge.specialists(chosen_NG)
     if not found:
         raise judge.infeasible(seed=seed)
@@ -222,7 +222,7 @@ class _Judge:
             alone = _Judge(
                 self._run, device=self._latency.device_id, limits=[Limit(name=limit.name, value=1e-12, unit="")]
             )
-            best_NG = _evolve(self._space, alone.rank, top=1, seed=seed)
+            best_NG = evolve(self._space, alone.rank, top=1, seed=seed)
             missed_N, _ = alone.rank(best_NG)
             reachable.append(f"{limit.name} {(missed_N[0] + 1.0) * 1e-12:.4g}")
         asked = ", ".join(f"{limit.name} <= {limit.value:g}" for limit in self._limits)
@@ -233,22 +233,38 @@ class _Judge:
         )
 
 
-def _evolve(
+def _best_first(ranked: Sequence[FloatArray]) -> npt.NDArray[np.int64]:
+    """Fewest missed limits, then highest accuracy."""
+    missed_N, accuracy_N = ranked
+    order: npt.NDArray[np.int64] = np.lexsort((-accuracy_N, missed_N))
+    return order
+
+
+def evolve(
     space: SearchSpace,
-    rank: Callable[[npt.NDArray[np.int8]], tuple[FloatArray, FloatArray]],
+    rank: Callable[[npt.NDArray[np.int8]], Sequence[FloatArray]],
     *,
+    order: Callable[[Sequence[FloatArray]], npt.NDArray[np.int64]] = _best_first,
     top: int,
     seed: int,
 ) -> npt.NDArray[np.int8]:
-    """The best of a short evolution: fewest missed limits, then highest accuracy."""
+    """The best of a short evolution.
+
+    Args:
+        space: to search.
+        rank: what is known of architectures, one array (N,) or more.
+        order: row numbers of what `rank` gave, best first.
+        top: four times as many are returned, as far as there are.
+        seed: of the evolution.
+    """
     rng = np.random.default_rng((seed, 9))
     ends_NG = space.genomes([space.smallest, space.largest])
     near_NG = space.mutate_many(np.repeat(ends_NG, _FIRST // 4, axis=0), rng, probability=0.3)
     pool_NG = np.unique(np.concatenate([ends_NG, near_NG, space.sample_many(_FIRST // 2, rng)]), axis=0)
-    missed_N, accuracy_N = rank(pool_NG)
+    ranked = rank(pool_NG)
     num_parents = max(_PARENTS, top)
     for _ in range(_GENERATIONS):
-        best = np.lexsort((-accuracy_N, missed_N))[:num_parents]
+        best = order(ranked)[:num_parents]
         parents_NG = pool_NG[best]
         mothers_NG = np.repeat(parents_NG, _CHILDREN // 2, axis=0)
         children_NG = np.concatenate(
@@ -263,9 +279,7 @@ def _evolve(
         fresh_NG = fresh_NG[[row.tobytes() not in known for row in fresh_NG]]
         if not len(fresh_NG):
             break
-        more_missed_N, more_accuracy_N = rank(fresh_NG)
         pool_NG = np.concatenate([parents_NG, fresh_NG])
-        missed_N = np.concatenate([missed_N[best], more_missed_N])
-        accuracy_N = np.concatenate([accuracy_N[best], more_accuracy_N])
-    best_NG: npt.NDArray[np.int8] = pool_NG[np.lexsort((-accuracy_N, missed_N))[: 4 * top]]
+        ranked = [np.concatenate([old[best], new]) for old, new in zip(ranked, rank(fresh_NG), strict=True)]
+    best_NG: npt.NDArray[np.int8] = pool_NG[order(ranked)[: 4 * top]]
     return best_NG

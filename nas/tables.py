@@ -65,3 +65,16 @@ VERIFICATION_SCHEMA = pa.schema(
         ("utc_time", pa.string()),
     ]
 )
+
+STAGE_SCHEMA = pa.schema(
+    [
+        ("stage", pa.string()),
+        ("device_id", pa.string()),
+        ("seconds", pa.float64()),  # by the wall clock
+        ("cores", pa.int64()),  # that its workers may have kept busy
+        ("gpus", pa.int64()),
+        ("joules", pa.float64()),  # as the processor counted; null where it does not
+        ("ended", pa.string()),  # done, failed or interrupted
+        ("utc_time", pa.string()),
+    ]
+)

@@ -65,7 +65,8 @@ class AccuracyPredictor:
         """Predict accuracies; see `CostPredictor`."""
         genomes_NG = question if isinstance(question, np.ndarray) else self.space.genomes(question)
         features = LatencyFeatures(space=self.space)
-        error = self.model.predict(len(genomes_NG), lambda rows: features.encode(genomes_NG[rows]))
+        functional_NG = self.space.functional(genomes_NG)
+        error = self.model.predict(len(genomes_NG), lambda rows: features.encode(functional_NG[rows]))
         mean_N, lower_N, upper_N = (
             np.clip(1.0 - error_N, 0.0, 1.0) for error_N in (error.mean, error.upper, error.lower)
         )
@@ -148,7 +149,7 @@ def fit_accuracy_predictor(
         )
     features = LatencyFeatures(space=space)
     model = fit_cost_model(
-        features.encode(genomes_NG),
+        features.encode(space.functional(genomes_NG)),
         np.maximum(1.0 - accuracy_N, _LEAST_ERROR),
         population=features.population(),
         level=level,

@@ -22,11 +22,14 @@ from searchspaces import SearchSpace
 class DifferentiableLatency:
     """Predicts the mean of a `LatencyPredictor` from probabilities of choices.
 
+    Families without gradients are left out, and the others take over their weights.
+
     Args:
         predictor: one without sources.
 
     Raises:
-        PredictorError: the predictor builds on other devices, or its space's operators depend on too many genes.
+        PredictorError: the predictor builds on other devices, none of its families has gradients, or its space's
+            operators depend on too many genes.
     """
 
     def __init__(self, predictor: LatencyPredictor) -> None:
@@ -47,10 +50,17 @@ class DifferentiableLatency:
             (group.genes.tolist(), torch.from_numpy(group.table), torch.from_numpy(group.columns))
             for group in self._layout.sums.groups
         ]
-        self._members: list[FittedGaussianProcess] = []
-        for member in predictor.model.blend.members:
-            assert isinstance(member, FittedGaussianProcess)
-            self._members.append(member)
+        blend = predictor.model.blend
+        self._weighted = [
+            (member, weight)
+            for member, weight in zip(blend.members, blend.weights, strict=True)
+            if isinstance(member, FittedGaussianProcess)
+        ]
+        if not self._weighted:
+            raise PredictorError(
+                f"the predictor of {predictor.device_id!r} consists of {', '.join(blend.names)}, without gradients",
+                hint="use the predictor itself, with a search that needs no gradients",
+            )
 
     def __call__(self, probabilities: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Predicted latencies (B,), in the predictor's unit.
@@ -64,9 +74,8 @@ class DifferentiableLatency:
         """
         chances = [self._checked(probabilities, choice.name, len(choice.values)) for choice in self._space.choices]
         blocks = self._expected(chances)
-        logs = [torch.log(differentiable_mean(member, blocks)) for member in self._members]
-        weights = self._predictor.model.blend.weights
-        return torch.exp(sum(weight * log for weight, log in zip(weights, logs, strict=True)))  # type: ignore[arg-type]
+        logs = [weight * torch.log(differentiable_mean(member, blocks)) for member, weight in self._weighted]
+        return torch.exp(torch.stack(logs).sum(dim=0) / sum(weight for _, weight in self._weighted))
 
     def _checked(self, probabilities: Mapping[str, torch.Tensor], name: str, num: int) -> torch.Tensor:
         tensor = probabilities.get(name)

@@ -17,19 +17,24 @@ from predictors.prediction import FloatArray
 # Totals may leave the fitted span by this share of it before a prediction counts as extrapolation.
 _MARGIN = 0.05
 
-# Every choice value that no fitted architecture had widens the interval as much as leaving the span by half of it.
+# A choice value that no fitted architecture had widens the interval as much as leaving the span by half of it; several
+# add up as independent errors do.
 _UNSEEN_VALUE = 0.5
 
 
-def conformal_quantile(errors_N: FloatArray, spread_N: FloatArray, *, level: float) -> float:
+def conformal_quantile(errors_N: FloatArray, spread_N: FloatArray, *, level: float, num_tuned: int = 0) -> float:
     """Factor q such that log(cost) lies within q * spread of its prediction with probability `level`.
+
+    Numbers that were tuned on all rows have seen the held-out ones, so that errors of new rows are larger: their
+    variance by 1 + num_tuned / N (Akaike, "Fitting autoregressive models for prediction", 1969, for fitted parameters).
 
     Args:
         errors_N: held-out errors of log(cost).
         spread_N: their predicted spreads.
         level: between 0 and 1.
+        num_tuned: how many numbers were chosen on all N rows.
     """
-    sizes_N = np.sort(np.abs(errors_N) / spread_N)
+    sizes_N = np.sort(np.abs(errors_N) / spread_N) * np.sqrt(1.0 + num_tuned / len(errors_N))
     rank = int(np.ceil((len(sizes_N) + 1) * level))
     if rank <= len(sizes_N):
         return float(sizes_N[rank - 1])
@@ -74,7 +79,7 @@ class FittedRange:
         span_T = np.maximum(self.high_T - self.low_T, 0.01)
         beyond_NT = np.maximum(self.low_T - totals_NT, totals_NT - self.high_T) / span_T - _MARGIN
         num_unseen_N = ((blocks["choices"] > 0) & (self.seen_F == 0)).sum(axis=1)
-        excess_N: FloatArray = np.maximum(beyond_NT.max(axis=1), 0.0) + _UNSEEN_VALUE * num_unseen_N
+        excess_N: FloatArray = np.maximum(beyond_NT.max(axis=1), 0.0) + _UNSEEN_VALUE * np.sqrt(num_unseen_N)
         return excess_N
 
     def arrays(self) -> Mapping[str, FloatArray]:

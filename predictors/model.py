@@ -18,8 +18,11 @@ _WIDEST_FACTOR = 1000.0
 # No clock tells a network's time more exactly than that, however well a formula fits.
 _LEAST_WIDTH = 1e-3
 
-# Hundreds of feature columns a row: whole spaces are predicted piece by piece.
-_ROWS_AT_ONCE = 8192
+# What families tune on all rows, roughly: the shares of six blocks, the noise, and how much each family counts.
+_NUM_TUNED = 8
+
+# Hundreds of feature columns a row: pieces of some thousand stay in the caches.
+_ROWS_AT_ONCE = 2048
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -83,7 +86,7 @@ def fit_cost_model(
     fitted = blend(find_regressors(), blocks, cost_N, population=population)
     return CostModel(
         blend=fitted,
-        quantile=conformal_quantile(fitted.loo_log_errors_N, fitted.loo_spread_N, level=level),
+        quantile=conformal_quantile(fitted.loo_log_errors_N, fitted.loo_spread_N, level=level, num_tuned=_NUM_TUNED),
         level=level,
         fitted_range=FittedRange.of(blocks, ordered=ordered),
         loo_mape_percent=float(100.0 * np.abs(np.expm1(fitted.loo_log_errors_N)).mean()),

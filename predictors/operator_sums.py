@@ -177,13 +177,19 @@ def gene_dependencies(space: SearchSpace, quantities: Quantities) -> npt.NDArray
     raw_NG = np.stack([rng.integers(0, num, num_probes) for num in cardinalities], axis=1).astype(np.int8)
     before = quantities(space.op_table(space.canonicalise(raw_NG)))
     found = np.zeros((before[0].shape[1], len(cardinalities)), dtype=np.bool_)
-    for gene, num in enumerate(cardinalities):
-        for value in range(num):
-            changed_NG = raw_NG.copy()
-            changed_NG[:, gene] = value
-            after = quantities(space.op_table(space.canonicalise(changed_NG)))
-            for before_NS, after_NS in zip(before, after, strict=True):
-                found[:, gene] |= (before_NS != after_NS).any(axis=0)
+    changes = [(gene, value) for gene, num in enumerate(cardinalities) for value in range(num)]
+    # Many changes at once: calls cost more than rows.
+    num_at_once = max(_ROWS_AT_ONCE // num_probes, 1)
+    for start in range(0, len(changes), num_at_once):
+        some = changes[start : start + num_at_once]
+        changed_KPG = np.repeat(raw_NG[None], len(some), axis=0)
+        for changed_PG, (gene, value) in zip(changed_KPG, some, strict=True):
+            changed_PG[:, gene] = value
+        after = quantities(space.op_table(space.canonicalise(changed_KPG.reshape(-1, len(cardinalities)))))
+        for before_PS, after_NS in zip(before, after, strict=True):
+            differs_KS = (after_NS.reshape(len(some), *before_PS.shape) != before_PS).any(axis=1)
+            for differs_S, (gene, _) in zip(differs_KS, some, strict=True):
+                found[:, gene] |= differs_S
     return found
 
 

@@ -8,14 +8,18 @@ share, with many the better one takes all.
 Letters: N rows, F families.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from predictors.errors import MissingPackageError
 from predictors.features import Blocks
 from predictors.prediction import FloatArray
 from predictors.regressors.regressor import FittedRegressor, Regressor
+
+_logger = logging.getLogger(__name__)
 
 # Errors beyond this many typical ones count as this many: a wrong measurement must not choose the family.
 _MOST_TYPICAL_ERRORS = 4.0
@@ -57,7 +61,7 @@ class Blend:
 
 
 def blend(regressors: Sequence[Regressor], blocks: Blocks, cost_N: FloatArray, *, population: Blocks) -> Blend:
-    """Fit all families that have enough rows and average them.
+    """Fit all families that have enough rows and average them; one whose package is missing is left out with a warning.
 
     Args:
         regressors: the families.
@@ -66,7 +70,12 @@ def blend(regressors: Sequence[Regressor], blocks: Blocks, cost_N: FloatArray, *
         population: see `Regressor.fit`.
     """
     usable = [r for r in regressors if r.fewest <= len(cost_N) and (r.needs is None or r.needs in blocks)]
-    fitted = [regressor.fit(blocks, cost_N, population=population) for regressor in usable]
+    fitted: list[FittedRegressor] = []
+    for regressor in usable:
+        try:
+            fitted.append(regressor.fit(blocks, cost_N, population=population))
+        except MissingPackageError as e:
+            _logger.warning("%s; family %r is left out", e, regressor.name)
     errors_FN = np.stack([one.loo_log_errors_N for one in fitted])
     weight_F = _weights(errors_FN)
     kept = [int(f) for f in np.argsort(-weight_F, kind="stable") if weight_F[f] >= _LEAST_WEIGHT]

@@ -28,6 +28,7 @@ from searchspaces.space import SearchSpace
 
 OPERATORS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
+_NODES = 4
 
 _BY_COST = ("none", "skip_connect", "avg_pool_3x3", "nor_conv_1x1", "nor_conv_3x3")
 _IMAGE_SHAPE = (3, 32, 32)
@@ -94,6 +95,22 @@ class NASBench201Space(SearchSpace):
             SpaceError: an architecture of another space.
         """
         return _arch_string(self.to_ops(arch))
+
+    def functional(self, genomes_NG: Genomes) -> Genomes:
+        """Genomes with "none" on every edge that lies on no path from the input to the output."""
+        genomes_NG = self.canonicalise(genomes_NG)
+        none = _BY_COST.index("none")
+        used_EN = none != genomes_NG.T
+        # Edges are listed by the node in which they end, so one pass in this order, and one backwards, is enough.
+        reached_VN = np.zeros((_NODES, len(genomes_NG)), dtype=np.bool_)
+        needed_VN = np.zeros_like(reached_VN)
+        reached_VN[0] = needed_VN[_NODES - 1] = True
+        for edge, (source, target) in enumerate(EDGES):
+            reached_VN[target] |= reached_VN[source] & used_EN[edge]
+        for edge, (source, target) in reversed(list(enumerate(EDGES))):
+            needed_VN[source] |= needed_VN[target] & used_EN[edge]
+        live_NE = np.stack([reached_VN[source] & needed_VN[target] for source, target in EDGES], axis=1)
+        return np.where(live_NE, genomes_NG, none).astype(np.int8)
 
     def op_table(self, genomes_NG: Genomes, *, num_classes: int = 10) -> OpTable:
         """Operators of many architectures; the classifier is counted for `num_classes`."""

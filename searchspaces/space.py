@@ -263,6 +263,17 @@ class SearchSpace(ABC):
         """
         return self._algebra.canonicalise(genomes_NG)
 
+    def functional(self, genomes_NG: Genomes) -> Genomes:
+        """Genomes (N, G) of the networks' functions: equal where two networks compute the same function.
+
+        A network may hold operators whose results nobody uses. They cost time and change no output, so what depends on
+        outputs alone, as accuracy does, is better told from these genomes. In most spaces they are the canonical ones.
+
+        Raises:
+            SpaceError: as `canonicalise`.
+        """
+        return self.canonicalise(genomes_NG)
+
     def encode_many(self, genomes_NG: Genomes) -> npt.NDArray[np.float32]:
         """One-hot features (N, F) of canonical genomes; all zero for an inactive choice."""
         return self._algebra.encode(genomes_NG)

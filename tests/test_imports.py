@@ -46,7 +46,7 @@ LIGHT_MODULES = (
     "experiments.recipe",
     "experiments.cli",
 )
-HEAVY = ("torch", "ray", "mlflow", "optuna", "onnx", "onnxruntime", "openvino", "nncf", "executorch")
+HEAVY = ("torch", "lightgbm", "ray", "mlflow", "optuna", "onnx", "onnxruntime", "openvino", "nncf", "executorch")
 
 # One process for all: what a module brings in is what was not there before it. A module that cannot be imported at all
 # says so in its own line.

@@ -3,6 +3,7 @@
 Coordinates are those of a diagram: x to the right, y upwards, (0, 0) the lower left corner, in pixels.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
@@ -51,6 +52,11 @@ class Drawing:
         """Draw a circle around (x, y)."""
         fill, y = color if filled else "white", self._height - y
         self._parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:g}" stroke="{color}" fill="{fill}"/>')
+
+    def area(self, corners: Sequence[tuple[float, float]], *, color: str = INK) -> None:
+        """Fill the polygon between some corners (x, y), so lightly that what lies below is seen."""
+        points = " ".join(f"{x:.1f},{self._height - y:.1f}" for x, y in corners)
+        self._parts.append(f'<polygon points="{points}" fill="{color}" fill-opacity="0.15"/>')
 
     def text(
         self,

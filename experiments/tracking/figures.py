@@ -16,8 +16,10 @@ import plotly.graph_objects as go
 
 from experiments.tracking.hover import (
     Point,
+    by_device,
     evaluated_hover,
     front_hover,
+    joint_hover,
     number,
     pair,
     predictor_hover,
@@ -32,6 +34,7 @@ _GRID = "#e4e7eb"
 _FRONT = "#0b6e99"
 _VERIFIED = "#e08a1e"
 _CLOUD = "#9fb3c8"
+_COLORS = (_FRONT, _VERIFIED, "#6a4c93", "#2a9d4e", "#c44536", "#5c6b73")
 _FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', Roboto, Helvetica, Arial, sans-serif"
 _LOG_SPAN = 4.0
 _TICKS_PER_DECADE = (1, 1.5, 2, 3, 4, 5, 7)
@@ -72,6 +75,39 @@ def pareto_figure(
     figure.update_yaxes(
         title=f"{label[:1].upper()}{label[1:]} (%)", tickformat=".1~%", autorangeoptions={"minallowed": lowest}
     )
+    return figure
+
+
+def joint_figure(front: Sequence[Point], devices: Sequence[str], *, title: str, split: str) -> go.Figure:
+    """Accuracy against the latency on each device, of networks that no other one beats on all devices together.
+
+    Args:
+        front: the points of pareto-joint.json.
+        devices: their ids, one colour each.
+        title: first line of the heading.
+        split: where the accuracies come from.
+    """
+    figure = go.Figure()
+    latencies: list[float] = []
+    for index, device in enumerate(devices):
+        of_device = [number(by_device(point.get("latency_ms")).get(device)) for point in front]
+        latencies += of_device
+        figure.add_trace(
+            go.Scatter(
+                x=of_device,
+                y=[number(point["accuracy"]) for point in front],
+                mode="markers",
+                name=device,
+                marker={"color": _COLORS[index % len(_COLORS)], "size": 9, "line": {"color": "white", "width": 1}},
+                text=[joint_hover(point) for point in front],
+                hovertemplate="%{text}<extra></extra>",
+            )
+        )
+    label = _label([point.get("metric") for point in front])
+    counts = f"{len(front)} networks, each once for every device; accuracies on {split}"
+    _lay_out(figure, title=title, subtitle=counts, empty=not front)
+    _latency_axis(figure.update_xaxes, latencies, title="Latency of one inference (ms)")
+    figure.update_yaxes(title=f"{label[:1].upper()}{label[1:]} (%)", tickformat=".1~%")
     return figure
 
 

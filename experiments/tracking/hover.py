@@ -32,6 +32,28 @@ def front_hover(point: Point, *, details: Mapping[object, object]) -> str:
     )
 
 
+def joint_hover(point: Point) -> str:
+    """A point of the joint front, with its latency on every device."""
+    accuracy = "[{}, {}]".format(*(_percent(bound) for bound in pair(point.get("accuracy_interval"))))
+    latencies, intervals = by_device(point.get("latency_ms")), by_device(point.get("latency_interval_ms"))
+    provenance, suspect = by_device(point.get("provenance")), by_device(point.get("suspect"))
+    lines = [
+        f"{html.escape(device)} {_ms(latency)}  [{', '.join(_ms(bound) for bound in pair(intervals.get(device)))}] "
+        f"{html.escape(str(provenance.get(device)))}{_warning(suspect.get(device))}"
+        for device, latency in latencies.items()
+    ]
+    return _hover(
+        arch_id=point.get("arch_id"),
+        candidate=None,
+        kind=point.get("weights_kind"),
+        lines=[
+            f"{metric_label(point.get('metric'))} {_percent(point.get('accuracy'))}  {accuracy}",
+            *lines,
+            _counts(point.get("macs"), params=point.get("params")),
+        ],
+    )
+
+
 def verified_hover(row: Mapping[object, object]) -> str:
     """A row of the verifications table."""
     accuracy = f"[{_percent(row.get('accuracy_low'))}, {_percent(row.get('accuracy_high'))}]"
@@ -124,6 +146,11 @@ def _ms(value: object) -> str:
 def number(value: object) -> float:
     """`value` if it is a number, else NaN."""
     return float(value) if isinstance(value, int | float | np.number) else float("nan")
+
+
+def by_device(value: object) -> Mapping[str, object]:
+    """Values by device; empty if `value` is none."""
+    return value if isinstance(value, Mapping) else {}
 
 
 def pair(value: object) -> tuple[float, float]:

@@ -41,6 +41,9 @@ _VERIFICATION_METRICS = {
     "macs": "macs",
     "params": "params",
 }
+_FURTHER_METRICS = {
+    column: name for column, name in _VERIFICATION_METRICS.items() if column.startswith(("latency", "suspect"))
+}
 _LABELS = ("arch_id", "weights_kind", "weights", "precision", "device_id", "metric")
 
 
@@ -66,14 +69,25 @@ class CandidateRecord:
 
 
 def candidate_records(evaluations: pd.DataFrame, verifications: pd.DataFrame) -> list[CandidateRecord]:
-    """One record a candidate, in the order in which they were evaluated; the newest row of a candidate counts."""
+    """One record a candidate, in the order in which they were evaluated; the newest row of a candidate counts.
+
+    What was verified on another device than the one that it was evaluated for is shown as "metric/device".
+    """
     records: dict[str, CandidateRecord] = {}
-    verified = {str(row["candidate_id"]): row for row in _rows(verifications)}
+    verified: dict[str, dict[object, dict[str, object]]] = {}
+    for row in _rows(verifications):
+        verified.setdefault(str(row["candidate_id"]), {})[row.get("device_id")] = row
     evaluated = {str(row["candidate_id"]): row for row in _rows(evaluations)}
     for candidate_id in dict.fromkeys([*evaluated, *verified]):
-        evaluation, verification = evaluated.get(candidate_id, {}), verified.get(candidate_id, {})
+        evaluation, on_devices = evaluated.get(candidate_id, {}), verified.get(candidate_id, {})
+        own = evaluation.get("device_id", next(iter(on_devices), None))
+        verification = on_devices.get(own, {})
         row = evaluation or verification
         metrics = _metrics(evaluation, names=_EVALUATION_METRICS) | _metrics(verification, names=_VERIFICATION_METRICS)
+        for device_id, further in on_devices.items():
+            if device_id != own:
+                found = _metrics(further, names=_FURTHER_METRICS)
+                metrics |= {metric_name(f"{name}/{device_id}"): value for name, value in found.items()}
         provenance = str(verification.get("provenance", ""))
         # Without its latency a candidate is no point of the verified front.
         tags = {"archsmith.verified": "yes" if verification and provenance != UNMEASURED else "no"}

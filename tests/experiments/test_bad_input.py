@@ -162,6 +162,13 @@ def test_dry_run_writes_nothing_and_shows_the_plan(nas: InProcess) -> None:
     assert list(Path.cwd().iterdir()) == []
 
 
+def test_dry_run_looks_at_further_devices_too(nas: InProcess) -> None:
+    result = nas("run", QUICKSTART, "--dry-run", "--set", "devices=[{id: torch-cpu, batch: 2}, {id: toaster}]")
+    assert result.code == 4
+    assert "torch-cpu: found" in result.out
+    assert "toaster: unknown" in result.out
+
+
 @pytest.mark.parametrize(
     ("settings", "open_settings"),
     [("{}", "in_channels and length as"), ("{length: 25}", "in_channels as"), ("{length: 25, in_channels: 12}", None)],

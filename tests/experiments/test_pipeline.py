@@ -4,13 +4,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from experiments import pipeline
 from experiments.pipeline import Outcome, _Mirror, reaching_device, run_stages
-from experiments.recipe import load_recipe
+from experiments.recipe import DeviceSettings, load_recipe
 from experiments.session import Session, open_session
 from nas.errors import RunError, TrainingError
 from nas.tracking import MemoryTracker, RunView, Tracker
@@ -145,6 +146,37 @@ def test_the_trainings_own_error_is_raised_when_the_tracker_fails_too(train: Cal
         train(training, tracker=FlakyTracker(MemoryTracker(), broken=True))
 
 
+@pytest.mark.parametrize(
+    ("error", "ended"),
+    [(None, "done"), (TrainingError("nan", hint="lower it"), "failed"), (KeyboardInterrupt(), "interrupted")],
+)
+def test_what_a_stage_took_is_kept_however_it_ends(
+    session: Session,
+    train: Callable[..., Outcome],
+    monkeypatch: pytest.MonkeyPatch,
+    error: BaseException | None,
+    ended: str,
+) -> None:
+    monkeypatch.setattr("experiments.stage_costs._LEAST_SECONDS", 0.0)
+
+    def training(history: TrainHistory) -> None:
+        history.append(row(1))
+        if error is not None:
+            raise error
+
+    with nullcontext() if error is None else pytest.raises(type(error)):
+        train(training, tracker=MemoryTracker())
+    (kept,) = session.run.stages_table.read().to_dict("records")
+    assert (kept["stage"], kept["ended"], kept["cores"], kept["gpus"]) == ("train", ended, 2, 0)
+    assert kept["seconds"] > 0
+
+
+def test_a_stage_that_had_nothing_to_do_is_not_kept(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("experiments.stages.profile", lambda *_, **__: False)
+    run_stages(session, names=["profile"], reporter=Heard(), tracker=MemoryTracker())
+    assert len(session.run.stages_table) == 0
+
+
 class Buggy(MemoryTracker):
     """Raises what no tracker should raise."""
 
@@ -258,3 +290,22 @@ def test_a_cluster_is_connected_at_once_only_where_the_device_is(
         with reaching_device(recipe, address=address) as found:
             assert found == left
     assert connected == ["head:6379"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"), [(None, ["onnxruntime-cpu", "torch-cpu"]), ("torch-cpu-int8", ["torch-cpu-int8"])]
+)
+@pytest.mark.parametrize("name", ["profile", "verify"])
+def test_a_stage_goes_to_all_devices_of_the_recipe_or_to_the_one_asked_for(
+    session: Session, monkeypatch: pytest.MonkeyPatch, name: str, asked: str | None, expected: list[str]
+) -> None:
+    seen: list[str] = []
+
+    def stage(one: Session, *, reporter: object) -> bool:
+        seen.append(one.device_id)
+        return True
+
+    monkeypatch.setattr(f"experiments.stages.{name}", stage)
+    more = replace(session, recipe=session.recipe.model_copy(update={"devices": (DeviceSettings(id="torch-cpu"),)}))
+    run_stages(more, names=[name], reporter=Heard(), device=asked, tracker=MemoryTracker())
+    assert seen == expected

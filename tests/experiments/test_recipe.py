@@ -107,6 +107,13 @@ def test_overrides_are_yaml_scalars_lists_and_sections() -> None:
     ("override", "words"),
     [
         ("train.epochs=ten", "train.epochs: got 'ten', expected an integer >= 1"),
+        (
+            "devices=[{id: onnxruntime-cpu}]",
+            "devices: got ['onnxruntime-cpu'] beside 'onnxruntime-cpu', expected every",
+        ),
+        ("devices=[{id: a}, {id: a}]", "devices: got ['a', 'a'] beside 'onnxruntime-cpu', expected every device once"),
+        ("devices=[{name: a}]", "devices.0.name: unknown key"),
+        ("devices=openvino-cpu", "devices: got 'openvino-cpu', expected"),
         ("train.epochs=0", "train.epochs: got 0, expected an integer >= 1"),
         ("train.epochs=true", "train.epochs: got True, expected an integer"),
         ("train.epochs=3.0", "train.epochs: got 3.0, expected an integer"),
@@ -226,7 +233,13 @@ def test_operational_fields_do_not_make_another_run() -> None:
     recipe = load_recipe(FASHION)
     moved = load_recipe(
         FASHION,
-        overrides=["search.workers=1", "refine.workers=1", "tracking.uri=http://host:5000", "data.path=/data"],
+        overrides=[
+            "search.workers=1",
+            "refine.workers=1",
+            "tracking.uri=http://host:5000",
+            "data.path=/data",
+            "devices=[{id: openvino-cpu}]",
+        ],
     )
     assert moved != recipe
     assert moved.fingerprint() == recipe.fingerprint()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from experiments.errors import DataError, RecipeError
-from experiments.recipe import Recipe, load_recipe
+from experiments.recipe import DeviceSettings, Recipe, load_recipe
 from experiments.session import (
     exclusive,
     is_trained,
@@ -223,3 +223,31 @@ def test_a_run_keeps_the_devices_that_name_its_own(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir("/")
     with pytest.raises(DeviceError, match="unknown device 'mine'"):
         recipe_device(asked)
+
+
+def test_a_device_joins_a_run_and_a_session_moves_to_it(tmp_path: Path) -> None:
+    made = recipe(tmp_path)
+    run = run_of(tmp_path / "run", made, epochs=3)
+    more = made.model_copy(update={"devices": (DeviceSettings(id="torch-cpu", batch=2),)})
+    session = open_session(more, run.path)
+    assert load_recipe(run.recipe_path).devices == more.devices
+    assert session.on(None) is session
+    assert session.on("onnxruntime-cpu") is session
+    assert session.on("torch-cpu").device.spec.batch == 2
+    assert session.on("torch-cpu").workload is session.workload
+    assert session.on("torch-cpu-int8").device.spec.precision == "int8"
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [("toaster", "unknown device 'toaster'"), ("cortex-m4", "gives simulated counts, a search needs latencies")],
+)
+def test_a_further_device_must_be_one_that_measures(tmp_path: Path, device: str, message: str) -> None:
+    made = recipe(tmp_path)
+    run = run_of(tmp_path / "run", made, epochs=3)
+    session = open_session(made, run.path)
+    with pytest.raises(DeviceError, match=message):
+        session.on(device)
+    with pytest.raises(DeviceError, match=message):
+        open_session(made.model_copy(update={"devices": (DeviceSettings(id=device),)}), run.path)
+    assert not load_recipe(run.recipe_path).devices

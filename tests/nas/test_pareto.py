@@ -72,6 +72,30 @@ def test_the_mask_is_what_brute_force_finds(rows: Points) -> None:
     assert pareto_mask(*rows).tolist() == brute_force_mask(*rows)
 
 
+@given(points(), st.lists(LATENCIES, min_size=12, max_size=12))
+def test_a_second_device_never_takes_a_point_from_the_front(rows: Points, second: list[float]) -> None:
+    accuracy_N, latency_N = rows
+    latency_ND = np.column_stack([latency_N, second[: len(latency_N)]])
+    mask_N = pareto_mask(accuracy_N, latency_ND)
+    expected = [
+        bool(np.isfinite(accuracy_N[n]) and np.isfinite(latency_ND[n]).all())
+        and not any(
+            accuracy_N[m] >= accuracy_N[n]
+            and (latency_ND[m] <= latency_ND[n]).all()
+            and (accuracy_N[m] > accuracy_N[n] or (latency_ND[m] < latency_ND[n]).any())
+            for m in range(len(accuracy_N))
+        )
+        for n in range(len(accuracy_N))
+    ]
+    assert mask_N.tolist() == expected
+
+
+def test_the_volume_over_two_devices_is_that_of_boxes() -> None:
+    volume = hypervolume(np.array([0.5, 1.0]), np.array([[1.0, 1.0], [1.0, 2.0]]), reference=(0.0, 2.0, 3.0))
+    # 0.5 x 1 x 2, and 1 x 1 x 1, which share 0.5 x 1 x 1.
+    assert volume == pytest.approx(1.0 + 1.0 - 0.5)
+
+
 @given(points(), st.integers(0, 99))
 def test_the_order_of_the_rows_does_not_matter(rows: Points, seed: int) -> None:
     accuracy_N, latency_N = rows

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import nas
 from nas.errors import CheckpointError, RunError
 from nas.run import SCHEMA_VERSION, create_run, open_run, require_writable
 from searchspaces import get_space
+from tests.nas.predicted_run import add_device, evaluated_genomes, latency_ms, predicted_run
 from tests.nas.tiny_run import SPACE, TinyRun, create_tiny_run
 
 NOBODY = 65534
@@ -194,3 +196,34 @@ def test_a_damaged_supernet_is_refused_with_its_file(run_copy: TinyRun) -> None:
 def test_the_front_of_another_device_is_empty(verified: TinyRun) -> None:
     assert verified.front(device="toaster").points == ()
     assert verified.front().points
+
+
+def test_a_device_that_joins_prices_what_was_evaluated_before(tmp_path: Path) -> None:
+    run = predicted_run(tmp_path / "run")
+    before = run.evaluations()
+    assert run.devices() == ("d",)
+    assert run.evaluations_on("parallel").empty
+    assert not run.front(device="parallel").points
+    add_device(run, "parallel")
+    assert run.devices() == ("d", "parallel")
+    rows = run.evaluations_on("parallel")
+    assert set(rows["device_id"]) == {"parallel"}
+    assert rows[["candidate_id", "accuracy"]].equals(before[["candidate_id", "accuracy"]])
+    true_N = latency_ms(run, evaluated_genomes(run), device="parallel")
+    np.testing.assert_allclose(rows["latency_predicted_ms"].to_numpy(dtype=float), true_N, rtol=0.02)
+    front = run.front(device="parallel")
+    assert (front.device_id, front.provenance, front.split) == ("parallel", "predicted", "search")
+    assert front.points[-1].accuracy == before["accuracy"].max()
+    assert run.front().device_id == "d"
+    assert run.evaluations().equals(before)
+
+
+def test_the_newest_row_of_a_candidate_is_priced(tmp_path: Path) -> None:
+    run = predicted_run(tmp_path / "run")
+    add_device(run, "parallel")
+    again = run.evaluations().iloc[0].to_dict() | {"accuracy": 0.999}
+    run.evaluations_table.append([{str(key): value for key, value in again.items()}])
+    rows = run.evaluations_on("parallel")
+    assert rows["candidate_id"].is_unique
+    assert rows.set_index("candidate_id")["accuracy"][again["candidate_id"]] == 0.999
+    assert len(run.evaluations_on("d")) == len(rows) + 1

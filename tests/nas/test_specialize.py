@@ -10,75 +10,16 @@ import pytest
 from hardware.liveness import peak_activation_elements
 from nas.errors import InfeasibleError, RunError
 from nas.objectives import Limit
-from nas.run import Run, create_run
+from nas.run import Run
 from nas.specialize import run_accuracy_predictor, specialize
-from predictors import fit_cost_predictor, fit_latency_predictor
-from predictors.features import LatencyFeatures
-from predictors.prediction import FloatArray
+from predictors import fit_cost_predictor
 from tests.hardware.test_measurement import measurement
-
-NUM = 60
-
-
-def latency_ms(run: Run, genomes_NG: np.ndarray) -> FloatArray:
-    totals_NT = LatencyFeatures(space=run.space).encode(genomes_NG)["totals"]
-    return totals_NT[:, 0] / 1e3 + totals_NT[:, 1] / 1e9
-
-
-def accuracy(run: Run, genomes_NG: np.ndarray) -> FloatArray:
-    totals_NT = LatencyFeatures(space=run.space).encode(genomes_NG)["totals"]
-    return 0.95 - 0.3 * (totals_NT[:, 1] / 1e7) ** -0.5
-
-
-def empty_run(path: Path) -> Run:
-    return create_run(
-        path,
-        name="test",
-        recipe_text="",
-        recipe_sha256="0" * 64,
-        space="nas-bench-macro",
-        space_settings={},
-        num_classes=7,
-        device_id="d",
-    )
+from tests.nas.predicted_run import accuracy, empty_run, everything, latency_ms, predicted_run
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """A run of a small space, profiled and searched without noise."""
-    run = empty_run(tmp_path / "run")
-    genomes_NG = np.unique(run.space.sample_many(NUM + 10, np.random.default_rng(0)), axis=0)[:NUM]
-    archs = run.space.architectures(genomes_NG)
-    table = pd.DataFrame(
-        {"architecture": [arch.to_json() for arch in archs], "latency_ms": latency_ms(run, genomes_NG)}
-    )
-    fit_latency_predictor(table, space=run.space, device_id="d").save(run.predictor_dir("d"))
-    text = dict.fromkeys(("weights", "precision", "split", "metric", "device_id", "utc_time"), "")
-    latencies = ("latency_predicted_ms", "latency_predicted_low_ms", "latency_predicted_high_ms")
-    numbers = dict.fromkeys(("accuracy_low", "accuracy_high", *latencies, "seconds"), 0.0)
-    counts = dict.fromkeys(("num_correct", "num_images", "macs", "params", "trial_number"), 0)
-    run.evaluations_table.append(
-        [
-            {
-                **text,
-                **numbers,
-                **counts,
-                "in_range": True,
-                "candidate_id": arch.arch_id,
-                "arch_id": arch.arch_id,
-                "architecture": arch.to_json(),
-                "weights_kind": "inherited",
-                "accuracy": float(value),
-            }
-            for arch, value in zip(archs, accuracy(run, genomes_NG), strict=True)
-        ]
-    )
-    return run
-
-
-def everything(run: Run) -> np.ndarray:
-    grids = np.meshgrid(*(np.arange(len(choice.values)) for choice in run.space.choices), indexing="ij")
-    return np.stack([grid.ravel() for grid in grids], axis=1).astype(np.int8)
+    return predicted_run(tmp_path / "run")
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5])
@@ -109,7 +50,7 @@ def test_counts_are_exact_and_limit_too(run: Run) -> None:
 
 def test_other_predicted_costs_limit_too(run: Run) -> None:
     all_NG = everything(run)
-    genomes_NG = all_NG[np.random.default_rng(1).permutation(len(all_NG))[:NUM]]
+    genomes_NG = all_NG[np.random.default_rng(1).permutation(len(all_NG))[:60]]
     table = pd.DataFrame(
         {
             "architecture": [arch.to_json() for arch in run.space.architectures(genomes_NG)],

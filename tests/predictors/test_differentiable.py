@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -5,6 +7,9 @@ import torch
 
 from predictors import LatencyPredictor, PredictorError, fit_latency_predictor
 from predictors.differentiable import DifferentiableLatency
+from predictors.features import LatencyFeatures
+from predictors.regressors.regressor import FittedRegressor
+from predictors.regressors.trees import BoostedTrees
 from searchspaces import SearchSpace
 from tests.predictors.synthetic_device import DEVICE_ID, SyntheticDevice
 
@@ -83,3 +88,23 @@ def test_a_missing_gene_and_sources_are_refused(
     )
     with pytest.raises(PredictorError, match="which have no gradients"):
         DifferentiableLatency(helped)
+
+
+def test_families_without_gradients_are_left_out(space: SearchSpace, predictor: LatencyPredictor) -> None:
+    blend = predictor.model.blend
+    features = LatencyFeatures(space=space)
+    genomes_NG = space.sample_many(40, np.random.default_rng(5))
+    trees = BoostedTrees(name="trees").fit(
+        features.encode(genomes_NG), predictor.predict(genomes_NG).mean, population=features.population()
+    )
+
+    def made_of(*members: FittedRegressor) -> LatencyPredictor:
+        weights = tuple(1.0 / len(members) for _ in members)
+        mixed = replace(blend, members=members, weights=weights, calibrations=weights)
+        return replace(predictor, model=replace(predictor.model, blend=mixed))
+
+    smooth = made_of(blend.members[0])
+    found = DifferentiableLatency(made_of(trees, blend.members[0]))(one_hot(space, genomes_NG))
+    np.testing.assert_allclose(found.numpy(), smooth.predict(genomes_NG).mean, rtol=1e-6)
+    with pytest.raises(PredictorError, match="consists of trees, without gradients"):
+        DifferentiableLatency(made_of(trees))

@@ -29,6 +29,12 @@ def test_the_quantile_is_the_smallest_that_keeps_the_conformal_promise() -> None
     assert conformal_quantile(-errors_N, np.full(19, 2.0), level=0.9) == 0.9
 
 
+def test_what_was_tuned_on_all_rows_widens_the_intervals() -> None:
+    errors_N = np.arange(1, 20) / 10.0
+    tuned = conformal_quantile(errors_N, np.ones(19), level=0.9, num_tuned=19)
+    assert tuned == pytest.approx(1.8 * np.sqrt(2.0))
+
+
 def test_too_few_errors_for_the_level_fall_back_to_a_wider_assumption() -> None:
     errors_N = np.array([0.01, -0.02, 0.015, 0.005, -0.01])
     assert conformal_quantile(errors_N, np.ones(5), level=0.99) > 0.02

@@ -7,7 +7,7 @@ from scipy import stats
 
 from experiments.benchmarks.harness import BenchmarkReport
 from experiments.benchmarks.predictors.local_devices import LocalDevice
-from experiments.benchmarks.predictors.methods import Outcome, Target, fit_source, mean_outcome, outcome_of
+from experiments.benchmarks.predictors.methods import Outcome, Target, fit_source, judged, mean_outcome
 from nas.costs import fit_costs
 from predictors import fit_cost_predictor, fit_latency_predictor
 from predictors.features import LatencyFeatures
@@ -92,7 +92,7 @@ def _p99_outcomes(device: LocalDevice, chosen: np.ndarray) -> Mapping[str, Outco
         "ours": fit_costs(fit, device.frame(others), latency=latency)["latency_p99"],
     }
     return {
-        method: outcome_of(predictor.predict(device.table.genomes_NG[others]), device.p99_N[others])
+        method: judged(predictor.predict(device.table.genomes_NG[others]), device.p99_N[others])
         for method, predictor in predictors.items()
     }
 

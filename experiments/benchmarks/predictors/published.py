@@ -1,6 +1,6 @@
 """Published latency tables as genomes of our spaces and one column for each device."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,26 @@ class LatencyTable:
     genomes_NG: npt.NDArray[np.int8]
     latency: Mapping[str, FloatArray]
 
+    def problems(self) -> Mapping[str, str]:
+        """Columns that are no latencies of these networks, and why."""
+        found = {}
+        for device, cost_N in self.latency.items():
+            if cost_N.shape != (len(self.genomes_NG),):
+                found[device] = f"{cost_N.shape} values for {len(self.genomes_NG)} networks"
+            elif not (np.isfinite(cost_N) & (cost_N > 0)).all():
+                found[device] = (
+                    f"{int((~(np.isfinite(cost_N) & (cost_N > 0))).sum())} values are not finite and positive"
+                )
+        return found
+
+    def part(self, *, devices: Collection[str], rows: int | None = None) -> "LatencyTable":
+        """Some of the devices, and the first rows if there shall be fewer."""
+        return LatencyTable(
+            space=self.space,
+            genomes_NG=self.genomes_NG[:rows],
+            latency={device: self.latency[device][:rows] for device in devices},
+        )
+
 
 def read_fbnet(path: Path) -> LatencyTable:
     """`op_idx` (N, 22) into `op_names`, and `lat_*` columns."""
@@ -55,11 +75,28 @@ def read_ofa(path: Path) -> LatencyTable:
     content = _read(path)
     space = get_space("ofa-mobilenetv3-w1.0")
     assert isinstance(space, OfaMBConvSpace)
-    archs = [
-        space.from_ofa(ks=ks, e=e, d=d, resolution=r)
-        for ks, e, d, r in zip(*(content[name].tolist() for name in ("ks", "e", "d", "r")), strict=True)
-    ]
-    return _table(space, space.genomes(archs), content)
+    return _table(space, _ofa_genomes(space, content, resolutions=content["r"].tolist()), content)
+
+
+def read_ofa_accuracy(path: Path) -> tuple[OfaMBConvSpace, npt.NDArray[np.int8], FloatArray, FloatArray]:
+    """`ks`, `e` (N, 20), `d` (N, 5), `top1` (N,) in percent and `macs` (N,), at 224 pixels.
+
+    Returns:
+        The space, genomes, accuracies from 0 to 1, and MACs.
+    """
+    content = _read(path)
+    space = get_space("ofa-mobilenetv3-w1.2")
+    assert isinstance(space, OfaMBConvSpace)
+    genomes_NG = _ofa_genomes(space, content, resolutions=[224] * len(content["top1"]))
+    return space, genomes_NG, content["top1"].astype(np.float64) / 100.0, content["macs"].astype(np.float64)
+
+
+def _ofa_genomes(
+    space: OfaMBConvSpace, content: Mapping[str, npt.NDArray[np.generic]], *, resolutions: Sequence[int]
+) -> npt.NDArray[np.int8]:
+    settings = (content[name].tolist() for name in ("ks", "e", "d"))
+    archs = [space.from_ofa(ks=ks, e=e, d=d, resolution=r) for ks, e, d, r in zip(*settings, resolutions, strict=True)]
+    return space.genomes(archs)
 
 
 def _read(path: Path) -> Mapping[str, npt.NDArray[np.generic]]:

@@ -32,6 +32,13 @@ def test_y_points_upwards() -> None:
     assert picture.get("viewBox") == "0 0 100 80"
 
 
+def test_an_area_has_its_corners() -> None:
+    drawing = Drawing(width=100, height=80)
+    drawing.area([(0, 0), (10, 80), (20, 0)], color="red")
+    (area,) = parse(drawing).findall(f"{SVG}polygon")
+    assert (area.get("points"), area.get("fill")) == ("0.0,80.0 10.0,0.0 20.0,80.0", "red")
+
+
 def test_words_may_have_any_letters_and_turn_around_their_place() -> None:
     drawing = Drawing(width=100, height=80)
     drawing.text(20, 30, 'a < b & "c"', upright=True)

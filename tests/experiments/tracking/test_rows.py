@@ -91,6 +91,23 @@ def test_the_newest_row_of_a_candidate_counts_and_order_is_that_of_evaluation() 
     assert records[2].tags["archsmith.verified"] == "yes"
 
 
+def test_a_further_device_has_metrics_of_its_own() -> None:
+    evaluated = pd.DataFrame([row("a", device_id="pi", latency_predicted_ms=2.0)])
+    verified = pd.DataFrame(
+        [
+            row("a", device_id="pi", accuracy=0.7, latency_ms=2.1),
+            row("a", device_id="watch", accuracy=0.6, latency_ms=9.0),
+            row("b", device_id="watch", latency_ms=8.0),
+        ]
+    )
+    first, second = candidate_records(evaluated, verified)
+    assert first.metrics["latency_ms"] == 2.1
+    assert first.metrics["verify_accuracy"] == 0.7
+    assert first.metrics["latency_ms/watch"] == 9.0
+    # Verified elsewhere only, for example in another precision: that device is its own.
+    assert (second.candidate_id, second.metrics["latency_ms"]) == ("b", 8.0)
+
+
 def test_a_space_with_very_many_genes_is_shown_as_one_text() -> None:
     genes = {f"gene{n}": n for n in range(LARGEST_GENES + 1)}
     architecture = json.dumps({"genes": genes, "space": "huge"})

@@ -1,70 +1,10 @@
 import numpy as np
 import pytest
 
-from predictors.features import Blocks, LatencyFeatures, take
-from predictors.prediction import FloatArray
-from predictors.regressors import find_regressors
+from predictors.features import take
 from predictors.regressors.gaussian import GaussianProcess, View
-from predictors.regressors.regressor import Regressor
-from searchspaces import SearchSpace
-from tests.predictors.synthetic_device import SyntheticDevice
 
-REGRESSORS = [regressor for regressor in find_regressors() if regressor.needs is None]
 LINEAR = (View(block="x", log_share=0.0),)
-
-
-@pytest.fixture
-def blocks(space: SearchSpace) -> Blocks:
-    return LatencyFeatures(space=space).encode(space.sample_many(40, np.random.default_rng(1)))
-
-
-@pytest.fixture
-def population(space: SearchSpace) -> Blocks:
-    return LatencyFeatures(space=space).population()
-
-
-@pytest.fixture
-def cost_N(space: SearchSpace, device: SyntheticDevice) -> FloatArray:
-    genomes_NG = space.sample_many(40, np.random.default_rng(1))
-    return device.latency_ms(space, genomes_NG, rng=np.random.default_rng(2))
-
-
-def test_the_registered_families_have_distinct_names() -> None:
-    names = [regressor.name for regressor in find_regressors()]
-    assert len(names) == len(set(names)) >= 4
-
-
-@pytest.mark.parametrize("regressor", REGRESSORS, ids=lambda regressor: regressor.name)
-def test_a_restored_regressor_predicts_bit_for_bit_the_same(
-    regressor: Regressor, blocks: Blocks, cost_N: FloatArray, population: Blocks
-) -> None:
-    fitted = regressor.fit(blocks, cost_N, population=population)
-    restored = regressor.restore(fitted.arrays(), settings=fitted.settings)
-    for before, after in zip(fitted.predict(blocks), restored.predict(blocks), strict=True):
-        assert (before == after).all()
-    with pytest.raises(KeyError):
-        regressor.restore({}, settings=fitted.settings)
-
-
-@pytest.mark.parametrize("regressor", REGRESSORS, ids=lambda regressor: regressor.name)
-def test_the_unit_does_not_matter(regressor: Regressor, blocks: Blocks, cost_N: FloatArray, population: Blocks) -> None:
-    ms = regressor.fit(blocks, cost_N, population=population)
-    us = regressor.fit(blocks, 1000.0 * cost_N, population=population)
-    for a, b, factor in zip(ms.predict(blocks), us.predict(blocks), (1000.0, 1.0), strict=True):
-        np.testing.assert_allclose(factor * a, b, rtol=1e-3)
-    np.testing.assert_allclose(ms.loo_log_errors_N, us.loo_log_errors_N, atol=1e-4)
-
-
-@pytest.mark.parametrize("regressor", REGRESSORS, ids=lambda regressor: regressor.name)
-def test_predictions_stay_within_a_factor_of_ten_of_what_was_fitted(
-    regressor: Regressor, blocks: Blocks, cost_N: FloatArray, population: Blocks
-) -> None:
-    fitted = regressor.fit(blocks, cost_N, population=population)
-    for factor in (0.0, 1e6):
-        mean_N, spread_N = fitted.predict({name: factor * block for name, block in blocks.items()})
-        assert (mean_N >= cost_N.min() / 10.001).all()
-        assert (mean_N <= cost_N.max() * 10.001).all()
-        assert np.isfinite(spread_N).all()
 
 
 @pytest.mark.parametrize("logarithmic", [False, True])

@@ -1,0 +1,247 @@
+"""What a run cost: seconds of stages, devices and evaluations, energy, and when the supernet has paid for itself."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from hardware.files import JSON
+from nas.errors import RunError
+from nas.run import Run
+from nas.training.checkpoints import finished_checkpoints
+from nas.training.loop import CHECKPOINTS
+
+WATTS_PER_CORE, WATTS_PER_GPU = 10.0, 300.0
+"""Assumed draw of a busy core with its share of the memory, and of a busy GPU."""
+
+# Paid once, whatever number of networks is taken from the supernet.
+_SHARED_STAGES = ("train", "profile", "search")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageCost:
+    """One stage, all its calls together.
+
+    Attributes:
+        stage: its name.
+        calls: how often it was called with something to do, failed and interrupted calls included.
+        seconds: by the wall clock.
+        core_seconds: at most: as if all its workers had been busy all the time.
+        gpu_seconds: likewise.
+        joules: energy.
+        energy_provenance: "measured" if the processor counted every call (with whatever else ran there), otherwise
+            "estimated" from core and GPU seconds.
+    """
+
+    stage: str
+    calls: int
+    seconds: float
+    core_seconds: float
+    gpu_seconds: float
+    joules: float
+    energy_provenance: Literal["measured", "estimated"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceCost:
+    """What was measured on one device; `timed_seconds` are the timed runs alone, without warm-up and building."""
+
+    device_id: str
+    measurements: int
+    sessions: int
+    timed_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BreakEven:
+    """How many networks must be taken from a supernet before it is cheaper than training each alone.
+
+    Attributes:
+        shared_core_seconds: of training, profiling and search: paid once.
+        core_seconds_per_network: of fine-tuning one, measured, on average.
+        epochs_alone: of training one network by itself, an assumption.
+        core_seconds_alone: those epochs at the measured seconds of a fine-tuning epoch. That includes the teacher's
+            forward passes and one evaluation an epoch, so training alone may be somewhat cheaper.
+        networks: the quotient; None if a network of its own costs no more than fine-tuning one.
+    """
+
+    shared_core_seconds: float
+    core_seconds_per_network: float
+    epochs_alone: int
+    core_seconds_alone: float
+    networks: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ledger:
+    """The costs of a run as far as its tables hold them.
+
+    Attributes:
+        stages: in the order in which they were first called; empty for runs of a version that did not record them.
+        devices: what measuring took.
+        evaluations, evaluation_seconds: with inherited weights; seconds of the workers.
+        fine_tunings, fine_tuning_seconds: likewise.
+        watts_per_core, watts_per_gpu: what estimated energies assume.
+        break_even: None where something is missing that it needs; `break_even_missing` says what.
+        break_even_missing: empty if there is one.
+    """
+
+    stages: tuple[StageCost, ...]
+    devices: tuple[DeviceCost, ...]
+    evaluations: int
+    evaluation_seconds: float
+    fine_tunings: int
+    fine_tuning_seconds: float
+    watts_per_core: float
+    watts_per_gpu: float
+    break_even: BreakEven | None
+    break_even_missing: str
+
+    @property
+    def joules(self) -> float:
+        """Of all stages."""
+        return sum(stage.joules for stage in self.stages)
+
+    def to_json(self) -> dict[str, JSON]:
+        """Plain JSON values."""
+        document: dict[str, JSON] = asdict(self)
+        return {**document, "joules": self.joules}
+
+
+def ledger(
+    run: Run,
+    *,
+    watts_per_core: float = WATTS_PER_CORE,
+    watts_per_gpu: float = WATTS_PER_GPU,
+    epochs_alone: int | None = None,
+) -> Ledger:
+    """Add up what a run's tables hold; nothing is measured now.
+
+    Args:
+        run: any run, finished or not.
+        watts_per_core: of a busy core, for calls of stages whose energy was not counted.
+        watts_per_gpu: of a busy GPU, likewise.
+        epochs_alone: of training one network by itself; as many as the supernet had if None.
+
+    Raises:
+        RunError: watts that are negative or not finite, or fewer than one epoch.
+    """
+    for name, watts in (("watts_per_core", watts_per_core), ("watts_per_gpu", watts_per_gpu)):
+        if not 0 <= watts < float("inf"):
+            raise RunError(f"{name} is {watts}, expected 0 or more", hint="give the draw in watts")
+    if epochs_alone is not None and epochs_alone < 1:
+        raise RunError(f"epochs_alone is {epochs_alone}, expected 1 or more", hint="give a number of epochs")
+    evaluations = run.evaluations()
+    inherited = evaluations[evaluations["weights_kind"] == "inherited"]
+    tuned = evaluations[evaluations["weights_kind"] == "fine-tuned"]
+    stages = stage_costs(run.stages_table.read(), watts_per_core=watts_per_core, watts_per_gpu=watts_per_gpu)
+    found = _break_even(run, stages, tuned=tuned, epochs_alone=epochs_alone)
+    return Ledger(
+        stages=stages,
+        devices=device_costs(run.measurements()),
+        evaluations=len(inherited),
+        evaluation_seconds=float(inherited["seconds"].sum()),
+        fine_tunings=len(tuned),
+        fine_tuning_seconds=float(tuned["seconds"].sum()),
+        watts_per_core=watts_per_core,
+        watts_per_gpu=watts_per_gpu,
+        break_even=found if isinstance(found, BreakEven) else None,
+        break_even_missing=found if isinstance(found, str) else "",
+    )
+
+
+def stage_costs(rows: pd.DataFrame, *, watts_per_core: float, watts_per_gpu: float) -> tuple[StageCost, ...]:
+    """The calls of each stage, added up.
+
+    Args:
+        rows: of the table `stages`.
+        watts_per_core: of a busy core, for calls whose energy was not counted.
+        watts_per_gpu: of a busy GPU, likewise.
+    """
+    costs = []
+    for stage in dict.fromkeys(rows["stage"]):
+        calls = rows[rows["stage"] == stage]
+        core_seconds, gpu_seconds = calls["seconds"] * calls["cores"], calls["seconds"] * calls["gpus"]
+        estimated = watts_per_core * core_seconds + watts_per_gpu * gpu_seconds
+        # RAPL knows nothing of GPUs.
+        counted = calls["joules"].notna() & (calls["gpus"] == 0)
+        costs.append(
+            StageCost(
+                stage=str(stage),
+                calls=len(calls),
+                seconds=float(calls["seconds"].sum()),
+                core_seconds=float(core_seconds.sum()),
+                gpu_seconds=float(gpu_seconds.sum()),
+                joules=float(np.where(counted, calls["joules"].astype(float), estimated).sum()),
+                energy_provenance="measured" if counted.all() else "estimated",
+            )
+        )
+    return tuple(costs)
+
+
+def device_costs(measurements: pd.DataFrame) -> tuple[DeviceCost, ...]:
+    """Timed runs by device; raw repeats are ms whatever a device reports, and counts of simulators take no time."""
+    costs = []
+    for device_id in dict.fromkeys(measurements["device_id"]):
+        rows = measurements[measurements["device_id"] == device_id]
+        timed_ms = [float(sum(np.sum(runs) for runs in raw)) for raw in rows[rows["unit"] == "ms"]["raw_ms"]]
+        costs.append(
+            DeviceCost(
+                device_id=str(device_id),
+                measurements=len(rows),
+                sessions=int(rows["session_id"].nunique()),
+                timed_seconds=sum(timed_ms) / 1e3,
+            )
+        )
+    return tuple(costs)
+
+
+def break_even(
+    stages: Sequence[StageCost], *, tuned: Sequence[tuple[float, int]], epochs_alone: int
+) -> BreakEven | str:
+    """When the supernet has paid for itself, or what is missing to say so.
+
+    Args:
+        stages: of the run.
+        tuned: seconds and epochs of each fine-tuning, on one core.
+        epochs_alone: of training one network by itself.
+    """
+    missing = [name for name in _SHARED_STAGES if name not in {stage.stage for stage in stages}]
+    if missing:
+        return f"the run did not record its stages {', '.join(missing)}"
+    if any(stage.gpu_seconds for stage in stages):
+        return "the supernet was trained on GPUs and fine-tuned on processors: their seconds do not compare"
+    if not tuned:
+        return "no network was fine-tuned, so the seconds of an epoch are not known"
+    shared = sum(stage.core_seconds for stage in stages if stage.stage in _SHARED_STAGES)
+    each = fmean(seconds for seconds, _ in tuned)
+    alone = epochs_alone * fmean(seconds / epochs for seconds, epochs in tuned)
+    return BreakEven(
+        shared_core_seconds=shared,
+        core_seconds_per_network=each,
+        epochs_alone=epochs_alone,
+        core_seconds_alone=alone,
+        networks=shared / (alone - each) if alone > each else None,
+    )
+
+
+def _break_even(
+    run: Run, stages: Sequence[StageCost], *, tuned: pd.DataFrame, epochs_alone: int | None
+) -> BreakEven | str:
+    trained = _num_epochs(finished_checkpoints(run.train_dir / CHECKPOINTS))
+    found = []
+    for arch_id, seconds in zip(tuned["arch_id"], tuned["seconds"], strict=True):
+        epochs = _num_epochs(finished_checkpoints(run.refine_dir(str(arch_id))))
+        if epochs:
+            found.append((float(seconds), epochs))
+    if not trained and epochs_alone is None:
+        return "the supernet is not trained"
+    return break_even(stages, tuned=found, epochs_alone=epochs_alone or trained)
+
+
+def _num_epochs(checkpoints: Sequence[Path]) -> int:
+    return int(checkpoints[-1].name.removeprefix("epoch-")) if checkpoints else 0

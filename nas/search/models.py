@@ -1,0 +1,136 @@
+"""Models of a search's objectives: what is known and what is predicted of any architecture, ready for an acquisition.
+
+Everything is a logarithm to be minimised, accuracy as that of the error rate: a tenth of a point matters more at 94 %
+than at 60 %, and a millisecond more at two than at twenty.
+
+Letters: N architectures, G genes, M objectives.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from nas.errors import RunError
+from nas.objectives import Objective
+from predictors.features import Blocks, LatencyFeatures
+from predictors.prediction import FloatArray
+from predictors.regressors.gaussian import REGRESSORS
+from predictors.selection import Blend, blend
+from searchspaces import SearchSpace
+from searchspaces.genomes import Genomes
+
+Compute = Callable[[Genomes], FloatArray]
+"""Exact values (N,) of an objective."""
+
+# Without a single error on the images at hand a network makes some on others.
+_LEAST_ERROR = 1e-4
+# Families that are refitted in a fraction of a second, from the first proposals on.
+_FAMILIES = tuple(replace(family, fewest=3) for family in REGRESSORS if family.needs is None)
+
+
+def as_costs(values_NM: FloatArray, *, objectives: Sequence[Objective]) -> FloatArray:
+    """What trials are told, as logarithms to be minimised, (N, M).
+
+    Raises:
+        RunError: a cost that is not positive, or an accuracy above 1 (percent?).
+    """
+    cost_NM = np.array(values_NM, dtype=np.float64)
+    for m, objective in enumerate(objectives):
+        wrong_N = cost_NM[:, m] > 1.0 if objective.direction == "maximize" else cost_NM[:, m] <= 0.0
+        if wrong_N.any():
+            allowed = "fractions up to 1" if objective.direction == "maximize" else "positive values"
+            raise RunError(
+                f"objective {objective.name} is {cost_NM[wrong_N, m][0]:g}, the surrogate sampler takes {allowed}",
+                hint="give the objective in another unit, or choose another sampler",
+            )
+        if objective.direction == "maximize":
+            cost_NM[:, m] = np.maximum(1.0 - cost_NM[:, m], _LEAST_ERROR)
+    return np.log(cost_NM)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ObjectiveModels:
+    """Predicts all objectives of architectures.
+
+    Attributes:
+        space: the architectures' space.
+        objectives: in the order of the columns.
+        computed: by name, how to compute objectives exactly.
+        blends: by name, the models of the others; none for one that was the same for all.
+        constants: by name, the value of those.
+        num_fitted: architectures that the models were fitted to.
+    """
+
+    space: SearchSpace
+    objectives: tuple[Objective, ...]
+    computed: Mapping[str, Compute]
+    blends: Mapping[str, Blend]
+    constants: Mapping[str, float]
+    num_fitted: int
+
+    def predict(self, genomes_NG: Genomes) -> tuple[FloatArray, FloatArray]:
+        """Means and standard deviations (N, M) of the logarithms; 0 for what is computed."""
+        mean_NM = np.empty((len(genomes_NG), len(self.objectives)))
+        spread_NM = np.zeros_like(mean_NM)
+        blocks = {function: _encode(self.space, genomes_NG, function=function) for function in self._ways()}
+        for m, objective in enumerate(self.objectives):
+            if objective.name in self.computed:
+                value_N = self.computed[objective.name](genomes_NG)
+                mean_NM[:, m] = as_costs(value_N[:, None], objectives=[objective])[:, 0]
+            elif objective.name in self.constants:
+                mean_NM[:, m] = self.constants[objective.name]
+            else:
+                cost_N, spread_NM[:, m] = self.blends[objective.name].predict(blocks[_is_function(objective)])
+                mean_NM[:, m] = np.log(cost_N)
+        return mean_NM, spread_NM
+
+    def _ways(self) -> set[bool]:
+        return {_is_function(objective) for objective in self.objectives if objective.name in self.blends}
+
+
+def fit_models(
+    genomes_NG: Genomes,
+    cost_NM: FloatArray,
+    *,
+    space: SearchSpace,
+    objectives: Sequence[Objective],
+    computed: Mapping[str, Compute],
+) -> ObjectiveModels:
+    """Fit models of all objectives that are not computed.
+
+    Args:
+        genomes_NG: evaluated architectures, at least 3.
+        cost_NM: theirs, from `as_costs`.
+        space: the search space.
+        objectives: in the order of the columns.
+        computed: by name, those that need no model.
+    """
+    blends, constants = {}, {}
+    for m, objective in enumerate(objectives):
+        if objective.name in computed:
+            continue
+        if np.ptp(cost_NM[:, m]) == 0.0:
+            constants[objective.name] = float(cost_NM[0, m])
+            continue
+        function = _is_function(objective)
+        blocks = _encode(space, genomes_NG, function=function)
+        population = LatencyFeatures(space=space).population()
+        blends[objective.name] = blend(_FAMILIES, blocks, np.exp(cost_NM[:, m]), population=population)
+    return ObjectiveModels(
+        space=space,
+        objectives=tuple(objectives),
+        computed=computed,
+        blends=blends,
+        constants=constants,
+        num_fitted=len(genomes_NG),
+    )
+
+
+def _is_function(objective: Objective) -> bool:
+    """Whether it depends on what a network computes, rather than on how."""
+    return objective.direction == "maximize"
+
+
+def _encode(space: SearchSpace, genomes_NG: Genomes, *, function: bool) -> Blocks:
+    return LatencyFeatures(space=space).encode(space.functional(genomes_NG) if function else genomes_NG)

@@ -1,0 +1,111 @@
+"""The ledger of a run, from small tables."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from nas.errors import RunError
+from nas.ledger import BreakEven, StageCost, break_even, device_costs, ledger, stage_costs
+from tests.nas.predicted_run import NUM, predicted_run
+
+
+def call(stage: str, seconds: float, **more: object) -> dict[str, object]:
+    return {
+        "stage": stage,
+        "device_id": "d",
+        "seconds": seconds,
+        "cores": 1,
+        "gpus": 0,
+        "joules": None,
+        "ended": "done",
+        "utc_time": "2026-01-01T00:00:00+00:00",
+        **more,
+    }
+
+
+def cost(stage: str, core_seconds: float, *, gpu_seconds: float = 0.0) -> StageCost:
+    return StageCost(
+        stage=stage,
+        calls=1,
+        seconds=core_seconds,
+        core_seconds=core_seconds,
+        gpu_seconds=gpu_seconds,
+        joules=0.0,
+        energy_provenance="estimated",
+    )
+
+
+SHARED = [cost("train", 80.0), cost("profile", 15.0), cost("search", 5.0), cost("verify", 1000.0)]
+
+
+def test_calls_of_a_stage_are_added_up_and_energy_says_where_it_comes_from() -> None:
+    rows = pd.DataFrame(
+        [
+            call("train", 10.0, cores=2, joules=50.0),
+            call("train", 5.0, cores=2, ended="interrupted"),
+            call("profile", 4.0, joules=7.0),
+            call("search", 3.0, cores=4, gpus=1, joules=1.0),
+        ]
+    )
+    train, profile, search = stage_costs(rows, watts_per_core=10.0, watts_per_gpu=100.0)
+    assert (train.calls, train.seconds, train.core_seconds) == (2, 15.0, 30.0)
+    assert (train.joules, train.energy_provenance) == (50.0 + 5 * 2 * 10.0, "estimated")
+    assert (profile.joules, profile.energy_provenance) == (7.0, "measured")
+    # The processor's counters know nothing of a GPU.
+    assert (search.gpu_seconds, search.joules) == (3.0, 3 * 4 * 10.0 + 3 * 100.0)
+
+
+def test_devices_are_charged_for_timed_runs() -> None:
+    rows = pd.DataFrame(
+        {
+            "device_id": ["a", "a", "b"],
+            "session_id": ["1", "2", "3"],
+            "unit": ["ms", "ms", "instructions"],
+            "raw_ms": [[[500.0, 500.0], [1000.0]], [[1.0]], [[1e9]]],
+        }
+    )
+    a, b = device_costs(rows)
+    assert (a.measurements, a.sessions) == (2, 2)
+    assert a.timed_seconds == pytest.approx(2.001)
+    assert (b.device_id, b.timed_seconds) == ("b", 0.0)
+
+
+def test_the_supernet_pays_for_itself_once_the_saved_seconds_reach_its_own() -> None:
+    even = break_even(SHARED, tuned=[(4.0, 2), (6.0, 2)], epochs_alone=10)
+    assert isinstance(even, BreakEven)
+    assert (even.shared_core_seconds, even.core_seconds_per_network, even.core_seconds_alone) == (100.0, 5.0, 25.0)
+    assert even.networks == 5.0
+
+
+def test_there_is_no_break_even_where_training_alone_is_cheaper() -> None:
+    even = break_even(SHARED, tuned=[(4.0, 2)], epochs_alone=2)
+    assert isinstance(even, BreakEven)
+    assert even.networks is None
+
+
+def test_what_a_break_even_lacks_is_said() -> None:
+    assert (
+        break_even(SHARED[:1], tuned=[(1.0, 1)], epochs_alone=1) == "the run did not record its stages profile, search"
+    )
+    assert "no network was fine-tuned" in str(break_even(SHARED, tuned=[], epochs_alone=1))
+    on_gpu = [cost("train", 80.0, gpu_seconds=80.0), *SHARED[1:]]
+    assert "do not compare" in str(break_even(on_gpu, tuned=[(1.0, 1)], epochs_alone=1))
+
+
+def test_a_run_of_an_older_version_shows_what_its_tables_hold(tmp_path: Path) -> None:
+    found = ledger(predicted_run(tmp_path / "run"))
+    assert (found.stages, found.joules, found.evaluations, found.fine_tunings) == ((), 0.0, NUM, 0)
+    assert found.break_even is None
+    assert found.break_even_missing == "the supernet is not trained"
+    assert found.to_json()["break_even"] is None
+
+
+def test_assumptions_that_make_no_sense_are_refused(tmp_path: Path) -> None:
+    run = predicted_run(tmp_path / "run")
+    with pytest.raises(RunError, match="watts_per_core is -1"):
+        ledger(run, watts_per_core=-1.0)
+    with pytest.raises(RunError, match="watts_per_gpu is inf"):
+        ledger(run, watts_per_gpu=float("inf"))
+    with pytest.raises(RunError, match="epochs_alone is 0"):
+        ledger(run, epochs_alone=0)
