@@ -106,9 +106,9 @@ class NASBench201Space(SearchSpace):
         needed_VN = np.zeros_like(reached_VN)
         reached_VN[0] = needed_VN[_NODES - 1] = True
         for edge, (source, target) in enumerate(EDGES):
-            reached_VN[target] |= reached_VN[source] & used_EN[edge]
+            reached_VN[target] |= reached_VN[source] & used_NE[:, edge]
         for edge, (source, target) in reversed(list(enumerate(EDGES))):
-            needed_VN[source] |= needed_VN[target] & used_EN[edge]
+            needed_VN[source] |= needed_VN[target] & used_NE[:, edge]
         live_NE = np.stack([reached_VN[source] & needed_VN[target] for source, target in EDGES], axis=1)
         return np.where(live_NE, genomes_NG, none).astype(np.int8)
 
