@@ -100,7 +100,7 @@ class NASBench201Space(SearchSpace):
         """Genomes with "none" on every edge that lies on no path from the input to the output."""
         genomes_NG = self.canonicalise(genomes_NG)
         none = _BY_COST.index("none")
-        used_EN = none != genomes_NG.T
+        used_NE = np.asarray(genomes_NG != none)
         # Edges are listed by the node in which they end, so one pass in this order, and one backwards, is enough.
         reached_VN = np.zeros((_NODES, len(genomes_NG)), dtype=np.bool_)
         needed_VN = np.zeros_like(reached_VN)
