@@ -100,15 +100,15 @@ class NASBench201Space(SearchSpace):
         """Genomes with "none" on every edge that lies on no path from the input to the output."""
         genomes_NG = self.canonicalise(genomes_NG)
         none = _BY_COST.index("none")
-        used_EN = none != genomes_NG.T
+        used_NE = np.asarray(genomes_NG != none)
         # Edges are listed by the node in which they end, so one pass in this order, and one backwards, is enough.
         reached_VN = np.zeros((_NODES, len(genomes_NG)), dtype=np.bool_)
         needed_VN = np.zeros_like(reached_VN)
         reached_VN[0] = needed_VN[_NODES - 1] = True
         for edge, (source, target) in enumerate(EDGES):
-            reached_VN[target] |= reached_VN[source] & used_EN[edge]
+            reached_VN[target] |= reached_VN[source] & used_NE[:, edge]
         for edge, (source, target) in reversed(list(enumerate(EDGES))):
-            needed_VN[source] |= needed_VN[target] & used_EN[edge]
+            needed_VN[source] |= needed_VN[target] & used_NE[:, edge]
         live_NE = np.stack([reached_VN[source] & needed_VN[target] for source, target in EDGES], axis=1)
         return np.where(live_NE, genomes_NG, none).astype(np.int8)
 
