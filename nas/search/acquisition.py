@@ -21,7 +21,10 @@ _CANDIDATES_AT_ONCE = 512
 
 
 def expected_improvement(
-    mean_NM: FloatArray, spread_NM: FloatArray, front_PM: FloatArray, ref_M: FloatArray
+    mean_NM: FloatArray,
+    spread_NM: FloatArray,
+    front_PM: FloatArray,
+    ref_M: FloatArray,
 ) -> FloatArray:
     """Expected growth of the hypervolume of `front_PM` by each candidate, (N,).
 

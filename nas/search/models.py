@@ -1,7 +1,7 @@
 """Models of a search's objectives: what is known and what is predicted of any architecture, ready for an acquisition.
 
-Everything is a logarithm to be minimised, accuracy as that of the error rate: a tenth of a point matters more at 94 %
-than at 60 %, and a millisecond more at two than at twenty.
+All objectives are minimised: costs as they are, since they add up, and accuracy as the logarithm of the error rate: a
+tenth of a point matters more at 94 % than at 60 %.
 
 Letters: N architectures, G genes, M objectives.
 """
@@ -15,7 +15,7 @@ from nas.errors import RunError
 from nas.objectives import Objective
 from predictors.features import Blocks, LatencyFeatures
 from predictors.prediction import FloatArray
-from predictors.regressors.gaussian import REGRESSORS
+from predictors.regressors.gaussian import REGRESSORS, GaussianProcess, View
 from predictors.selection import Blend, blend
 from searchspaces import SearchSpace
 from searchspaces.genomes import Genomes
@@ -25,12 +25,28 @@ Compute = Callable[[Genomes], FloatArray]
 
 # Without a single error on the images at hand a network makes some on others.
 _LEAST_ERROR = 1e-4
-# Families that are refitted in a fraction of a second, from the first proposals on.
-_FAMILIES = tuple(replace(family, fewest=3) for family in REGRESSORS if family.needs is None)
+# A network that a compiler optimised away is no outlier of a model that takes noise as relative to the cost.
+_LEAST_SHARE = 0.02
+# What a network computes: effects on the error rate multiply, and depend on each other.
+_ACCURACY = (
+    GaussianProcess(
+        name="gp-accuracy",
+        views=(
+            View(block="totals", log_share=0.0, logarithmic=True),
+            View(block="kinds", log_share=-1.0, logarithmic=True),
+            View(block="choices", log_share=-1.0),
+        ),
+        logarithmic=True,
+        smooth=(View(block="choices", log_share=0.0), View(block="kinds", log_share=0.0, logarithmic=True)),
+    ),
+)
+# Costs add up; where they do not quite, because operators wait for each other or run at the same time, smoothly so.
+_ADDITIVE = next(family for family in REGRESSORS if family.name == "gp-additive")
+_COST = (_ADDITIVE, replace(_ADDITIVE, name="gp-additive-smooth", smooth=_ACCURACY[0].smooth))
 
 
 def as_costs(values_NM: FloatArray, *, objectives: Sequence[Objective]) -> FloatArray:
-    """What trials are told, as logarithms to be minimised, (N, M).
+    """What trials are told, to be minimised, (N, M): logarithms of error rates, and costs.
 
     Raises:
         RunError: a cost that is not positive, or an accuracy above 1 (percent?).
@@ -45,8 +61,8 @@ def as_costs(values_NM: FloatArray, *, objectives: Sequence[Objective]) -> Float
                 hint="give the objective in another unit, or choose another sampler",
             )
         if objective.direction == "maximize":
-            cost_NM[:, m] = np.maximum(1.0 - cost_NM[:, m], _LEAST_ERROR)
-    return np.log(cost_NM)
+            cost_NM[:, m] = np.log(np.maximum(1.0 - cost_NM[:, m], _LEAST_ERROR))
+    return cost_NM
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -70,7 +86,7 @@ class ObjectiveModels:
     num_fitted: int
 
     def predict(self, genomes_NG: Genomes) -> tuple[FloatArray, FloatArray]:
-        """Means and standard deviations (N, M) of the logarithms; 0 for what is computed."""
+        """Means and standard deviations (N, M), as of `as_costs`; the deviation of what is computed is 0."""
         mean_NM = np.empty((len(genomes_NG), len(self.objectives)))
         spread_NM = np.zeros_like(mean_NM)
         blocks = {function: _encode(self.space, genomes_NG, function=function) for function in self._ways()}
@@ -81,8 +97,10 @@ class ObjectiveModels:
             elif objective.name in self.constants:
                 mean_NM[:, m] = self.constants[objective.name]
             else:
-                cost_N, spread_NM[:, m] = self.blends[objective.name].predict(blocks[_is_function(objective)])
-                mean_NM[:, m] = np.log(cost_N)
+                function = _is_function(objective)
+                value_N, spread_N = self.blends[objective.name].predict(blocks[function])
+                mean_NM[:, m] = np.log(value_N) if function else value_N
+                spread_NM[:, m] = spread_N if function else spread_N * value_N
         return mean_NM, spread_NM
 
     def _ways(self) -> set[bool]:
@@ -116,7 +134,9 @@ def fit_models(
         function = _is_function(objective)
         blocks = _encode(space, genomes_NG, function=function)
         population = LatencyFeatures(space=space).population()
-        blends[objective.name] = blend(_FAMILIES, blocks, np.exp(cost_NM[:, m]), population=population)
+        value_N = cost_NM[:, m]
+        value_N = np.exp(value_N) if function else np.maximum(value_N, _LEAST_SHARE * np.median(value_N))
+        blends[objective.name] = blend(_ACCURACY if function else _COST, blocks, value_N, population=population)
     return ObjectiveModels(
         space=space,
         objectives=tuple(objectives),

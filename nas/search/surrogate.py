@@ -1,6 +1,6 @@
 """Our sampler: models of every objective, and the candidate that is expected to add most to the front.
 
-After some first architectures, chosen to tell most of the space, every proposal is the candidate with the largest
+After some first architectures every proposal is the candidate with the largest
 expected hypervolume improvement, times the probability that it meets the limits. Objectives that can be computed are;
 the others are predicted by the families of `predictors`, with their spread. Proposals that wait for their values count
 as if they had the predicted ones, so that many workers can ask at once.
@@ -26,8 +26,6 @@ from nas.objectives import Limit, Objective
 from nas.search.acquisition import expected_improvement
 from nas.search.candidates import find_candidates
 from nas.search.models import Compute, ObjectiveModels, as_costs, fit_models
-from predictors.design import most_telling
-from predictors.features import LatencyFeatures
 from predictors.prediction import FloatArray
 from searchspaces import SearchSpace
 from searchspaces.genomes import Genomes
@@ -40,7 +38,6 @@ _Genome = npt.NDArray[np.int8]
 _FIRST = 12
 _FEWEST_FITTED = 5
 _REFIT_AFTER = 4
-_DESIGN_POOL = 400
 # The front may turn out as far out as this many standard deviations promise ...
 _OPTIMISM = 1.0
 # ... and what lies this share of its width beyond it still counts.
@@ -79,7 +76,7 @@ class SurrogateSampler(BaseSampler):
         self._space, self._objectives, self._first = space, tuple(objectives), first
         self._computed = dict(computed or {})
         names = [objective.name for objective in objectives]
-        self._limits = {names.index(limit.name): float(np.log(limit.value)) for limit in limits}
+        self._limits = {names.index(limit.name): limit.value for limit in limits}
         self._rng = np.random.default_rng(seed)
         self._independent = RandomSampler(seed=seed)
         self._distributions = {choice.name: CategoricalDistribution(choice.values) for choice in space.choices}
@@ -115,19 +112,17 @@ class SurrogateSampler(BaseSampler):
     def _next(self, pending_NG: Genomes) -> _Genome:
         num = len(self._seen.genomes)
         if num + len(pending_NG) < self._first or num < _FEWEST_FITTED:
-            return self._telling()
+            return self._first_one()
         if self._outlook is None or num >= self._outlook.models.num_fitted + _REFIT_AFTER:
             self._outlook = self._look()
         chosen_G = self._outlook.best(self._cost_NM(), pending_NG, known=self._seen.known, limits=self._limits)
         return self._random() if chosen_G is None else chosen_G
 
-    def _telling(self) -> _Genome:
-        """The ends of the space, then architectures that tell most of it."""
+    def _first_one(self) -> _Genome:
+        """The ends of the space, then random ones: those that tell most of costs are too extreme to tell of accuracy."""
         if self._design is None:
             ends_NG = self._space.genomes([self._space.smallest, self._space.largest])
-            pool_NG = np.unique(self._space.sample_many(_DESIGN_POOL, self._rng), axis=0)
-            telling = most_telling(LatencyFeatures(space=self._space), pool_NG, n=min(self._first, len(pool_NG)))
-            self._design = list(np.concatenate([ends_NG, pool_NG[telling]]))
+            self._design = list(np.concatenate([ends_NG, self._space.sample_many(self._first, self._rng)]))
         while self._design:
             genome_G = self._design.pop(0)
             if genome_G.tobytes() not in self._seen.known:
