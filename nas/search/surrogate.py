@@ -119,7 +119,7 @@ class SurrogateSampler(BaseSampler):
         return self._random() if chosen_G is None else chosen_G
 
     def _first_one(self) -> _Genome:
-        """The ends of the space, then random ones: those that tell most of costs are too extreme to tell of accuracy."""
+        """The ends of the space, then random ones: what tells most of costs is too extreme to tell of accuracy."""
         if self._design is None:
             ends_NG = self._space.genomes([self._space.smallest, self._space.largest])
             self._design = list(np.concatenate([ends_NG, self._space.sample_many(self._first, self._rng)]))
