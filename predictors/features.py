@@ -38,9 +38,10 @@ class LatencyFeatures:
 
     Blocks: "totals" (operators, MACs, params, elements read, elements written), the same five by "kinds" and by
     "stages" (kind and stage); "shapes" (by kind, sums of what makes equal MACs differently fast: MACs per output
-    element, and square roots, which tell many small operators from few large ones); "choices" (one-hot). With sources
-    also "sources-mean" and "sources": what the other devices' predictors say of the architecture, as standardised
-    logarithms, their mean and how far each is from it.
+    element, and square roots, which tell many small operators from few large ones); "choices" (one-hot). In spaces
+    whose networks may hold operators that nobody uses, all of them again as "live-..." without these: compilers leave
+    them out. With sources also "sources-mean" and "sources": what the other devices' predictors say of the
+    architecture, as standardised logarithms, their mean and how far each is from it.
 
     Attributes:
         space: the architectures' space.
@@ -57,18 +58,25 @@ class LatencyFeatures:
             SpaceError: an array that is not of this space's genomes.
         """
         canonical_NG = self.space.canonicalise(genomes_NG)
+        blocks = self._own(canonical_NG)
+        if self.space.has_unused:
+            live = self._own(self.space.functional(canonical_NG))
+            blocks |= {f"live-{name}": block_NB for name, block_NB in live.items()}
+        return {**blocks, **self._say_of(canonical_NG)} if self.sources else blocks
+
+    def _own(self, canonical_NG: npt.NDArray[np.int8]) -> dict[str, FloatArray]:
+        """The blocks of the operators and choices."""
         layout = feature_layout(self.space)
         sums_NC = layout.sums.of(canonical_NG)
         stages_NC, shapes_NC = sums_NC[:, : layout.num_stages], sums_NC[:, layout.num_stages :]
         kinds_NC = stages_NC @ layout.kind_of_stage
-        blocks = {
+        return {
             "totals": kinds_NC.reshape(len(kinds_NC), NUM_COUNTS, len(kinds_NC.T) // NUM_COUNTS).sum(axis=2),
             "kinds": kinds_NC,
             "shapes": shapes_NC,
             "stages": stages_NC,
             "choices": self.space.encode_many(canonical_NG).astype(np.float64),
         }
-        return {**blocks, **self._say_of(canonical_NG)} if self.sources else blocks
 
     def _say_of(self, canonical_NG: npt.NDArray[np.int8]) -> Blocks:
         """The blocks of the sources."""

@@ -67,6 +67,11 @@ class SearchSpace(ABC):
         """Whether the space has a supernet."""
         return type(self).build_supernet is not SearchSpace.build_supernet
 
+    @property
+    def has_unused(self) -> bool:
+        """Whether some of its networks hold operators whose results nobody uses; see `functional`."""
+        return type(self).functional is not SearchSpace.functional
+
     @cached_property
     def size(self) -> int:
         """Exact number of architectures, resolutions included."""

@@ -7,7 +7,7 @@ Letters: N architectures, G genes, M objectives.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -25,6 +25,7 @@ Compute = Callable[[Genomes], FloatArray]
 
 # Without a single error on the images at hand a network makes some on others.
 _LEAST_ERROR = 1e-4
+_MOST_WRONG = float(np.log(4.0))
 # A network that a compiler optimised away is no outlier of a model that takes noise as relative to the cost.
 _LEAST_SHARE = 0.02
 # What a network computes: effects on the error rate multiply, and depend on each other.
@@ -40,9 +41,8 @@ _ACCURACY = (
         smooth=(View(block="choices", log_share=0.0), View(block="kinds", log_share=0.0, logarithmic=True)),
     ),
 )
-# Costs add up; where they do not quite, because operators wait for each other or run at the same time, smoothly so.
-_ADDITIVE = next(family for family in REGRESSORS if family.name == "gp-additive")
-_COST = (_ADDITIVE, replace(_ADDITIVE, name="gp-additive-smooth", smooth=_ACCURACY[0].smooth))
+# Costs add up, over all operators or, after a compiler, over those that are used.
+_COST = tuple(family for family in REGRESSORS if family.name in ("gp-additive", "gp-live"))
 
 
 def as_costs(values_NM: FloatArray, *, objectives: Sequence[Objective]) -> FloatArray:
@@ -63,6 +63,18 @@ def as_costs(values_NM: FloatArray, *, objectives: Sequence[Objective]) -> Float
         if objective.direction == "maximize":
             cost_NM[:, m] = np.log(np.maximum(1.0 - cost_NM[:, m], _LEAST_ERROR))
     return cost_NM
+
+
+def without_hopeless(cost_NM: FloatArray, *, objectives: Sequence[Objective]) -> FloatArray:
+    """The same, but no error rate above four times the median: beyond it a network is no candidate.
+
+    Networks that learnt nothing would otherwise stretch the scale on which good ones are told apart.
+    """
+    bounded_NM = cost_NM.copy()
+    for m, objective in enumerate(objectives):
+        if objective.direction == "maximize":
+            bounded_NM[:, m] = np.minimum(cost_NM[:, m], np.median(cost_NM[:, m]) + _MOST_WRONG)
+    return bounded_NM
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

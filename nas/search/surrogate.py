@@ -25,7 +25,7 @@ from nas.errors import RunError
 from nas.objectives import Limit, Objective
 from nas.search.acquisition import expected_improvement
 from nas.search.candidates import find_candidates
-from nas.search.models import Compute, ObjectiveModels, as_costs, fit_models
+from nas.search.models import Compute, ObjectiveModels, as_costs, fit_models, without_hopeless
 from predictors.prediction import FloatArray
 from searchspaces import SearchSpace
 from searchspaces.genomes import Genomes
@@ -134,7 +134,8 @@ class SurrogateSampler(BaseSampler):
         return next((row for row in drawn_NG if row.tobytes() not in self._seen.known), drawn_NG[0])
 
     def _cost_NM(self) -> FloatArray:
-        return as_costs(np.array(self._seen.values, dtype=np.float64), objectives=self._objectives)
+        cost_NM = as_costs(np.array(self._seen.values, dtype=np.float64), objectives=self._objectives)
+        return without_hopeless(cost_NM, objectives=self._objectives)
 
     def _look(self) -> "_Outlook":
         """Fit models and look for candidates."""

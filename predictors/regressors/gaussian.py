@@ -377,8 +377,8 @@ _OWN = (
 )
 
 
-def _own(*, trust: float = 0.0) -> tuple[View, ...]:
-    return tuple(View(block=b, log_share=s + trust, logarithmic=log) for b, s, log in _OWN)
+def _own(*, trust: float = 0.0, prefix: str = "") -> tuple[View, ...]:
+    return tuple(View(block=prefix + b, log_share=s + trust, logarithmic=log) for b, s, log in _OWN)
 
 
 _SMOOTH = (View(block="choices", log_share=0.0), View(block="totals", log_share=0.0, logarithmic=True))
@@ -388,6 +388,7 @@ REGRESSORS = (
     GaussianProcess(name="gp-log", views=_own(), logarithmic=True),
     GaussianProcess(name="gp-additive", views=_own(), logarithmic=False),
     GaussianProcess(name="gp-smooth", views=_own(), logarithmic=True, smooth=_SMOOTH, fewest=_FEWEST_FOR_SMOOTH),
+    GaussianProcess(name="gp-live", views=_own(prefix="live-"), logarithmic=False, needs="live-totals"),
     GaussianProcess(name="gp-transfer", views=_SOURCES + _own(trust=-3.0), logarithmic=True, needs="sources"),
     GaussianProcess(name="gp-sources", views=_SOURCES, logarithmic=True, needs="sources"),
 )
