@@ -171,15 +171,38 @@ def train(
 
 
 @app.command()
-def profile(where: RunArgument, address: AddressOption = None, device: DeviceOption = None) -> None:
+def profile(
+    where: RunArgument,
+    address: AddressOption = None,
+    device: DeviceOption = None,
+    near_front: Annotated[
+        int | None,
+        typer.Option(
+            "--near-front",
+            metavar="N",
+            min=1,
+            help="After a search: measure up to N of its subnets whose place on the front is open; ends when the "
+            "front's ranking stays.",
+        ),
+    ] = None,
+) -> None:
     """Stage 2: measure subnets, fit the latency predictor; also of a further device of a finished run.
 
     Examples:
         nas profile runs/quickstart
 
         nas profile runs/quickstart --device openvino-cpu
+
+        nas profile runs/quickstart --near-front 30
     """
-    _stage(where, "profile", address=address, device=device)
+    if near_front is None:
+        _stage(where, "profile", address=address, device=device)
+        return
+    from experiments.console import ConsoleReporter
+    from experiments.pipeline import measure_near_front
+
+    with _resumed(where, address=address) as (session, _), ConsoleReporter(_err()) as reporter:
+        measure_near_front(session, device=device, budget=near_front, reporter=reporter)
 
 
 @app.command()
@@ -366,15 +389,21 @@ def _stage(
     formats: list[str] | None = None,
     device: str | None = None,
 ) -> "Outcome":
+    with _resumed(where, address=address) as (session, left):
+        return _run_stages(session, names=[name], address=left, arch_id=arch_id, formats=formats, device=device)
+
+
+@contextmanager
+def _resumed(where: Path, *, address: str | None) -> Iterator[tuple["Session", str | None]]:
+    """A run's session, and the address that is left to connect to."""
     from experiments.pipeline import reaching_device
     from experiments.recipe import load_recipe
     from experiments.session import exclusive, resume_session
     from nas import open_run
 
     recipe = load_recipe(open_run(where).recipe_path)
-    with exclusive(where), reaching_device(recipe, address=address) as address:
-        session = resume_session(where)
-        return _run_stages(session, names=[name], address=address, arch_id=arch_id, formats=formats, device=device)
+    with exclusive(where), reaching_device(recipe, address=address) as left:
+        yield resume_session(where), left
 
 
 def _run_stages(

@@ -20,6 +20,7 @@ from hardware.errors import DeadDeviceError
 from hardware.fleet import RayPlace, load_fleet
 from nas.errors import RunError
 from nas.export import Exported
+from nas.near_front import NearFront
 from nas.tracking import RunStatus, Tracker
 from searchspaces import Architecture
 from searchspaces.errors import Hinted
@@ -165,6 +166,18 @@ def fine_tune(
             session, "refine", lambda: stages.fine_tune(session, archs, cluster=cluster, reporter=reporter)
         )
     reporter.done("fine-tuned" if changed else "finished before")
+
+
+def measure_near_front(session: Session, *, device: str | None, budget: int, reporter: Reporter) -> NearFront:
+    """See `stages.profile_near_front`; its time is in the ledger as that of the stage `profile`."""
+    found: list[NearFront] = []
+
+    def measure() -> bool:
+        found.append(stages.profile_near_front(session.on(device), budget=budget, reporter=reporter))
+        return True
+
+    recorded(session, "profile", measure)
+    return found[0]
 
 
 def _on_all(stage: Callable[..., bool], sessions: Sequence[Session], *, reporter: Reporter) -> bool:

@@ -19,6 +19,7 @@ from nas.candidate import Candidate
 from nas.errors import CheckpointError, RunError
 from nas.export import Exported, choose_point, export_candidate
 from nas.formats import further_formats
+from nas.near_front import NearFront, measure_near_front
 from nas.pareto import unmeasured_points, verified_points
 from nas.pricing import latency_limit, require_reachable
 from nas.profile import ProfileSettings, profile_device, profile_path
@@ -115,17 +116,9 @@ def profile(session: Session, *, reporter: Reporter) -> bool:
     if _is_profiled(session, reporter=reporter):
         reporter.done("finished before")
         return False
-    settings = ProfileSettings(
-        fit=recipe.fit,
-        held_out=recipe.held_out,
-        max_measured=recipe.max_measured,
-        max_mape_percent=recipe.max_mape_percent,
-        protocol=recipe.protocol,
-        seed=session.recipe.seed,
-    )
     _, found = profile_device(
         session.bench,
-        settings=settings,
+        settings=_profile_settings(session),
         on_progress=reporter.progress,
         on_message=reporter.message,
         sources=_sources(session),
@@ -140,6 +133,40 @@ def profile(session: Session, *, reporter: Reporter) -> bool:
             f"the predictor's error stays above the recipe's {found.max_mape_percent:g} %: the front will say so"
         )
     return True
+
+
+def profile_near_front(session: Session, *, budget: int, reporter: Reporter) -> NearFront:
+    """After a search: measure up to `budget` of its subnets whose place on the front is open, and refit predictors.
+
+    Raises:
+        RunError: the device is not profiled, or nothing is evaluated.
+    """
+    require_trained(session)
+    session.run.predictor(session.device_id)
+    reporter.stage("profile", text=f"up to {budget} subnets near the front on {session.device_id}")
+    found = measure_near_front(
+        session.bench,
+        budget=budget,
+        settings=_profile_settings(session),
+        on_progress=reporter.progress,
+        on_message=reporter.message,
+        sources=_sources(session),
+    )
+    why = "the front's ranking is settled" if found.settled else "the budget is used, the ranking still changes"
+    reporter.done(f"{found.num_measured} measured: {why}; {len(found.front)} points")
+    return found
+
+
+def _profile_settings(session: Session) -> ProfileSettings:
+    recipe = session.recipe.profile
+    return ProfileSettings(
+        fit=recipe.fit,
+        held_out=recipe.held_out,
+        max_measured=recipe.max_measured,
+        max_mape_percent=recipe.max_mape_percent,
+        protocol=recipe.protocol,
+        seed=session.recipe.seed,
+    )
 
 
 def _sources(session: Session) -> list[LatencyPredictor]:

@@ -167,8 +167,8 @@ def profile_device(
         space, fit=settings.fit, held_out=settings.held_out, seed=settings.seed, sources=sources
     )
     purposes = dict.fromkeys(fitting, PROFILE_FIT) | dict.fromkeys(judging, PROFILE_HELD_OUT)
-    _measure_missing(bench, purposes, settings=settings, on_progress=on_progress)
-    predictors, profile = _fit(run, device_id=bench.device.spec.device_id, settings=settings, sources=sources)
+    measure_missing(bench, purposes, settings=settings, on_progress=on_progress)
+    predictors, profile = fit_profile(run, device_id=bench.device.spec.device_id, settings=settings, sources=sources)
     while not profile.accepted and profile.num_measured < settings.max_measured:
         on_message(
             f"held-out error {profile.scores.mape_percent:.1f} % is above {settings.max_mape_percent:g} %: measure more"
@@ -179,15 +179,20 @@ def profile_device(
         proposed = predictors["latency"].propose(min(_EXTRA, room), rng=rng, exclude=exclude)
         if not proposed:
             break
-        _measure_missing(bench, dict.fromkeys(proposed, PROFILE_FIT), settings=settings, on_progress=on_progress)
-        predictors, profile = _fit(run, device_id=profile.device_id, settings=settings, sources=sources)
+        measure_missing(bench, dict.fromkeys(proposed, PROFILE_FIT), settings=settings, on_progress=on_progress)
+        predictors, profile = fit_profile(run, device_id=profile.device_id, settings=settings, sources=sources)
     if profile.num_suspect:
         what = "used nevertheless, because too few others are left" if profile.uses_suspect else "left out"
         on_message(f"{profile.num_suspect} measurements are suspect, the host was not quiet: they are {what}")
+    store_profile(run, predictors, profile)
+    return predictors["latency"], profile
+
+
+def store_profile(run: Run, predictors: Mapping[str, LatencyPredictor], profile: Profile) -> None:
+    """Store what `fit_profile` gave."""
     for quantity, predictor in predictors.items():
         predictor.save(run.predictor_dir(profile.device_id, quantity=quantity))
     write_json(profile_path(run, profile.device_id), profile.to_json())
-    return predictors["latency"], profile
 
 
 def profile_path(run: Run, device_id: str) -> Path:
@@ -247,13 +252,14 @@ def ratio_to_reference(raw_ms: Iterable[Sequence[float]], reference_raw_ms: Iter
     return float(np.median(own_R / reference_R))
 
 
-def _measure_missing(
+def measure_missing(
     bench: Workbench,
     purposes: Mapping[Architecture, str],
     *,
     settings: ProfileSettings,
     on_progress: Callable[[int, int], None],
 ) -> None:
+    """Measure those architectures that the run has not measured for its predictors; each has its purpose."""
     done = set(profiled_subnets(bench.run, device_id=bench.device.spec.device_id)["arch_id"])
     missing = [arch for arch in purposes if arch.arch_id not in done]
     for start in range(0, len(missing), _BATCH):
@@ -261,9 +267,10 @@ def _measure_missing(
         measure_candidates(bench, batch, protocol=settings.protocol, seed=settings.seed, on_round=on_progress)
 
 
-def _fit(
+def fit_profile(
     run: Run, *, device_id: str, settings: ProfileSettings, sources: Sequence[LatencyPredictor]
 ) -> tuple[Mapping[str, LatencyPredictor], Profile]:
+    """Fit predictors, by quantity, to what the run has measured, and judge that of latency on the held-out subnets."""
     measured = profiled_subnets(run, device_id=device_id)
     num_suspect, rows = int(measured["suspect"].sum()), usable_subnets(measured)
     fit, held_out = rows[rows["purpose"] == PROFILE_FIT], rows[rows["purpose"] == PROFILE_HELD_OUT]

@@ -23,7 +23,7 @@ from nas.pricing import Pricer
 from nas.tables import EVALUATION_SCHEMA, STAGE_SCHEMA, VERIFICATION_SCHEMA
 from nas.training.checkpoints import WEIGHTS_FILE, finished_checkpoints, load_checkpoint
 from nas.training.loop import CHECKPOINTS
-from predictors import load_predictor
+from predictors import PredictorError, load_predictor
 from predictors.latency import LatencyPredictor
 from searchspaces import Architecture, SearchSpace, get_space
 from searchspaces.elastic.supernet import Supernet
@@ -137,14 +137,20 @@ class Run:
     def evaluations_on(self, device: str) -> pd.DataFrame:
         """What was evaluated on the search split, with the costs that are predicted for a device.
 
-        Accuracies are known for whatever device the search was made: for another one that was profiled, its predictor
-        prices the newest row of each candidate. For one that was not, there are no rows.
+        Accuracies are known for whatever device the search was made: the present predictor of a device that was
+        profiled prices the newest row of each candidate. For one that was not, there are no rows.
         """
         rows = self.evaluations()
-        if device == self.info.device_id or device not in self.devices():
-            return rows[rows["device_id"] == device]
+        own = rows[rows["device_id"] == device]
+        if device not in self.devices() or not has_manifest(self.predictor_dir(device)):
+            return own
+        try:
+            predictor = self.predictor(device)
+        except PredictorError:
+            # Of an older version: until it is fitted again, the costs stand that were predicted while searching.
+            return own
         rows = rows.drop_duplicates("candidate_id", keep="last")
-        pricer = Pricer(self.space, predictor=self.predictor(device), num_classes=self.info.num_classes)
+        pricer = Pricer(self.space, predictor=predictor, num_classes=self.info.num_classes)
         prices = pricer.price([Architecture.from_json(text) for text in rows["architecture"]])
         columns = pd.DataFrame([price.row() for price in prices], index=rows.index)
         return rows.assign(**{str(name): columns[name] for name in columns})

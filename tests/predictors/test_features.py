@@ -46,3 +46,19 @@ def test_the_signature_is_stable_and_tells_spaces_apart(space: SearchSpace) -> N
 def test_genomes_of_the_wrong_shape_are_refused(space: SearchSpace) -> None:
     with pytest.raises(SpaceError):
         LatencyFeatures(space=space).encode(np.zeros((2, 1), dtype=np.int8))
+
+
+def test_operators_that_nobody_uses_are_left_out_of_the_live_blocks() -> None:
+    space = get_space("nasbench201")
+    genomes_NG = space.sample_many(200, np.random.default_rng(0))
+    blocks = LatencyFeatures(space=space).encode(genomes_NG)
+    live = LatencyFeatures(space=space).encode(space.functional(genomes_NG))
+    for name in ("totals", "kinds", "shapes", "stages", "choices"):
+        assert np.array_equal(blocks[f"live-{name}"], live[name])
+    assert (blocks["live-totals"][:, 1] < blocks["totals"][:, 1]).any()
+    assert not any(
+        name.startswith("live-")
+        for name in LatencyFeatures(space=get_space("fbnet")).encode(
+            get_space("fbnet").sample_many(2, np.random.default_rng(0))
+        )
+    )

@@ -58,6 +58,22 @@ def test_a_node_where_only_none_ends_is_written_as_zeros_if_somebody_reads_it() 
     ]
 
 
+def test_networks_with_unused_operators_have_the_function_of_those_without() -> None:
+    none, conv = "none", "nor_conv_3x3"
+    for ops, same in (
+        # nothing leads to node 1, nothing leads on from node 2
+        ((none, conv, conv, conv, conv, none), (none, none, none, conv, none, none)),
+        # no path at all
+        ((conv, none, none, none, none, conv), (none,) * 6),
+        # every edge is on a path
+        ((conv, none, conv, none, none, conv), (conv, none, conv, none, none, conv)),
+    ):
+        found_NG = SPACE.functional(SPACE.genomes([SPACE.from_ops(ops)]))
+        assert SPACE.architectures(found_NG) == [SPACE.from_ops(same)]
+    assert SPACE.has_unused
+    assert not get_space("nas-bench-macro").has_unused
+
+
 def test_the_size_is_exact_and_every_cell_is_reached() -> None:
     assert SPACE.size == 5**6 == 15_625
     ids = np.stack(np.unravel_index(np.arange(5**6), (5,) * 6), axis=1)

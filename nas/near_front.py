@@ -1,0 +1,139 @@
+"""Measures where it matters: evaluated subnets whose place on the front is open, until the front's ranking settles.
+
+A predictor that is right on average can still swap two neighbours on the front. So the subnets are measured that may
+be on the front and whose predicted latency is least certain; each batch refits the predictor, and when the front stays
+the same, in the same order, more measurements would change nothing.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from nas.errors import RunError
+from nas.materialise import Workbench
+from nas.pareto import pareto_mask
+from nas.profile import (
+    PROFILE_FIT,
+    Profile,
+    ProfileSettings,
+    fit_profile,
+    measure_missing,
+    profiled_subnets,
+    store_profile,
+)
+from predictors import LatencyPredictor
+from searchspaces import Architecture
+
+_BATCH = 6
+_SETTLED_AFTER = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NearFront:
+    """What measuring near the front came to.
+
+    Attributes:
+        profile: of the refitted predictor.
+        num_measured: subnets that were measured.
+        settled: whether the front's ranking stayed the same over the last batches; False if the budget ended first.
+        front: ids of the architectures on the predicted front, the fastest first.
+    """
+
+    profile: Profile
+    num_measured: int
+    settled: bool
+    front: tuple[str, ...]
+
+
+def measure_near_front(
+    bench: Workbench,
+    *,
+    budget: int,
+    settings: ProfileSettings,
+    on_progress: Callable[[int, int], None],
+    on_message: Callable[[str], None],
+    sources: Sequence[LatencyPredictor] = (),
+) -> NearFront:
+    """Measure up to `budget` evaluated subnets near the front and refit the device's predictors.
+
+    Args:
+        bench: makes artifacts; its device was profiled.
+        budget: most subnets to measure.
+        settings: of the profile.
+        on_progress: called with (rounds done, most rounds) of a batch.
+        on_message: told how the front changes.
+        sources: predictors of other devices that the predictor builds on.
+
+    Raises:
+        RunError: nothing is evaluated, or the budget is below 1.
+        DeviceError: the device is unavailable or busy.
+    """
+    run, device_id = bench.run, bench.device.spec.device_id
+    if budget < 1:
+        raise RunError(f"a budget of {budget} measurements", hint="give 1 or more")
+    front = _front(run.evaluations_on(device_id))
+    if not front:
+        raise RunError(f"run {run.path} has no evaluated architectures", hint=f"nas search {run.path}")
+    num_measured = num_same = 0
+    _, profile = fit_profile(run, device_id=device_id, settings=settings, sources=sources)
+    while num_measured < budget and num_same < _SETTLED_AFTER:
+        done = set(profiled_subnets(run, device_id=device_id)["arch_id"])
+        chosen = open_subnets(run.evaluations_on(device_id), measured=done)[: min(_BATCH, budget - num_measured)]
+        if not chosen:
+            # Everything that may be on the front is measured.
+            num_same = _SETTLED_AFTER
+            break
+        measure_missing(bench, dict.fromkeys(chosen, PROFILE_FIT), settings=settings, on_progress=on_progress)
+        num_measured += len(chosen)
+        predictors, profile = fit_profile(run, device_id=device_id, settings=settings, sources=sources)
+        store_profile(run, predictors, profile)
+        before, front = front, _front(run.evaluations_on(device_id))
+        num_same = num_same + 1 if front == before else 0
+        on_message(f"{num_measured} measured near the front: {_change(before, front)}")
+    return NearFront(profile=profile, num_measured=num_measured, settled=num_same >= _SETTLED_AFTER, front=front)
+
+
+def open_subnets(rows: pd.DataFrame, *, measured: set[str]) -> list[Architecture]:
+    """Evaluated subnets that may be on the front and were not measured, the least certain latency first.
+
+    Args:
+        rows: evaluations with the costs that are predicted now; see `Run.evaluations_on`.
+        measured: ids of architectures whose latency is known.
+    """
+    rows = rows.drop_duplicates("arch_id", keep="last")
+    accuracy_N = rows["accuracy"].to_numpy(dtype=np.float64)
+    low_N, mean_N, high_N = (
+        rows[f"latency_predicted{part}_ms"].to_numpy(dtype=np.float64) for part in ("_low", "", "_high")
+    )
+    may_be_N = _may_be_on_front(accuracy_N, low_N=low_N, high_N=high_N)
+    known_N = rows["arch_id"].isin(measured).to_numpy()
+    width_N = np.log(high_N / low_N)
+    order = [n for n in np.lexsort((mean_N, -width_N)).tolist() if may_be_N[n] and not known_N[n]]
+    return [Architecture.from_json(text) for text in rows["architecture"].iloc[order]]
+
+
+def _may_be_on_front(
+    accuracy_N: npt.NDArray[np.float64], *, low_N: npt.NDArray[np.float64], high_N: npt.NDArray[np.float64]
+) -> npt.NDArray[np.bool_]:
+    """Which ones no other is better than for sure: as accurate, and at its slowest faster than this at its fastest."""
+    better_NN = (accuracy_N[None, :] >= accuracy_N[:, None]) & (high_N[None, :] < low_N[:, None])
+    may_be_N: npt.NDArray[np.bool_] = np.isfinite(accuracy_N) & ~better_NN.any(axis=1)
+    return may_be_N
+
+
+def _front(rows: pd.DataFrame) -> tuple[str, ...]:
+    """Ids on the predicted front, the fastest first."""
+    rows = rows.drop_duplicates("arch_id", keep="last")
+    latency_N = rows["latency_predicted_ms"].to_numpy(dtype=np.float64)
+    rows = rows[pareto_mask(rows["accuracy"].to_numpy(dtype=np.float64), latency_N)]
+    return tuple(rows.sort_values(["latency_predicted_ms", "arch_id"])["arch_id"])
+
+
+def _change(before: Sequence[str], after: Sequence[str]) -> str:
+    if before == after:
+        return f"its {len(after)} points and their order stay"
+    come, gone = len(set(after) - set(before)), len(set(before) - set(after))
+    return f"{come} points came, {gone} went" if come or gone else "its points stay, their order changed"
