@@ -163,13 +163,16 @@ class _Judge:
             return self._peak_memory(genomes_NG).astype(np.float64)
         if name in self._others:
             return self._others[name].predict(genomes_NG).mean
-        known = self._features.encode(genomes_NG) if blocks is None else blocks
+        known: Blocks = self._features.encode(genomes_NG) if blocks is None else blocks
         if name == "latency_ms":
             return self._latency.model.predict(
                 len(genomes_NG), lambda rows: {k: v[rows] for k, v in known.items()}
             ).mean
         totals_NT = known["totals"]
-        return totals_NT[:, 1] + self._more_macs if name == "macs" else totals_NT[:, 2] + self._more_params
+        count_N: FloatArray = (
+            totals_NT[:, 1] + self._more_macs if name == "macs" else totals_NT[:, 2] + self._more_params
+        )
+        return count_N
 
     def _peak_memory(self, genomes_NG: npt.NDArray[np.int8]) -> npt.NDArray[np.int64]:
         assert self._precision is not None

@@ -144,7 +144,9 @@ def open_study(path: Path, *, name: str, pricer: Pricer, settings: SearchSetting
             load_if_exists=True,
         )
         # The same seed again would propose the same architectures again.
-        study.sampler = _sampler(settings, pricer=pricer, seed=settings.seed + len(study.get_trials(deepcopy=False)))
+        study.sampler = make_sampler(
+            settings, pricer=pricer, seed=settings.seed + len(study.get_trials(deepcopy=False))
+        )
         if study.user_attrs.get("space_id", space.space_id) != space.space_id:
             raise RunError(
                 f"the study {path} searches space {study.user_attrs['space_id']!r}, this run {space.space_id!r}",
@@ -157,7 +159,8 @@ def open_study(path: Path, *, name: str, pricer: Pricer, settings: SearchSetting
     return SearchStudy(study, space=space, limits=settings.limits)
 
 
-def _sampler(settings: SearchSettings, *, pricer: Pricer, seed: int) -> BaseSampler:
+def make_sampler(settings: SearchSettings, *, pricer: Pricer, seed: int) -> BaseSampler:
+    """The sampler that the settings name, with this seed."""
     population = settings.population
     match settings.sampler:
         case "surrogate":

@@ -142,11 +142,12 @@ class SurrogateSampler(BaseSampler):
     def _random(self) -> _Genome:
         """An unseen one within the limits on what is computed, while there is one."""
         drawn_NG = self._space.sample_many(_DRAWN, self._rng)
-        for genome_G in self._within(drawn_NG):
-            if self._is_new(genome_G):
-                return genome_G
-        found = self._neighbours.find(near=[], is_new=lambda arch: self._is_new(self._space.genomes([arch])[0]))
-        return drawn_NG[0] if found is None else self._space.genomes([found])[0]
+        new = [genome_G for genome_G in self._within(drawn_NG) if self._is_new(genome_G)]
+        if not new:
+            found = self._neighbours.find(near=[], is_new=lambda arch: self._is_new(self._space.genomes([arch])[0]))
+            new = list(drawn_NG if found is None else self._space.genomes([found]))
+        chosen_G: _Genome = new[0]
+        return chosen_G
 
     def _is_new(self, genome_G: _Genome) -> bool:
         return genome_G.tobytes() not in self._seen.known

@@ -18,23 +18,12 @@ from nas.search.loop import Evaluated, run_search
 from nas.search.neighbours import Neighbours, enumerate_genomes
 from nas.search.pool import EvaluationPool, SerialPool, SubnetScore, TaskResult
 from nas.search.settings import SamplerName, SearchSettings
-from nas.search.study import SearchStudy, Values, open_study
+from nas.search.study import SearchStudy, Values, make_sampler, open_study
 from searchspaces import Architecture, Choice, get_space
-from searchspaces.mbconv import MBConvConfig, MBConvSpace, Stage
+from tests.nas.search.small_spaces import EIGHTEEN
 from tests.nas.tiny_run import SEARCH, SPACE, TinyRun, known_values, make_pricer, price_by_macs
 from tests.searchspaces.tiny import TinySpace, enumerate_by_hand, tiny_spaces
 
-# Eighteen architectures: two resolutions, two stages of one to three blocks.
-EIGHTEEN = MBConvSpace(
-    MBConvConfig(
-        resolutions=(8, 12),
-        stages=tuple(
-            Stage(channels=channels, stride=stride, kernels=(3,), expands=(2,))
-            for channels, stride in ((8, 1), (16, 2))
-        ),
-        head_channels=16,
-    )
-)
 # Each gene is active only where the one before it has its second value: the last of the 21 architectures is drawn once
 # in a million times.
 CHAIN = TinySpace(
@@ -156,7 +145,7 @@ class Search:
             study_name="tiny",
             storage=self._memory,
             directions=["maximize", "minimize"],
-            sampler=optuna.samplers.NSGAIISampler(seed=len(self.rows), population_size=self.settings.population),
+            sampler=make_sampler(self.settings, pricer=self.pricer, seed=len(self.rows)),
             load_if_exists=True,
         )
         return SearchStudy(study, space=self.pricer.space, limits=self.settings.limits)
@@ -342,6 +331,34 @@ def test_a_limit_that_few_architectures_meet_ends_the_search_with_all_of_them(ei
     judge = CountingJudge()
     assert search.run(SerialPool(judge)) == "no further architecture to evaluate after 5 of 18"
     assert len(judge.ids) == 5
+    assert_nothing_twice(search, judge)
+
+
+def test_all_limits_hold_whichever_sampler_proposes(macs_pricer: Pricer) -> None:
+    drawn_NG = SPACE.sample_many(500, np.random.default_rng(1))
+    values = {name: float(np.quantile(macs_pricer.costs[name](drawn_NG), 0.2)) for name in ("macs", "params")}
+    limits = search_limits(values)
+    search = Search(macs_pricer, settings=replace(SEARCH, sampler="surrogate", limits=limits))
+    judge = CountingJudge()
+    search.run(SerialPool(judge))
+    assert len(judge.ids) == 12
+    for price in macs_pricer.price(judge.calls):
+        assert all(limit.violation(price.cost(limit.name)) <= 0 for limit in limits)
+    # Only the largest is asked for though it is beyond: it is the loop that wants it, not the sampler.
+    refused = [trial for trial in search.trials() if "not_evaluated" in trial.user_attrs]
+    assert [trial.user_attrs["arch_id"] for trial in refused] == [SPACE.largest.arch_id]
+
+
+def test_a_search_goes_on_with_another_sampler_and_a_limit(search: Search, macs_pricer: Pricer) -> None:
+    judge = CountingJudge()
+    search.settings = replace(SEARCH, evaluations=4)
+    search.run(SerialPool(judge))
+    limits = search_limits({"macs": macs_pricer.price([SPACE.largest])[0].macs / 2})
+    for sampler in ("surrogate", "nsga2"):
+        search.settings = replace(SEARCH, sampler=sampler, evaluations=len(judge.ids) + 4, limits=limits)
+        search.run(SerialPool(judge))
+    assert len(judge.ids) == 12
+    assert all(price.macs <= limits[0].value for price in macs_pricer.price(judge.calls[4:]))
     assert_nothing_twice(search, judge)
 
 
