@@ -14,6 +14,7 @@ from hardware.device import list_devices
 from hardware.errors import DeviceError
 from nas.errors import CheckpointError, RunError, TrainingError
 from nas.formats import further_formats
+from nas.pricing import search_limits
 from nas.run import open_run
 from nas.training.augmentation import check_augmentation
 from searchspaces import SearchSpace, SpaceError
@@ -38,7 +39,7 @@ def make_plan(recipe: Recipe, run_dir: Path) -> list[PlanLine]:
     recipe, directory = _continued(recipe, run_dir)
     is_done = directory.ok and (run_dir / "run.json").exists() and is_trained(open_run(run_dir), recipe=recipe)
     profile, search, refine = recipe.profile, recipe.search, recipe.refine
-    limit = search.limits.latency_ms
+    limits = search_limits(search.limits.model_dump())
     return [
         PlanLine(subject="space", text=f"{space.space_id}: {space.size:,} architectures{_open_input(recipe, space)}"),
         _data_line(recipe, space=space),
@@ -52,7 +53,7 @@ def make_plan(recipe: Recipe, run_dir: Path) -> list[PlanLine]:
         PlanLine(
             subject="3 search",
             text=f"{min(search.evaluations, space.size)} evaluations, {search.sampler}, {search.workers} worker(s), "
-            + ("no limit" if limit is None else f"latency_ms <= {limit:g}"),
+            + (", ".join(str(limit) for limit in limits) or "no limit"),
         ),
         PlanLine(subject="4 refine", text=f"{refine.candidates} candidates, {refine.epochs} epochs each"),
         PlanLine(subject="5 verify", text=f"at most {recipe.verify.candidates} candidates measured and evaluated"),

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, mo
 from experiments.errors import DataError
 from experiments.sources.registry import get_source
 from nas.accuracy import Metric
+from nas.search.settings import SamplerName
 from nas.training.settings import OptimizerName
 from searchspaces import SpaceError, get_space, list_spaces
 
@@ -228,17 +229,28 @@ class ProfileSettings(Section):
 
 
 class SearchLimits(Section):
-    """Constraints of the search."""
+    """Constraints of the search: nothing beyond them is evaluated."""
 
     latency_ms: float | None = Field(default=None, gt=0, description="largest predicted latency, null for no limit")
+    macs: float | None = Field(
+        default=None, gt=0, description="most multiply-accumulate operations for one image, null for no limit"
+    )
+    params: float | None = Field(default=None, gt=0, description="most learnable parameters, null for no limit")
 
 
 class SearchSettings(Section):
-    """The search over subnets with inherited weights."""
+    """The search over subnets with inherited weights.
 
-    sampler: Literal["nsga2", "tpe"] = Field(default="nsga2", description="sampler that proposes architectures")
+    All of it may change when a run goes on: what was evaluated stays evaluated, and only what is missing is done.
+    """
+
+    sampler: SamplerName = Field(
+        default="surrogate", description="who proposes architectures: surrogate (ours), or one of Optuna's samplers"
+    )
     evaluations: Count = Field(default=120, description="unique architectures evaluated")
-    population: int = Field(default=24, ge=4, le=10_000, description="population of an evolutionary sampler")
+    population: int = Field(
+        default=24, ge=4, le=10_000, description="population of nsga2 and nsga3; first random ones of tpe and gp"
+    )
     workers: Workers = Field(default=2, description="evaluation workers", json_schema_extra=OPERATIONAL)
     subnets_per_task: Workers = Field(default=4, description="subnets judged by one task")
     limits: SearchLimits = Field(default=SearchLimits(), description="constraints")

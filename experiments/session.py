@@ -24,7 +24,8 @@ from nas.data import DataSplits
 from nas.deployment import Deployment
 from nas.errors import CheckpointError, RunError, TrainingError
 from nas.materialise import Workbench
-from nas.pricing import Pricer, infeasible, latency_limit
+from nas.objectives import LATENCY
+from nas.pricing import Pricer, count_costs, infeasible, reached, require_reachable, search_limits
 from nas.run import LOCK_FILE, Run, create_run, open_run, require_run_place, require_writable
 from nas.training.checkpoints import finished_checkpoints
 from nas.training.loop import CHECKPOINTS
@@ -152,7 +153,7 @@ def open_session(recipe: Recipe, run_dir: Path) -> Session:
         new_run(recipe, run_dir, num_classes=data.num_classes)
     run = open_run(run_dir)
     if run.recipe_path.read_text(encoding="utf-8") != recipe.to_yaml():
-        # Only operational keys (workers, places) can differ here; workers read this file.
+        # Only operational keys (workers, places) and the search can differ here; workers read this file.
         write_text(run.recipe_path, recipe.to_yaml())
     _require_same_data(run_dir / _DATA_FILE, data)
     _keep_fleet(run_dir, device=device)
@@ -299,7 +300,8 @@ def recipe_to_continue(recipe: Recipe, run_dir: Path) -> Recipe:
     stored = load_recipe(run.recipe_path)
     if stored.space.name == recipe.space.name:
         recipe = _filled(recipe, stored.space.settings)
-    _require_same(stored, recipe, run_dir=run_dir)
+    # The search may go on in another way: the tables keep what it has found.
+    _require_same(stored, recipe.model_copy(update={"search": stored.search}), run_dir=run_dir)
     start, known_start = recipe.train.from_checkpoint, stored.train.from_checkpoint
     if start == known_start:
         return recipe
@@ -336,8 +338,12 @@ def _require_same_start(run: Run, start: Path) -> None:
 
 
 def _require_reachable(recipe: Recipe, *, space: SearchSpace, device: Device, data: DataSplits) -> None:
-    """Measure the smallest subnet, untrained, before hours are spent on a limit that nothing can meet."""
-    limit = latency_limit(recipe.search.limits.latency_ms)
+    """Count, and measure the smallest subnet, untrained, before hours are spent on limits that nothing can meet."""
+    limits = search_limits(recipe.search.limits.model_dump())
+    counted = [limit for limit in limits if limit.name != LATENCY.name]
+    costs = count_costs(space, num_classes=data.num_classes)
+    require_reachable(space, costs=costs, limits=counted, seed=recipe.seed)
+    limit = next((limit for limit in limits if limit.name == LATENCY.name), None)
     if limit is None:
         return
     smallest = space.smallest
@@ -350,4 +356,5 @@ def _require_reachable(recipe: Recipe, *, space: SearchSpace, device: Device, da
         )
         measured = measure(device, artifact, protocol="quick", rng=np.random.default_rng(recipe.seed))
     if limit.violation(measured.low) > 0:
-        raise infeasible(limit, reachable_ms=measured.p50, arch=smallest, provenance=measured.provenance)
+        reachable = reached(limit, value=measured.p50, arch=smallest, provenance=measured.provenance)
+        raise infeasible(space, limits=[limit], reachable=[reachable], binding=[limit])

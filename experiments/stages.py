@@ -20,8 +20,9 @@ from nas.errors import CheckpointError, RunError
 from nas.export import Exported, choose_point, export_candidate
 from nas.formats import further_formats
 from nas.near_front import NearFront, measure_near_front
+from nas.objectives import LATENCY
 from nas.pareto import unmeasured_points, verified_points
-from nas.pricing import latency_limit, require_reachable
+from nas.pricing import require_reachable, search_limits
 from nas.profile import ProfileSettings, profile_device, profile_path
 from nas.refine import choose_for_refinement, read_refined
 from nas.run import utc_now
@@ -200,10 +201,19 @@ def inherited_rows(session: Session) -> pd.DataFrame:
 
 
 def current_evaluations(session: Session) -> pd.DataFrame:
-    """Evaluations for the session's device, without those of an earlier supernet's inherited weights."""
+    """Evaluations for the session's device that still count.
+
+    Left out are those of an earlier supernet's inherited weights, and those beyond the limits of the search, which may
+    be newer than they; on a further device only the limits on counts matter.
+    """
     rows = session.run.evaluations_on(session.device_id)
     weights = session.bench.inherit(session.run.space.smallest).weights
     current = (rows["weights_kind"] != "inherited") | (rows["weights"] == weights)
+    for limit in search_limits(session.recipe.search.limits.model_dump()):
+        if limit.name != LATENCY.name:
+            current &= rows[limit.name] <= limit.value
+        elif session.device_id == session.run.info.device_id:
+            current &= rows["latency_predicted_ms"] <= limit.value
     return rows[current]
 
 
@@ -222,18 +232,18 @@ def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_
         evaluations=recipe.evaluations,
         population=recipe.population,
         subnets_per_task=recipe.subnets_per_task,
-        latency_limit_ms=recipe.limits.latency_ms,
+        limits=search_limits(recipe.limits.model_dump()),
         seed=session.recipe.seed,
     )
-    limit = latency_limit(settings.latency_limit_ms)
-    require_reachable(session.pricer, limit=limit, seed=session.recipe.seed)
+    pricer = session.pricer
+    require_reachable(run.space, costs=pricer.costs, limits=settings.limits, seed=settings.seed)
     rows = inherited_rows(session)
     known = {
         str(row["arch_id"]): Values(accuracy=float(row["accuracy"]), latency_ms=float(row["latency_predicted_ms"]))
         for row in rows.to_dict("records")
     }
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = open_study(run.study_path, name=run.info.name, space=run.space, settings=settings, limit=limit)
+    study = open_study(run.study_path, name=run.info.name, pricer=pricer, settings=settings)
     if search_is_done(session):
         study.recover(known)
         reporter.done("finished before")
@@ -261,10 +271,9 @@ def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_
         try:
             ended = run_search(
                 study,
-                pricer=session.pricer,
+                pricer=pricer,
                 pool=pool,
                 settings=settings,
-                limit=limit,
                 known=known,
                 record=record,
                 on_progress=reporter.progress,

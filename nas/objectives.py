@@ -30,6 +30,9 @@ class Limit:
     value: float
     unit: str
 
+    def __str__(self) -> str:
+        return f"{self.name} <= {self.value:g} {self.unit}".rstrip()
+
     def violation(self, value: float) -> float:
         """How much `value` exceeds the limit, relative to it; at or below zero the limit is met."""
         return value / self.value - 1.0

@@ -1,6 +1,6 @@
 """Cheap objectives: predicted latency and analytic counts of architectures, computed before anything runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,8 +9,17 @@ from hardware.cost import analytic_costs
 from nas.errors import InfeasibleError
 from nas.objectives import Limit
 from predictors.latency import LatencyPredictor
+from predictors.prediction import FloatArray
 from searchspaces import Architecture, SearchSpace
+from searchspaces.genomes import Genomes
 
+Compute = Callable[[Genomes], FloatArray]
+"""Values (N,) of a cost or another objective, known without an evaluation."""
+
+LIMITS: Mapping[str, str] = {"latency_ms": "ms", "macs": "", "params": ""}
+"""What a search can limit, with its unit (none: counts of one image)."""
+
+_COUNTS = ("macs", "params", "peak_memory_bytes")
 _POOL, _ROUNDS, _PARENTS = 4096, 12, 64
 
 
@@ -32,6 +41,10 @@ class Price:
     in_range: bool
     macs: int
     params: int
+
+    def cost(self, name: str) -> float:
+        """The value that a limit of this name is about."""
+        return {"latency_ms": self.latency_predicted_ms, "macs": self.macs, "params": self.params}[name]
 
     def row(self) -> Mapping[str, object]:
         """The columns that every table has about a price."""
@@ -66,44 +79,111 @@ class Pricer:
             for n in range(len(archs))
         ]
 
+    @property
+    def costs(self) -> Mapping[str, Compute]:
+        """By the names of `LIMITS`, how to find them out for many architectures."""
+        return {
+            "latency_ms": lambda genomes_NG: self.predictor.predict(genomes_NG).mean,
+            **count_costs(self.space, num_classes=self._num_classes),
+        }
+
     def fastest(self, *, seed: int) -> tuple[Architecture, Price]:
         """The architecture with the smallest predicted latency that a short evolution from the smallest one finds."""
-        rng = np.random.default_rng(seed)
-        space = self.space
-        genomes_NG = np.concatenate([space.genomes([space.smallest]), space.sample_many(_POOL, rng)])
-        for _ in range(_ROUNDS):
-            best = np.argsort(self.predictor.predict(genomes_NG).mean, kind="stable")[:_PARENTS]
-            parents_NG = genomes_NG[best]
-            children_NG = space.mutate_many(np.repeat(parents_NG, 8, axis=0), rng)
-            genomes_NG = np.concatenate([parents_NG, children_NG])
-        best_one = int(np.argmin(self.predictor.predict(genomes_NG).mean))
-        arch = space.architectures(genomes_NG[best_one : best_one + 1])[0]
+        arch, _ = least(self.space, self.costs["latency_ms"], seed=seed)
         return arch, self.price([arch])[0]
 
 
-def latency_limit(value: float | None) -> Limit | None:
-    """The limit of a recipe, if it has one."""
-    return None if value is None else Limit(name="latency_ms", value=value, unit="ms")
+def count_costs(space: SearchSpace, *, num_classes: int) -> Mapping[str, Compute]:
+    """Of the costs of `LIMITS` those that are counted, which needs no device."""
+    return {
+        "macs": lambda genomes_NG: analytic_costs(space.op_table(genomes_NG, num_classes=num_classes)).macs_N.astype(
+            np.float64
+        ),
+        "params": lambda genomes_NG: analytic_costs(
+            space.op_table(genomes_NG, num_classes=num_classes)
+        ).params_N.astype(np.float64),
+    }
 
 
-def require_reachable(pricer: Pricer, *, limit: Limit | None, seed: int) -> None:
-    """Refuse a limit that no architecture can meet, at once.
+def least(space: SearchSpace, cost: Compute, *, seed: int) -> tuple[Architecture, float]:
+    """The architecture of the smallest cost that a short evolution from the smallest one finds, and its cost."""
+    rng = np.random.default_rng(seed)
+    genomes_NG = np.concatenate([space.genomes([space.smallest]), space.sample_many(_POOL, rng)])
+    cost_N = cost(genomes_NG)
+    for _ in range(_ROUNDS):
+        best = np.argsort(cost_N, kind="stable")[:_PARENTS]
+        children_NG = space.mutate_many(np.repeat(genomes_NG[best], 8, axis=0), rng)
+        genomes_NG = np.concatenate([genomes_NG[best], children_NG])
+        cost_N = np.concatenate([cost_N[best], cost(children_NG)])
+    n = int(np.argmin(cost_N))
+    return space.architectures(genomes_NG[n : n + 1])[0], float(cost_N[n])
+
+
+def search_limits(values: Mapping[str, float | None]) -> tuple[Limit, ...]:
+    """The limits of a recipe, by the names of `LIMITS`; None where there is none."""
+    return tuple(
+        Limit(name=name, value=value, unit=LIMITS[name]) for name, value in values.items() if value is not None
+    )
+
+
+def violations(genomes_NG: Genomes, *, costs: Mapping[str, Compute], limits: Sequence[Limit]) -> FloatArray:
+    """How much each architecture exceeds the limit that it meets worst (N,), as of `Limit.violation`; 0: no limits."""
+    worst_N = np.full(len(genomes_NG), -np.inf if limits else 0.0)
+    for limit in limits:
+        worst_N = np.maximum(worst_N, costs[limit.name](genomes_NG) / limit.value - 1.0)
+    return worst_N
+
+
+def require_reachable(space: SearchSpace, *, costs: Mapping[str, Compute], limits: Sequence[Limit], seed: int) -> None:
+    """Refuse limits that no architecture can meet, alone or together, at once.
 
     Raises:
-        InfeasibleError: names the smallest reachable latency and the architecture that has it.
+        InfeasibleError: names the smallest reachable values, and the limits that bind.
     """
-    if limit is None:
+    if not limits:
         return
-    arch, price = pricer.fastest(seed=seed)
-    if limit.violation(price.latency_predicted_ms) > 0:
-        raise infeasible(limit, reachable_ms=price.latency_predicted_ms, arch=arch, provenance="predicted")
+    _, missed = least(space, lambda genomes_NG: violations(genomes_NG, costs=costs, limits=limits), seed=seed)
+    if missed > 0:
+        raise explain_infeasible(space, costs=costs, limits=limits, seed=seed)
 
 
-def infeasible(limit: Limit, *, reachable_ms: float, arch: Architecture, provenance: str) -> InfeasibleError:
-    """The answer to a limit that cannot be met."""
+def explain_infeasible(
+    space: SearchSpace, *, costs: Mapping[str, Compute], limits: Sequence[Limit], seed: int
+) -> InfeasibleError:
+    """The answer to limits that cannot be met: what each could be at least, and which of them bind."""
+    reachable, binding = [], []
+    for limit in limits:
+        arch, value = least(space, costs[limit.name], seed=seed)
+        provenance = "estimated" if limit.name in _COUNTS else "predicted"
+        reachable.append(reached(limit, value=value, arch=arch, provenance=provenance))
+        if limit.violation(value) > 0:
+            binding.append(limit)
+    return infeasible(space, limits=limits, reachable=reachable, binding=binding)
+
+
+def reached(limit: Limit, *, value: float, arch: Architecture, provenance: str) -> str:
+    """The smallest value of a limited cost, as `infeasible` wants it."""
+    unit = f" {limit.unit}" if limit.unit else ""
+    return f"{limit.name} {value:.6g}{unit} ({provenance}, {arch.arch_id})"
+
+
+def infeasible(
+    space: SearchSpace, *, limits: Sequence[Limit], reachable: Sequence[str], binding: Sequence[Limit]
+) -> InfeasibleError:
+    """The words for limits that cannot be met.
+
+    Args:
+        space: whose architectures do not meet them.
+        limits: what was asked for.
+        reachable: from `reached`, the smallest values.
+        binding: limits that nothing meets even alone; none if it is only all together that nothing meets.
+    """
+    binds = " and ".join(limit.name for limit in binding or limits)
+    how = "binds" if len(binding or limits) == 1 else "bind" if binding else "bind together, each alone can be met"
+    above = "these values" if binding else "what was asked"
+    asked = ", ".join(str(limit) for limit in limits)
     return InfeasibleError(
-        f"no architecture of {arch.space_id} meets {limit.name} <= {limit.value:g} {limit.unit}: "
-        f"the smallest reachable latency is {reachable_ms:.4g} {limit.unit} ({provenance}, {arch.arch_id})",
-        hint=f"raise search.limits.{limit.name} above {reachable_ms:.4g} {limit.unit}, with a new --run-dir, "
-        "or choose a faster device",
+        f"no architecture of {space.space_id} meets {asked}; the smallest reachable values, each by itself: "
+        f"{', '.join(reachable)}; {binds} {how}",
+        hint=f"raise {binds} above {above}, or choose another device or space",
     )

@@ -5,6 +5,7 @@ Letters: N architectures, G genes, L limits.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +13,10 @@ import numpy.typing as npt
 from hardware.cost import analytic_costs, peak_activation_bytes
 from nas.errors import InfeasibleError, RunError
 from nas.objectives import Limit
+from nas.pricing import explain_infeasible
 from nas.run import Run
 from predictors import AccuracyPredictor, LatencyPredictor, PredictorError, fit_accuracy_predictor
-from predictors.features import LatencyFeatures
+from predictors.features import Blocks, LatencyFeatures
 from predictors.measured import QUANTITIES, cost_column
 from predictors.prediction import FloatArray
 from searchspaces import Architecture, SearchSpace
@@ -149,23 +151,28 @@ class _Judge:
     def rank(self, genomes_NG: npt.NDArray[np.int8]) -> tuple[FloatArray, FloatArray]:
         """How far each misses the limits (0: not at all), and its predicted accuracy."""
         blocks = self._features.encode(genomes_NG)
-        latency = self._latency.model.predict(len(genomes_NG), lambda rows: {k: v[rows] for k, v in blocks.items()})
         accuracy_N = 1.0 - self._accuracy.model.blend.predict(blocks)[0]
-        costs = {
-            "latency_ms": latency.mean,
-            "macs": blocks["totals"][:, 1] + self._more_macs,
-            "params": blocks["totals"][:, 2] + self._more_params,
-        }
-        for name in {limit.name for limit in self._limits} - costs.keys():
-            costs[name] = (
-                self._peak_memory(genomes_NG).astype(np.float64)
-                if name == "peak_memory_bytes"
-                else self._others[name].predict(genomes_NG).mean
-            )
         missed_N = np.zeros(len(genomes_NG))
         for limit in self._limits:
-            missed_N = np.maximum(missed_N, costs[limit.name] / limit.value - 1.0)
+            missed_N = np.maximum(missed_N, self._cost(limit.name, genomes_NG, blocks=blocks) / limit.value - 1.0)
         return missed_N, accuracy_N
+
+    def _cost(self, name: str, genomes_NG: npt.NDArray[np.int8], *, blocks: Blocks | None = None) -> FloatArray:
+        """What a limit is about, (N,)."""
+        if name == "peak_memory_bytes":
+            return self._peak_memory(genomes_NG).astype(np.float64)
+        if name in self._others:
+            return self._others[name].predict(genomes_NG).mean
+        known: Blocks = self._features.encode(genomes_NG) if blocks is None else blocks
+        if name == "latency_ms":
+            return self._latency.model.predict(
+                len(genomes_NG), lambda rows: {k: v[rows] for k, v in known.items()}
+            ).mean
+        totals_NT = known["totals"]
+        count_N: FloatArray = (
+            totals_NT[:, 1] + self._more_macs if name == "macs" else totals_NT[:, 2] + self._more_params
+        )
+        return count_N
 
     def _peak_memory(self, genomes_NG: npt.NDArray[np.int8]) -> npt.NDArray[np.int64]:
         assert self._precision is not None
@@ -217,20 +224,8 @@ class _Judge:
 
     def infeasible(self, *, seed: int) -> InfeasibleError:
         """What each limit could be at least."""
-        reachable = []
-        for limit in self._limits:
-            alone = _Judge(
-                self._run, device=self._latency.device_id, limits=[Limit(name=limit.name, value=1e-12, unit="")]
-            )
-            best_NG = evolve(self._space, alone.rank, top=1, seed=seed)
-            missed_N, _ = alone.rank(best_NG)
-            reachable.append(f"{limit.name} {(missed_N[0] + 1.0) * 1e-12:.4g}")
-        asked = ", ".join(f"{limit.name} <= {limit.value:g}" for limit in self._limits)
-        return InfeasibleError(
-            f"no architecture of {self._space.space_id} meets {asked}; the smallest reachable values, each by itself: "
-            f"{', '.join(reachable)}",
-            hint="raise the limits above these values",
-        )
+        costs = {limit.name: partial(self._cost, limit.name) for limit in self._limits}
+        return explain_infeasible(self._space, costs=costs, limits=self._limits, seed=seed)
 
 
 def _best_first(ranked: Sequence[FloatArray]) -> npt.NDArray[np.int64]:

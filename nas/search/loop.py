@@ -8,7 +8,6 @@ import numpy as np
 from optuna.trial import Trial
 
 from nas.errors import EvaluationError
-from nas.objectives import Limit
 from nas.pricing import Price, Pricer
 from nas.search.neighbours import Neighbours
 from nas.search.pool import EvaluationPool, SubnetScore, TaskResult
@@ -48,7 +47,6 @@ def run_search(
     pricer: Pricer,
     pool: EvaluationPool,
     settings: SearchSettings,
-    limit: Limit | None,
     known: Mapping[str, Values],
     record: Callable[[Sequence[Evaluated]], None],
     on_progress: Callable[[int, int], None],
@@ -62,9 +60,8 @@ def run_search(
         study: proposes.
         pricer: cheap objectives.
         pool: judges.
-        settings: budget.
-        limit: upper bound on the predicted latency, or None; what exceeds it is never evaluated.
-        known: values by arch_id of what earlier calls evaluated.
+        settings: budget, and limits; what exceeds one is never evaluated.
+        known: values by arch_id of what earlier calls evaluated and the limits allow.
         record: stores results durably.
         on_progress: called with (evaluated, wanted).
 
@@ -74,7 +71,7 @@ def run_search(
     Raises:
         EvaluationError: more than half of the tasks fail, after the first five or when nothing is left to try.
     """
-    search = _Search(study, pricer=pricer, pool=pool, settings=settings, limit=limit, known=known)
+    search = _Search(study, pricer=pricer, pool=pool, settings=settings, known=known)
     return search.run(record=record, on_progress=on_progress)
 
 
@@ -86,16 +83,20 @@ class _Search:
         pricer: Pricer,
         pool: EvaluationPool,
         settings: SearchSettings,
-        limit: Limit | None,
         known: Mapping[str, Values],
     ) -> None:
-        self._study, self._pricer, self._pool, self._settings, self._limit = study, pricer, pool, settings, limit
+        self._study, self._pricer, self._pool, self._settings = study, pricer, pool, settings
         self._space = pricer.space
         self._known = dict(known)
         self._in_flight: dict[str, _Proposal] = {}
         self._tasks: dict[int, list[_Proposal]] = {}
         self._failed: set[str] = set()
-        self._neighbours = Neighbours(pricer, limit=limit, rng=np.random.default_rng((settings.seed, len(known))))
+        self._neighbours = Neighbours(
+            pricer.space,
+            costs=pricer.costs,
+            limits=settings.limits,
+            rng=np.random.default_rng((settings.seed, len(known))),
+        )
         self._exhausted = False
         self._num_tasks = self._num_failed = 0
         self._last_failure = ""
@@ -149,7 +150,7 @@ class _Search:
                 self._study.propose_next(neighbour)
             trial, arch = self._study.ask()
             price = self._pricer.price([arch])[0]
-            self._study.constrain(trial, latency_ms=price.latency_predicted_ms)
+            self._study.constrain(trial, price)
             if arch.arch_id in self._known:
                 self._study.tell(trial, self._known[arch.arch_id])
             elif arch.arch_id in self._in_flight:
@@ -157,7 +158,7 @@ class _Search:
             elif arch.arch_id in self._failed:
                 self._study.fail(trial, reason="the evaluation of this architecture failed before")
             elif self._exceeds(price):
-                self._study.tell_infeasible(trial, latency_ms=price.latency_predicted_ms)
+                self._study.tell_infeasible(trial, price)
             else:
                 proposal = _Proposal(architecture=arch, price=price, trials=[trial])
                 self._in_flight[arch.arch_id] = proposal
@@ -169,7 +170,7 @@ class _Search:
         return len(self._known) + len(self._in_flight) + len(self._failed)
 
     def _exceeds(self, price: Price) -> bool:
-        return self._limit is not None and self._limit.violation(price.latency_predicted_ms) > 0
+        return any(limit.violation(price.cost(limit.name)) > 0 for limit in self._settings.limits)
 
     def _is_new(self, arch: Architecture) -> bool:
         return not (arch.arch_id in self._known or arch.arch_id in self._in_flight or arch.arch_id in self._failed)

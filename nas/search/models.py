@@ -6,22 +6,20 @@ tenth of a point matters more at 94 % than at 60 %.
 Letters: N architectures, G genes, M objectives.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from nas.errors import RunError
 from nas.objectives import Objective
+from nas.pricing import Compute
 from predictors.features import Blocks, LatencyFeatures
 from predictors.prediction import FloatArray
 from predictors.regressors.gaussian import REGRESSORS, GaussianProcess, View
 from predictors.selection import Blend, blend
 from searchspaces import SearchSpace
 from searchspaces.genomes import Genomes
-
-Compute = Callable[[Genomes], FloatArray]
-"""Exact values (N,) of an objective."""
 
 # Without a single error on the images at hand a network makes some on others.
 _LEAST_ERROR = 1e-4

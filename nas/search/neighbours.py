@@ -1,11 +1,11 @@
 """Where a search looks when its sampler only repeats itself: small spaces are listed, large ones searched nearby."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from nas.objectives import Limit
-from nas.pricing import Pricer
+from nas.pricing import Compute, violations
 from searchspaces import Architecture, SearchSpace
 from searchspaces.genomes import Genomes
 
@@ -16,14 +16,20 @@ _TRIES = 400
 class Neighbours:
     """Finds feasible architectures that nobody has seen."""
 
-    def __init__(self, pricer: Pricer, *, limit: Limit | None, rng: np.random.Generator) -> None:
-        self._pricer, self._limit, self._rng = pricer, limit, rng
-        self._space = pricer.space
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        costs: Mapping[str, Compute],
+        limits: Sequence[Limit],
+        rng: np.random.Generator,
+    ) -> None:
+        self._space, self._costs, self._limits, self._rng = space, costs, tuple(limits), rng
         # What is left of a listed space, in random order; None while it is not listed.
         self._left: list[Genomes] | None = None
 
     def find(self, *, near: Sequence[Architecture], is_new: Callable[[Architecture], bool]) -> Architecture | None:
-        """An unseen architecture within the limit, or None.
+        """An unseen architecture within the limits, or None.
 
         In a space of up to 20,000 architectures None means that there is none; in a larger one, that none was found
         near the given ones, near the smallest one, nor anywhere.
@@ -53,10 +59,7 @@ class Neighbours:
         return None
 
     def _feasible(self, genomes_NG: Genomes) -> Genomes:
-        if self._limit is None:
-            return genomes_NG
-        latency_N = self._pricer.predictor.predict(genomes_NG).mean
-        return genomes_NG[[self._limit.violation(float(latency_ms)) <= 0 for latency_ms in latency_N]]
+        return genomes_NG[violations(genomes_NG, costs=self._costs, limits=self._limits) <= 0]
 
 
 def enumerate_genomes(space: SearchSpace) -> Genomes:

@@ -3,23 +3,28 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from nas.objectives import Limit
+
+SamplerName = Literal["surrogate", "nsga2", "nsga3", "tpe", "gp", "random"]
+"""Ours, and those of Optuna."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchSettings:
     """Budget and sampler.
 
     Attributes:
-        sampler: "nsga2" or "tpe".
+        sampler: who proposes architectures.
         evaluations: unique architectures to evaluate, those of earlier calls included.
-        population: of NSGA-II; TPE starts with as many random proposals.
+        population: of NSGA-II and NSGA-III; TPE and GP start with as many random proposals.
         subnets_per_task: architectures that a worker gets at once.
-        latency_limit_ms: largest predicted latency, or None.
+        limits: upper bounds on predicted latency and counts, see `nas.pricing.LIMITS`.
         seed: proposals are derived from it and from the number of trials so far.
     """
 
-    sampler: Literal["nsga2", "tpe"]
+    sampler: SamplerName
     evaluations: int
     population: int
     subnets_per_task: int
-    latency_limit_ms: float | None
+    limits: tuple[Limit, ...]
     seed: int

@@ -1,6 +1,7 @@
 """The Optuna study: it proposes architectures and learns values. What was found lives in the run's tables."""
 
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,15 +9,18 @@ from pathlib import Path
 import optuna
 import sqlalchemy
 import sqlalchemy.exc
-from optuna.samplers import BaseSampler, NSGAIISampler, TPESampler
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from nas.errors import RunError
 from nas.objectives import ACCURACY, LATENCY, Limit
+from nas.pricing import Price, Pricer
 from nas.search.settings import SearchSettings
+from nas.search.surrogate import NOT_EVALUATED, SurrogateSampler
 from searchspaces import Architecture, SearchSpace, SpaceError
 
-_ARCH_ID, _NOT_EVALUATED = "arch_id", "not_evaluated"
+_ARCH_ID = "arch_id"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,10 +34,10 @@ class Values:
 class SearchStudy:
     """Asks for architectures and tells their values; never leaves a running trial behind."""
 
-    def __init__(self, study: optuna.Study, *, space: SearchSpace, limit: Limit | None) -> None:
+    def __init__(self, study: optuna.Study, *, space: SearchSpace, limits: Sequence[Limit]) -> None:
         self._study = study
         self._space = space
-        self._limit = limit
+        self._limits = tuple(limits)
 
     def ask(self) -> tuple[Trial, Architecture]:
         """A new proposal; it must be told or failed."""
@@ -47,28 +51,28 @@ class SearchStudy:
         """Make `arch` the next proposal."""
         self._study.enqueue_trial(self._space.complete_genes(arch))
 
-    def constrain(self, trial: Trial, *, latency_ms: float) -> None:
-        """Tell how far the latency is from the limit; before the evaluation, so that a kill cannot lose it."""
-        if self._limit is not None:
-            trial.set_constraint(self._limit.name, self._limit.violation(latency_ms))
+    def constrain(self, trial: Trial, price: Price) -> None:
+        """Tell how far the price is from the limits; before the evaluation, so that a kill cannot lose it."""
+        for limit in self._limits:
+            trial.set_constraint(limit.name, limit.violation(price.cost(limit.name)))
 
     def tell(self, trial: Trial, values: Values) -> None:
         """Give a trial the values of its architecture."""
         with _explained():
             self._study.tell(trial, [values.accuracy, values.latency_ms])
 
-    def tell_infeasible(self, trial: Trial, *, latency_ms: float) -> None:
-        """Close a trial that exceeds the limit without evaluating it.
+    def tell_infeasible(self, trial: Trial, price: Price) -> None:
+        """Close a trial that exceeds a limit without evaluating it.
 
         Optuna wants a value for every objective. No sampler ranks by the accuracy 0 given here:
         among infeasible trials only the violation counts. The trial is marked, and the tables have no row for it.
         """
-        trial.set_user_attr(_NOT_EVALUATED, "the predicted latency exceeds the limit")
-        self._study.tell(trial, [0.0, latency_ms])
+        trial.set_user_attr(NOT_EVALUATED, f"not within {', '.join(str(limit) for limit in self._limits)}")
+        self._study.tell(trial, [0.0, price.latency_predicted_ms])
 
     def fail(self, trial: Trial, *, reason: str) -> None:
         """Close a trial whose evaluation failed."""
-        trial.set_user_attr(_NOT_EVALUATED, reason[:500])
+        trial.set_user_attr(NOT_EVALUATED, reason[:500])
         self._study.tell(trial, state=TrialState.FAIL)
 
     def recover(self, known: Mapping[str, Values]) -> None:
@@ -112,14 +116,21 @@ def _explained() -> Iterator[None]:
         ) from e
 
 
-def open_study(
-    path: Path, *, name: str, space: SearchSpace, settings: SearchSettings, limit: Limit | None
-) -> SearchStudy:
+def open_study(path: Path, *, name: str, pricer: Pricer, settings: SearchSettings) -> SearchStudy:
     """Open or create the study in the SQLite file `path`.
+
+    Its trials may be those of another sampler or of other limits: what was told is true all the same.
+
+    Args:
+        path: of the file.
+        name: of the study.
+        pricer: of the space that is searched; samplers that can use it compute costs with it.
+        settings: sampler, limits and seed.
 
     Raises:
         RunError: the file is damaged, of another version of optuna, or belongs to another space.
     """
+    space = pricer.space
     hint = f"move {path} away and search again: what was evaluated is kept in the tables"
     try:
         storage = optuna.storages.RDBStorage(
@@ -133,7 +144,9 @@ def open_study(
             load_if_exists=True,
         )
         # The same seed again would propose the same architectures again.
-        study.sampler = _sampler(settings, seed=settings.seed + len(study.get_trials(deepcopy=False)))
+        study.sampler = make_sampler(
+            settings, pricer=pricer, seed=settings.seed + len(study.get_trials(deepcopy=False))
+        )
         if study.user_attrs.get("space_id", space.space_id) != space.space_id:
             raise RunError(
                 f"the study {path} searches space {study.user_attrs['space_id']!r}, this run {space.space_id!r}",
@@ -143,10 +156,30 @@ def open_study(
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError) as e:
         # RuntimeError: optuna's own, for the tables of another version
         raise RunError(f"the study {path} cannot be opened: {e}", hint=hint) from e
-    return SearchStudy(study, space=space, limit=limit)
+    return SearchStudy(study, space=space, limits=settings.limits)
 
 
-def _sampler(settings: SearchSettings, *, seed: int) -> BaseSampler:
-    if settings.sampler == "tpe":
-        return TPESampler(seed=seed, n_startup_trials=settings.population)
-    return NSGAIISampler(seed=seed, population_size=settings.population)
+def make_sampler(settings: SearchSettings, *, pricer: Pricer, seed: int) -> BaseSampler:
+    """The sampler that the settings name, with this seed."""
+    population = settings.population
+    match settings.sampler:
+        case "surrogate":
+            return SurrogateSampler(
+                pricer.space,
+                objectives=(ACCURACY, LATENCY),
+                computed=pricer.costs,
+                limits=settings.limits,
+                seed=seed,
+            )
+        case "nsga2":
+            return NSGAIISampler(seed=seed, population_size=population)
+        case "nsga3":
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ExperimentalWarning)
+                return NSGAIIISampler(seed=seed, population_size=population)
+        case "tpe":
+            return TPESampler(seed=seed, n_startup_trials=population)
+        case "gp":
+            return GPSampler(seed=seed, n_startup_trials=population, warn_independent_sampling=False)
+        case "random":
+            return RandomSampler(seed=seed)

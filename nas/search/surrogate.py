@@ -23,9 +23,11 @@ from scipy.special import ndtr
 
 from nas.errors import RunError
 from nas.objectives import Limit, Objective
+from nas.pricing import Compute, violations
 from nas.search.acquisition import expected_improvement
 from nas.search.candidates import find_candidates
-from nas.search.models import Compute, ObjectiveModels, as_costs, fit_models, without_hopeless
+from nas.search.models import ObjectiveModels, as_costs, fit_models, without_hopeless
+from nas.search.neighbours import Neighbours
 from predictors.prediction import FloatArray
 from searchspaces import SearchSpace
 from searchspaces.genomes import Genomes
@@ -43,6 +45,8 @@ _OPTIMISM = 1.0
 # ... and what lies this share of its width beyond it still counts.
 _BEYOND = 0.1
 _LEAST_SPREAD = 1e-9
+_BEYOND_LIMITS = 1e9
+_DRAWN = 256
 
 
 class SurrogateSampler(BaseSampler):
@@ -51,13 +55,13 @@ class SurrogateSampler(BaseSampler):
     Args:
         space: whose architectures the trials suggest (`space.suggest(trial)`).
         objectives: one for each value of a trial. A maximised one is a fraction (accuracy), a minimised one positive.
-        computed: by name of an objective, how to compute it for any genomes; such objectives are not modelled.
-        limits: upper bounds on objectives that are minimised.
+        computed: by name of an objective or a further cost, how to compute it for any genomes; it is not modelled.
+        limits: upper bounds on objectives that are minimised, and on what is computed.
         first: architectures before the first model; those that the study has already count.
         seed: of all choices.
 
     Raises:
-        RunError: a limit on something that is not minimised.
+        RunError: a limit on something that is neither minimised nor computed.
     """
 
     def __init__(
@@ -70,14 +74,18 @@ class SurrogateSampler(BaseSampler):
         first: int = _FIRST,
         seed: int | None = None,
     ) -> None:
-        minimised = [objective.name for objective in objectives if objective.direction == "minimize"]
-        if wrong := [limit.name for limit in limits if limit.name not in minimised]:
-            raise RunError(f"limits on {', '.join(wrong)}", hint=f"limits can be set on: {', '.join(minimised)}")
+        maximised = [objective.name for objective in objectives if objective.direction == "maximize"]
+        names = [objective.name for objective in objectives]
+        allowed = [name for name in dict.fromkeys([*names, *(computed or {})]) if name not in maximised]
+        if wrong := [limit.name for limit in limits if limit.name not in allowed]:
+            raise RunError(f"limits on {', '.join(wrong)}", hint=f"limits can be set on: {', '.join(allowed)}")
         self._space, self._objectives, self._first = space, tuple(objectives), first
         self._computed = dict(computed or {})
-        names = [objective.name for objective in objectives]
-        self._limits = {names.index(limit.name): limit.value for limit in limits}
+        # What is computed is within its limit or not; of what is predicted, that has a probability.
+        self._exact_limits = [limit for limit in limits if limit.name in self._computed]
+        self._limits = {names.index(limit.name): limit.value for limit in limits if limit.name in names}
         self._rng = np.random.default_rng(seed)
+        self._neighbours = Neighbours(space, costs=self._computed, limits=self._exact_limits, rng=self._rng)
         self._independent = RandomSampler(seed=seed)
         self._distributions = {choice.name: CategoricalDistribution(choice.values) for choice in space.choices}
         self._seen = _Seen(space)
@@ -106,7 +114,8 @@ class SurrogateSampler(BaseSampler):
 
     def reseed_rng(self) -> None:
         """Called by Optuna in every worker of its own parallel loop."""
-        self._rng = np.random.default_rng()
+        # The generator itself is shared with `_neighbours`.
+        self._rng.bit_generator.state = np.random.default_rng().bit_generator.state
         self._independent.reseed_rng()
 
     def _next(self, pending_NG: Genomes) -> _Genome:
@@ -122,16 +131,32 @@ class SurrogateSampler(BaseSampler):
         """The ends of the space, then random ones: what tells most of costs is too extreme to tell of accuracy."""
         if self._design is None:
             ends_NG = self._space.genomes([self._space.smallest, self._space.largest])
-            self._design = list(np.concatenate([ends_NG, self._space.sample_many(self._first, self._rng)]))
+            drawn_NG = self._within(self._space.sample_many(_DRAWN, self._rng))[: self._first]
+            self._design = list(np.concatenate([self._within(ends_NG), drawn_NG]))
         while self._design:
             genome_G = self._design.pop(0)
-            if genome_G.tobytes() not in self._seen.known:
+            if self._is_new(genome_G):
                 return genome_G
         return self._random()
 
     def _random(self) -> _Genome:
-        drawn_NG = self._space.sample_many(64, self._rng)
-        return next((row for row in drawn_NG if row.tobytes() not in self._seen.known), drawn_NG[0])
+        """An unseen one within the limits on what is computed, while there is one."""
+        drawn_NG = self._space.sample_many(_DRAWN, self._rng)
+        new = [genome_G for genome_G in self._within(drawn_NG) if self._is_new(genome_G)]
+        if not new:
+            found = self._neighbours.find(near=[], is_new=lambda arch: self._is_new(self._space.genomes([arch])[0]))
+            new = list(drawn_NG if found is None else self._space.genomes([found]))
+        chosen_G: _Genome = new[0]
+        return chosen_G
+
+    def _is_new(self, genome_G: _Genome) -> bool:
+        return genome_G.tobytes() not in self._seen.known
+
+    def _within(self, genomes_NG: Genomes) -> Genomes:
+        return genomes_NG[self._missed(genomes_NG) <= 0]
+
+    def _missed(self, genomes_NG: Genomes) -> FloatArray:
+        return violations(genomes_NG, costs=self._computed, limits=self._exact_limits)
 
     def _cost_NM(self) -> FloatArray:
         cost_NM = as_costs(np.array(self._seen.values, dtype=np.float64), objectives=self._objectives)
@@ -147,9 +172,13 @@ class SurrogateSampler(BaseSampler):
             self._space,
             near_NG=genomes_NG[is_nondominated(cost_NM, keep_weakly=True)],
             known=self._seen.known,
-            optimism=lambda some_NG: _optimism(*models.predict(some_NG)),
+            # Whatever is within the limits comes before all that is not, and that by how far it is beyond them.
+            optimism=lambda some_NG: (
+                _optimism(*models.predict(some_NG)) + _BEYOND_LIMITS * np.maximum(self._missed(some_NG), 0.0)[:, None]
+            ),
             rng=self._rng,
         )
+        found_NG = self._within(found_NG)
         mean_NM, spread_NM = models.predict(found_NG)
         return _Outlook(models=models, candidates_NG=found_NG, mean_NM=mean_NM, spread_NM=spread_NM)
 

@@ -82,9 +82,25 @@ def test_an_impossible_latency_limit_ends_with_3_and_names_the_smallest_reachabl
     result = nas("run", QUICKSTART, "--set", "search.limits.latency_ms=0.0001")
     assert result.code == 3
     assert "latency_ms <= 0.0001 ms" in result.err
-    assert "the smallest reachable latency is 0." in result.err
+    assert "the smallest reachable values, each by itself: latency_ms 0." in result.err
     assert "measured" in result.err
     assert not Path("runs/quickstart/run.json").exists()
+
+
+def test_counts_that_nothing_can_have_end_with_3_and_name_what_binds(nas: InProcess) -> None:
+    result = nas("run", QUICKSTART, "--set", "search.limits.params=1000", "--set", "search.limits.macs=1e9")
+    assert result.code == 3
+    text = " ".join(result.err.split())
+    assert "meets macs <= 1e+09, params <= 1000; the smallest reachable values, each by itself: macs " in text
+    assert "(estimated, " in text
+    assert "params binds" in text
+    assert not Path("runs/quickstart/run.json").exists()
+
+
+def test_a_budget_of_nothing_ends_with_2_and_names_the_range(nas: InProcess) -> None:
+    result = nas("run", QUICKSTART, "--set", "search.evaluations=0")
+    assert result.code == 2
+    assert "search.evaluations: got 0, expected an integer >= 1 and <= 1,000,000" in result.err
 
 
 def test_a_missing_data_set_names_three_ways(nas: InProcess, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

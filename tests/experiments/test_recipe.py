@@ -63,7 +63,7 @@ def test_the_recipes_that_errors_point_to_spell_out_every_key(name: str) -> None
 def test_a_short_recipe_gets_the_default_of_every_section_it_leaves_out(tmp_path: Path) -> None:
     recipe = load_recipe(written(tmp_path, SMALL))
     assert (recipe.train, recipe.search, recipe.refine) == (TrainSettings(), SearchSettings(), RefineSettings())
-    assert (recipe.train.epochs, recipe.search.sampler, recipe.verify.protocol) == (40, "nsga2", "standard")
+    assert (recipe.train.epochs, recipe.search.sampler, recipe.verify.protocol) == (40, "surrogate", "standard")
     assert recipe.model_name == "archsmith-small"
 
 
@@ -136,7 +136,11 @@ def test_overrides_are_yaml_scalars_lists_and_sections() -> None:
         ("data.dataset=cifar", "data.dataset: unknown data set 'cifar'; known: "),
         ("data.report=all", "data.report: got 'all', expected an integer >= 1 and <= 1,000,000 or 'official'"),
         ("data.report=official", "data.report: got 'official', but digits has no test set of its own"),
-        ("search.sampler=grid", "search.sampler: got 'grid', expected one of 'nsga2', 'tpe'"),
+        (
+            "search.sampler=grid",
+            "search.sampler: got 'grid', expected one of 'surrogate', 'nsga2', 'nsga3', 'tpe', 'gp', 'random'",
+        ),
+        ("search.limits.params=0", "search.limits.params: got 0, expected a number > 0 or null"),
         ("search.limits.latency_ms=-1", "search.limits.latency_ms: got -1, expected a number > 0 or null"),
         ("profile.fit=110", "profile.max_measured: got 120, expected an integer >= fit + held_out = 110 + 16"),
         ("export.formats=[onnx, tflite]", "export.formats[1]: got 'tflite', expected one of 'onnx', 'openvino', "),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from experiments.errors import DataError, RecipeError
-from experiments.recipe import DeviceSettings, Recipe, load_recipe
+from experiments.recipe import DeviceSettings, Recipe, SearchLimits, SearchSettings, load_recipe
 from experiments.session import (
     exclusive,
     is_trained,
@@ -114,6 +114,16 @@ def test_other_results_are_refused_and_other_speed_is_not(tmp_path: Path) -> Non
         recipe_to_continue(recipe(tmp_path, epochs=4), run.path)
     faster = recipe(tmp_path, threads_per_worker=1)
     assert recipe_to_continue(faster, run.path) == faster
+
+
+def test_the_search_may_change_when_a_run_goes_on(tmp_path: Path) -> None:
+    made = recipe(tmp_path)
+    run = run_of(tmp_path / "run", made, epochs=0)
+    search = SearchSettings(sampler="tpe", evaluations=7, limits=SearchLimits(macs=1e6))
+    changed = made.model_copy(update={"search": search})
+    assert changed.search != made.search
+    assert recipe_to_continue(changed, run.path) == changed
+    assert open_session(changed, run.path).recipe == load_recipe(run.recipe_path) == changed
 
 
 def test_what_can_be_trained_has_phases_and_what_cannot_says_why(tmp_path: Path, start: Path) -> None:

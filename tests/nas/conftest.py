@@ -84,11 +84,10 @@ def searched(tmp_path_factory: pytest.TempPathFactory, profiled: TinyRun, data: 
         record_evaluated(bench, evaluated)
 
     run_search(
-        open_study(run.study_path, name="tiny", space=SPACE, settings=SEARCH, limit=None),
+        open_study(run.study_path, name="tiny", pricer=make_pricer(run), settings=SEARCH),
         pricer=make_pricer(run),
         pool=SerialPool(bench.judge.judge),
         settings=SEARCH,
-        limit=None,
         known={},
         record=record,
         on_progress=ignore,

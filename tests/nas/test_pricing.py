@@ -5,7 +5,7 @@ import pytest
 
 from hardware.cost import analytic_costs
 from nas.errors import InfeasibleError
-from nas.pricing import Pricer, latency_limit, require_reachable
+from nas.pricing import LIMITS, Pricer, require_reachable, search_limits, violations
 from searchspaces import SpaceError, get_space
 from tests.nas.tiny_run import NUM_CLASSES, SPACE, TinyRun, make_pricer
 
@@ -50,32 +50,51 @@ def test_the_fastest_architecture_is_found_among_all(macs_pricer: Pricer) -> Non
     assert macs_pricer.price([arch])[0] == price
 
 
-def test_without_a_limit_everything_is_reachable(macs_pricer: Pricer) -> None:
-    assert latency_limit(None) is None
-    require_reachable(macs_pricer, limit=None, seed=0)
+def test_costs_are_those_of_the_price(macs_pricer: Pricer) -> None:
+    archs = SPACE.architectures(SPACE.sample_many(5, np.random.default_rng(2)))
+    prices = macs_pricer.price(archs)
+    assert list(macs_pricer.costs) == list(LIMITS)
+    for name, cost in macs_pricer.costs.items():
+        assert cost(SPACE.genomes(archs)).tolist() == [price.cost(name) for price in prices]
 
 
-def test_a_limit_that_something_meets_passes(macs_pricer: Pricer) -> None:
-    _, price = macs_pricer.fastest(seed=0)
-    limit = latency_limit(price.latency_predicted_ms * 1.0001)
-    assert limit is not None
-    assert limit.violation(price.latency_predicted_ms) < 0
-    require_reachable(macs_pricer, limit=limit, seed=0)
+def test_without_limits_everything_is_reachable(macs_pricer: Pricer) -> None:
+    assert search_limits({"latency_ms": None, "macs": None, "params": None}) == ()
+    require_reachable(SPACE, costs=macs_pricer.costs, limits=(), seed=0)
+    assert violations(SPACE.genomes([SPACE.smallest]), costs=macs_pricer.costs, limits=()).tolist() == [0.0]
 
 
-def test_an_infeasible_limit_names_the_smallest_reachable_latency(macs_pricer: Pricer) -> None:
+def test_limits_that_something_meets_pass(macs_pricer: Pricer) -> None:
+    price = macs_pricer.price([SPACE.smallest])[0]
+    values = {name: price.cost(name) * 1.0001 for name in LIMITS}
+    require_reachable(SPACE, costs=macs_pricer.costs, limits=search_limits(values), seed=0)
+
+
+def test_infeasible_limits_are_answered_with_the_smallest_values_and_what_binds(macs_pricer: Pricer) -> None:
     arch, price = macs_pricer.fastest(seed=0)
+    fewest = macs_pricer.price([SPACE.smallest])[0].params
+    limits = search_limits({"latency_ms": price.latency_predicted_ms / 2, "macs": None, "params": fewest * 1.5})
     with pytest.raises(InfeasibleError) as caught:
-        require_reachable(macs_pricer, limit=latency_limit(price.latency_predicted_ms / 2), seed=0)
-    reachable = f"{price.latency_predicted_ms:.4g} ms"
-    assert f"the smallest reachable latency is {reachable} (predicted, {arch.arch_id})" in str(caught.value)
-    assert f"latency_ms <= {price.latency_predicted_ms / 2:g} ms" in str(caught.value)
-    assert f"search.limits.latency_ms above {reachable}" in caught.value.hint
+        require_reachable(SPACE, costs=macs_pricer.costs, limits=limits, seed=0)
+    text = str(caught.value)
+    assert f"meets latency_ms <= {price.latency_predicted_ms / 2:g} ms, params <= {fewest * 1.5:g};" in text
+    assert f"latency_ms {price.latency_predicted_ms:.6g} ms (predicted, {arch.arch_id})" in text
+    assert f"params {fewest:.6g} (estimated, " in text
+    assert text.endswith("latency_ms binds")
+    assert "raise latency_ms above" in caught.value.hint
+
+
+def test_limits_that_can_only_be_met_one_at_a_time_bind_together(macs_pricer: Pricer) -> None:
+    # A cost that is small where the network is large.
+    ends = [macs_pricer.price([arch])[0].macs for arch in (SPACE.smallest, SPACE.largest)]
+    costs = {**macs_pricer.costs, "params": lambda genomes_NG: sum(ends) - macs_pricer.costs["macs"](genomes_NG)}
+    limits = search_limits({"macs": ends[0] * 1.01, "params": ends[0] * 1.01})
+    with pytest.raises(InfeasibleError, match="macs and params bind together, each alone can be met"):
+        require_reachable(SPACE, costs=costs, limits=limits, seed=0)
 
 
 def test_a_limit_is_violated_relative_to_its_value() -> None:
-    limit = latency_limit(2.0)
-    assert limit is not None
+    (limit,) = search_limits({"latency_ms": 2.0})
     assert limit.violation(3.0) == pytest.approx(0.5)
     assert limit.violation(2.0) == 0.0
     assert limit.violation(1.0) == pytest.approx(-0.5)

@@ -58,9 +58,7 @@ TRAIN = TrainSettings(
     seed=SEED,
 )
 PROFILE = ProfileSettings(fit=12, held_out=4, max_measured=16, max_mape_percent=1e6, protocol="quick", seed=SEED)
-SEARCH = SearchSettings(
-    sampler="nsga2", evaluations=12, population=4, subnets_per_task=3, latency_limit_ms=None, seed=SEED
-)
+SEARCH = SearchSettings(sampler="nsga2", evaluations=12, population=4, subnets_per_task=3, limits=(), seed=SEED)
 REFINE = RefineSettings(candidates=2, epochs=2, learning_rate=0.02, batch_size=32, weight_decay=3e-5, seed=SEED)
 
 

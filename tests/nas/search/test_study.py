@@ -4,32 +4,35 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import get_args
 
+import numpy as np
 import optuna
 import pytest
 from optuna.trial import TrialState
 
 from nas.errors import RunError
 from nas.objectives import Limit
-from nas.search.settings import SearchSettings
+from nas.pricing import Price, Pricer
+from nas.search.settings import SamplerName, SearchSettings
 from nas.search.study import SearchStudy, Values, open_study
-from searchspaces import Architecture, SearchSpace, get_space
-from tests.nas.tiny_run import SEARCH, SPACE
+from searchspaces import Architecture, get_space
+from tests.nas.tiny_run import SEARCH, SPACE, price_by_macs
 
-LIMIT = Limit(name="latency_ms", value=2.0, unit="ms")
+LIMITS = (Limit(name="latency_ms", value=2.0, unit="ms"), Limit(name="params", value=1000.0, unit=""))
 
 Open = Callable[..., SearchStudy]
 
 
 @pytest.fixture
-def open_again(tmp_path: Path) -> Open:
+def open_again(tmp_path: Path, macs_pricer: Pricer) -> Open:
     """Opens the one study of the test, as every new process would."""
 
     def open_it(
-        *, space: SearchSpace = SPACE, limit: Limit | None = None, settings: SearchSettings = SEARCH
+        *, pricer: Pricer = macs_pricer, limits: tuple[Limit, ...] = (), settings: SearchSettings = SEARCH
     ) -> SearchStudy:
-        return open_study(tmp_path / "study.db", name="tiny", space=space, settings=settings, limit=limit)
+        settings = replace(settings, limits=limits)
+        return open_study(tmp_path / "study.db", name="tiny", pricer=pricer, settings=settings)
 
     return open_it
 
@@ -37,6 +40,18 @@ def open_again(tmp_path: Path) -> Open:
 def trials(path: Path) -> list[optuna.trial.FrozenTrial]:
     """The trials as Optuna itself reads them."""
     return optuna.load_study(study_name="tiny", storage=f"sqlite:///{path / 'study.db'}").get_trials()
+
+
+def priced(latency_ms: float, *, params: int = 900) -> Price:
+    return Price(
+        device_id="macs",
+        latency_predicted_ms=latency_ms,
+        latency_predicted_low_ms=latency_ms,
+        latency_predicted_high_ms=latency_ms,
+        in_range=True,
+        macs=10_000,
+        params=params,
+    )
 
 
 def ask_many(study: SearchStudy, num: int) -> list[Architecture]:
@@ -48,8 +63,8 @@ def ask_many(study: SearchStudy, num: int) -> list[Architecture]:
     return archs
 
 
-@pytest.mark.parametrize("sampler", ["nsga2", "tpe"])
-def test_proposals_are_architectures_of_the_space(open_again: Open, sampler: Literal["nsga2", "tpe"]) -> None:
+@pytest.mark.parametrize("sampler", get_args(SamplerName))
+def test_proposals_are_architectures_of_the_space(open_again: Open, sampler: SamplerName) -> None:
     study = open_again(settings=replace(SEARCH, sampler=sampler))
     archs = ask_many(study, 6)
     assert [SPACE.architecture(dict(arch.genes)) for arch in archs] == archs
@@ -90,22 +105,22 @@ def test_reopening_goes_on_and_does_not_repeat_the_same_proposals(open_again: Op
     assert first != second
 
 
-def test_the_seed_decides_the_proposals(tmp_path: Path) -> None:
+def test_the_seed_decides_the_proposals(tmp_path: Path, macs_pricer: Pricer) -> None:
     proposals = []
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
         (tmp_path / name).mkdir()
         settings = replace(SEARCH, seed=seed)
-        study = open_study(tmp_path / name / "study.db", name="tiny", space=SPACE, settings=settings, limit=None)
+        study = open_study(tmp_path / name / "study.db", name="tiny", pricer=macs_pricer, settings=settings)
         proposals.append(ask_many(study, 4))
     assert proposals[0] == proposals[1]
     assert proposals[0] != proposals[2]
 
 
-def test_the_distance_to_the_limit_is_a_constraint(open_again: Open, tmp_path: Path) -> None:
-    study = open_again(limit=LIMIT)
-    for latency_ms in (1.0, 3.0):
+def test_the_distance_to_each_limit_is_a_constraint(open_again: Open, tmp_path: Path) -> None:
+    study = open_again(limits=LIMITS)
+    for latency_ms, params in ((1.0, 900), (3.0, 900), (0.5, 1100)):
         trial, _ = study.ask()
-        study.constrain(trial, latency_ms=latency_ms)
+        study.constrain(trial, priced(latency_ms, params=params))
         study.tell(trial, Values(accuracy=0.5, latency_ms=latency_ms))
     found = optuna.load_study(study_name="tiny", storage=f"sqlite:///{tmp_path / 'study.db'}")
     # only the feasible one is among the best
@@ -113,15 +128,15 @@ def test_the_distance_to_the_limit_is_a_constraint(open_again: Open, tmp_path: P
 
 
 def test_what_is_not_evaluated_is_marked(open_again: Open, tmp_path: Path) -> None:
-    study = open_again(limit=LIMIT)
+    study = open_again(limits=LIMITS)
     trial, _ = study.ask()
-    study.constrain(trial, latency_ms=4.0)
-    study.tell_infeasible(trial, latency_ms=4.0)
+    study.constrain(trial, priced(4.0))
+    study.tell_infeasible(trial, priced(4.0))
     trial, _ = study.ask()
     study.fail(trial, reason="out of memory " * 100)
     infeasible, failed = trials(tmp_path)
     assert infeasible.state == TrialState.COMPLETE
-    assert "exceeds the limit" in infeasible.user_attrs["not_evaluated"]
+    assert infeasible.user_attrs["not_evaluated"] == "not within latency_ms <= 2 ms, params <= 1000"
     assert failed.state == TrialState.FAIL
     assert failed.user_attrs["not_evaluated"].startswith("out of memory")
 
@@ -154,8 +169,10 @@ def test_recovery_fails_a_trial_that_has_no_architecture_yet(open_again: Open, t
 
 def test_a_study_of_another_space_is_refused_with_both_names(open_again: Open) -> None:
     open_again()
+    space = get_space("mbconv-small")
+    other = price_by_macs(space, space.sample_many(20, np.random.default_rng(0)))
     with pytest.raises(RunError, match=f"searches space '{SPACE.space_id}', this run 'mbconv-small'") as caught:
-        open_again(space=get_space("mbconv-small"))
+        open_again(pricer=other)
     assert "study.db away" in caught.value.hint
 
 
