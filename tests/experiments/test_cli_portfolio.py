@@ -64,7 +64,7 @@ def test_the_table_shows_the_price_of_sharing(nas: InProcess, run: Run) -> None:
 def test_bad_input_is_said(nas: InProcess, run: Run, devices: str, budgets: str, code: int, message: str) -> None:
     result = nas("portfolio", run.path, "--devices", devices, "--budgets", budgets)
     assert result.code == code
-    assert message in result.err.replace("│ ", "").replace(" │", "")
+    assert message in result.err.replace("\u2502 ", "").replace(" \u2502", "")
 
 
 def test_it_needs_a_run(nas: InProcess, tmp_path: Path) -> None:
