@@ -55,7 +55,9 @@ class _Evolution:
         self._rng = np.random.default_rng((seed, 17))
         choices = objectives.space.choices
         self._counts_G = np.array([len(choice.values) for choice in choices], dtype=np.int8)
-        units = [choice.name.rpartition(".")[0] if choice.kind in ("kernel", "expand") else choice.name for choice in choices]
+        units = [
+            choice.name.rpartition(".")[0] if choice.kind in ("kernel", "expand") else choice.name for choice in choices
+        ]
         names = list(dict.fromkeys(units))
         self._unit_G = np.array([names.index(unit) for unit in units])
         self._mutation_U = np.array([_RESOLUTION_MUTATION if name == RESOLUTION else _MUTATION for name in names])
