@@ -87,4 +87,5 @@ def _best_of_classes(accuracy_N: FloatArray, cost_N: FloatArray) -> npt.NDArray[
     class_N = ((log_N - log_N.min()) / width * (_CLASSES - 1)).astype(np.int64)
     order = np.lexsort((-accuracy_N, class_N))
     first_N = np.append(True, class_N[order][1:] != class_N[order][:-1])
-    return order[first_N]
+    best: npt.NDArray[np.intp] = order[first_N]
+    return best

@@ -10,6 +10,7 @@ import pickletools
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -58,7 +59,8 @@ def read_accuracies(path: Path, *, space: NASBench201Space, genomes_NG: npt.NDAr
     column = [_KEY_EDGES.index(edge) for edge in EDGES]
     try:
         by_cell = {
-            bytes(place[key[edge]] for edge in column): float(record[_FIELD]) / 100.0 for key, record in records.items()
+            bytes(place[key[edge]] for edge in column): float(str(record[_FIELD])) / 100.0
+            for key, record in records.items()
         }
         accuracy_N = np.array([by_cell[row.tobytes()] for row in genomes_NG], dtype=np.float64)
     except (KeyError, IndexError, TypeError, ValueError) as e:
@@ -103,8 +105,8 @@ class _Reader:
 
     def __init__(self) -> None:
         # Contents of a file: anything; what does not fit is an error when it is used.
-        self.stack: list = []
-        self._memory: list = []
+        self.stack: list[Any] = []
+        self._memory: list[Any] = []
         self._marks: list[int] = []
         self._ways: dict[str, Callable[[], None]] = {
             "MARK": lambda: self._marks.append(len(self.stack)),
@@ -112,7 +114,8 @@ class _Reader:
             "EMPTY_TUPLE": lambda: self.stack.append(()),
             "TUPLE": lambda: self.stack.append(tuple(self._since_mark())),
             "MEMOIZE": lambda: self._memory.append(self.stack[-1]),
-            "SETITEMS": self._set_items,
+            "SETITEM": lambda: self._set_items([self.stack.pop(-2), self.stack.pop()]),
+            "SETITEMS": lambda: self._set_items(self._since_mark()),
             "STACK_GLOBAL": self._class,
             "NEWOBJ": self._object,
             "BUILD": lambda: self.stack[-2].update(self.stack.pop()),
@@ -128,14 +131,13 @@ class _Reader:
         elif name not in _IGNORED:
             raise DataError(f"the accuracies ask for {name}, which plain data do not need", hint=WHERE)
 
-    def _since_mark(self) -> list:
+    def _since_mark(self) -> list[Any]:
         start = self._marks.pop()
         items = self.stack[start:]
         del self.stack[start:]
         return items
 
-    def _set_items(self) -> None:
-        items = self._since_mark()
+    def _set_items(self, items: list[Any]) -> None:
         self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
 
     def _class(self) -> None:

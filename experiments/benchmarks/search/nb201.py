@@ -105,8 +105,9 @@ def _add_ratios(report: BenchmarkReport, found: Mapping[str, Mapping[str, Curves
             return
         ours = float(np.median(curves[OURS].to(_SHARE)))
         needs = {name: float(np.median(one.to(_SHARE))) for name, one in others.items()}
-        best = min(others, key=lambda name, n=needs, o=others: min(n[name], o[name].budget))
-        bounds.append(min(needs[best], others[best].budget) / ours)
+        at_least = {name: min(needs[name], float(one.budget)) for name, one in others.items()}
+        best = min(at_least, key=at_least.__getitem__)
+        bounds.append(at_least[best] / ours)
         report.add(f"nb201/{device}/all/evaluations_ratio_to_{_SHARE:g}", bounds[-1] or None)
         report.add(f"nb201/{device}/all/best_optuna_sampler", best)
         if np.isfinite(least := min(needs.values())):

@@ -23,7 +23,7 @@ from searchspaces.genomes import Genomes
 GENERATIONS = 500
 _POPULATION, _PARENTS, _MUTATED = 100, 25, 50
 _MUTATION, _RESOLUTION_MUTATION = 0.1, 0.5
-_DRAWS_AT_ONCE, _MOST_ROUNDS = 200, 5000
+_DRAWS_AT_ONCE, _MOST_ROUNDS = 200, 2000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +53,7 @@ class _Evolution:
     def __init__(self, objectives: OfaObjectives, *, limit_ms: float, seed: int) -> None:
         self._objectives, self._limit_ms = objectives, limit_ms
         self._rng = np.random.default_rng((seed, 17))
+        self._parents_NG: Genomes = objectives.space.genomes([])
         choices = objectives.space.choices
         self._counts_G = np.array([len(choice.values) for choice in choices], dtype=np.int8)
         units = [
@@ -105,7 +106,8 @@ class _Evolution:
         return np.where(from_first_NG, self._some_parents(num), self._some_parents(num))
 
     def _some_parents(self, num: int) -> Genomes:
-        return self._parents_NG[self._rng.integers(len(self._parents_NG), size=num)]
+        some_NG: Genomes = self._parents_NG[self._rng.integers(len(self._parents_NG), size=num)]
+        return some_NG
 
     def _accuracy(self, genomes_NG: Genomes) -> npt.NDArray[np.float64]:
         return self._objectives.accuracy(self._objectives.space.canonicalise(genomes_NG))

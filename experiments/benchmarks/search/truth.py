@@ -38,7 +38,8 @@ class Problem:
     def cost_NM(self) -> FloatArray:
         """The values, all to be minimised."""
         sign_M = [-1.0 if objective.direction == "maximize" else 1.0 for objective in self.objectives]
-        return self.values_NM * np.array(sign_M)
+        cost_NM: FloatArray = self.values_NM * np.array(sign_M)
+        return cost_NM
 
 
 class ExactFront:
