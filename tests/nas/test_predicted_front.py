@@ -24,7 +24,9 @@ def test_it_finds_the_exact_front_of_a_space_that_can_be_listed() -> None:
     accuracy_N, cost_N = predict(enumerate_genomes(SPACE))
     exact = pareto_mask(accuracy_N, cost_N)
     found = predicted_front(SPACE, predict, seed=0, generations=30)
-    assert set(zip(found.accuracy_N, found.cost_N, strict=True)) == set(zip(accuracy_N[exact], cost_N[exact], strict=True))
+    assert set(zip(found.accuracy_N, found.cost_N, strict=True)) == set(
+        zip(accuracy_N[exact], cost_N[exact], strict=True)
+    )
 
 
 def test_a_front_is_ordered_and_its_values_are_those_of_its_genomes() -> None:

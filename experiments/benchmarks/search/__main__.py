@@ -17,7 +17,7 @@ from experiments.benchmarks.harness import BenchmarkReport, benchmark_parser, st
 from experiments.benchmarks.search.macro import add_macro
 from experiments.benchmarks.search.nb201 import add_nb201
 from experiments.benchmarks.search.ofa import add_ofa
-from experiments.benchmarks.search.samplers import SAMPLERS
+from experiments.benchmarks.search.samplers import BUDGETS, SAMPLERS
 
 _PARTS: Mapping[str, Callable[[BenchmarkReport, argparse.Namespace], None]] = {
     "nb201": add_nb201,
@@ -45,7 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--work", type=Path, metavar="DIR", help="keeps finished searches, one file a sampler")
     parser.add_argument(
-        "--gp-evaluations", type=int, default=200, metavar="N", help="it is slow [default: %(default)s]"
+        "--evaluations",
+        type=_budgets,
+        default={},
+        metavar="LIST",
+        help=f"budgets [default: {','.join(f'{name}={budget}' for name, budget in BUDGETS.items())}]",
     )
     parser.add_argument("--gp-seeds", type=int, default=3, metavar="N", help="at most so many [default: %(default)s]")
     options, report = start(parser, argv)
@@ -63,6 +67,13 @@ def _some_of(known: Sequence[str]) -> Callable[[str], tuple[str, ...]]:
         return some
 
     return read
+
+
+def _budgets(text: str) -> dict[str, int]:
+    pairs = [part.partition("=") for part in text.split(",")]
+    if any(name not in BUDGETS or not number.isdecimal() or int(number) < 1 for name, _, number in pairs):
+        raise argparse.ArgumentTypeError(f"{text!r} is no list like tpe=300,gp=100 of {', '.join(BUDGETS)}")
+    return {name: int(number) for name, _, number in pairs}
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from experiments.benchmarks.harness import BenchmarkReport
-from experiments.benchmarks.search.samplers import OURS, run_search
+from experiments.benchmarks.search.samplers import BUDGETS, OURS, run_search
 from experiments.benchmarks.search.store import Searched, SearchStore
 from experiments.benchmarks.search.truth import ExactFront, Problem, evaluations_to
 from nas.search.models import Compute
@@ -16,9 +16,7 @@ from predictors.prediction import FloatArray
 
 AT = (60, 120, 200, 500)
 TO = (0.98, 0.99)
-# It repeats itself so often, and gets so slow with the number of trials, that a thousand would take many minutes.
-_BUDGETS = {OURS: 300, "tpe": 500}
-_BUDGET, _QUICK_BUDGET = 1000, 60
+_QUICK_BUDGET = 60
 _GP = "gp"
 
 
@@ -70,7 +68,7 @@ def compare(
     for sampler in options.samplers:
         searches = [
             _searched(
-                report, store, case, problem, sampler, seed=seed, budget=budget_of(options, sampler), computed=computed
+                report, store, case, problem, sampler, seed=seed, budget=_budget(options, sampler), computed=computed
             )
             for seed in range(_seeds(options, sampler))
         ]
@@ -90,11 +88,8 @@ def compare(
     return curves
 
 
-def budget_of(options: argparse.Namespace, sampler: str) -> int:
-    """Unique evaluations of a sampler; the Gaussian process of Optuna gets slow and has its own option."""
-    if options.quick:
-        return _QUICK_BUDGET
-    return int(options.gp_evaluations) if sampler == _GP else _BUDGETS.get(sampler, _BUDGET)
+def _budget(options: argparse.Namespace, sampler: str) -> int:
+    return _QUICK_BUDGET if options.quick else int(options.evaluations.get(sampler, BUDGETS[sampler]))
 
 
 def _seeds(options: argparse.Namespace, sampler: str) -> int:

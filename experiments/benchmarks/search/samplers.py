@@ -27,6 +27,8 @@ _OPTUNA: Mapping[str, Callable[[int], BaseSampler]] = {
     "random": lambda seed: RandomSampler(seed=seed),
 }
 SAMPLERS = (OURS, *_OPTUNA)
+BUDGETS: Mapping[str, int] = {OURS: 300, "nsga2": 1000, "nsga3": 1000, "tpe": 500, "gp": 120, "random": 1000}
+"""Unique evaluations of a search; TPE repeats itself often, and both it and the Gaussian process get slow."""
 
 
 def run_search(
