@@ -19,7 +19,8 @@ from predictors.prediction import FloatArray
 from searchspaces import SearchSpace
 from searchspaces.nas_bench_macro import NASBenchMacroSpace, nas_bench_macro
 
-_MACRO, _OFA = "nas_bench_macro/nas-bench-macro_cifar10.json", "ofa/ofa_mbv3_accuracy.npz"
+MACRO = "nas_bench_macro/nas-bench-macro_cifar10.json"
+_OFA = "ofa/ofa_mbv3_accuracy.npz"
 _SIZES = (50, 100, 250)
 # Kendall's tau at least and RMSE at most.
 _WANTED = {("ofa_accuracy", 100): (0.88, 0.22)}
@@ -30,9 +31,9 @@ _Peer = Callable[[FloatArray, FloatArray, FloatArray], FloatArray]
 
 def add_accuracy(report: BenchmarkReport, options: argparse.Namespace) -> None:
     """Kendall's tau and RMSE on all networks that were not fitted, against ridge, random forest and an MLP."""
-    if (path := report.data_file(_MACRO)) is not None:
+    if (path := report.data_file(MACRO)) is not None:
         space = nas_bench_macro()
-        genomes_NG, accuracy_N, noise = _read(path, space)
+        genomes_NG, accuracy_N, noise = read_macro(path, space)
         report.add("macro/noise/rmse_points", 100.0 * noise)
         _compare(report, options, "macro", _Trained(space=space, genomes_NG=genomes_NG, accuracy_N=accuracy_N))
     if (path := report.data_file(_OFA)) is not None:
@@ -84,7 +85,7 @@ def _compare(report: BenchmarkReport, options: argparse.Namespace, case: str, da
     report.show(f"{case}: Kendall's tau, RMSE in points", headings=headings, rows=rows)
 
 
-def _read(path: Path, space: NASBenchMacroSpace) -> tuple[npt.NDArray[np.int8], FloatArray, float]:
+def read_macro(path: Path, space: NASBenchMacroSpace) -> tuple[npt.NDArray[np.int8], FloatArray, float]:
     """Genomes, mean accuracies (0 to 1) and what the mean of three seeds scatters by."""
     content = json.loads(path.read_text(encoding="utf-8"))
     genomes_NG = space.genomes([space.from_key(key) for key in content])

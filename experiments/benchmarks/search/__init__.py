@@ -1,0 +1,1 @@
+"""Search against published truth: exact fronts, and once-for-all's own evolution."""

@@ -1,0 +1,74 @@
+"""One search of a known space by a sampler: Optuna's own and ours, on the same terms.
+
+Only unique evaluations count. What a sampler proposes again is told from the cache; after some repetitions in a row an
+unseen architecture is drawn for it, as `nas search` does.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import optuna
+from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
+
+from experiments.benchmarks.search.truth import Problem
+from nas.search.models import Compute
+from nas.search.surrogate import SurrogateSampler
+
+OURS = "surrogate"
+_POPULATION = 20
+_PATIENCE = 8
+
+_OPTUNA: Mapping[str, Callable[[int], BaseSampler]] = {
+    "nsga2": lambda seed: NSGAIISampler(population_size=_POPULATION, seed=seed),
+    "nsga3": lambda seed: NSGAIIISampler(population_size=_POPULATION, seed=seed),
+    "tpe": lambda seed: TPESampler(seed=seed),
+    "gp": lambda seed: GPSampler(seed=seed, deterministic_objective=True),
+    "random": lambda seed: RandomSampler(seed=seed),
+}
+SAMPLERS = (OURS, *_OPTUNA)
+BUDGETS: Mapping[str, int] = {OURS: 300, "nsga2": 1000, "nsga3": 1000, "tpe": 500, "gp": 120, "random": 1000}
+"""Unique evaluations of a search; TPE repeats itself often, and both it and the Gaussian process get slow."""
+
+
+def run_search(
+    problem: Problem, sampler: str, *, seed: int, budget: int, computed: Mapping[str, Compute] | None = None
+) -> list[int]:
+    """Search, and return the rows of `problem` that were evaluated, in their order.
+
+    Args:
+        problem: what is searched.
+        sampler: one of `SAMPLERS`.
+        seed: of the sampler.
+        budget: unique evaluations; fewer if the space has no more.
+        computed: objectives that ours may compute; the others have no place for that.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        chosen = (
+            SurrogateSampler(problem.space, objectives=problem.objectives, computed=computed, seed=seed)
+            if sampler == OURS
+            else _OPTUNA[sampler](seed)
+        )
+    directions = [objective.direction for objective in problem.objectives]
+    return _search(problem, optuna.create_study(sampler=chosen, directions=directions), seed=seed, budget=budget)
+
+
+def _search(problem: Problem, study: optuna.Study, *, seed: int, budget: int) -> list[int]:
+    space = problem.space
+    row_of = {genome_G.tobytes(): n for n, genome_G in enumerate(problem.genomes_NG)}
+    unseen = np.random.default_rng((seed, 31)).permutation(len(problem.genomes_NG)).tolist()
+    found: dict[int, None] = {}
+    repeated = 0
+    while len(found) < min(budget, len(problem.genomes_NG)):
+        if repeated >= _PATIENCE:
+            while unseen[-1] in found:
+                unseen.pop()
+            study.enqueue_trial(space.complete_genes(space.architectures(problem.genomes_NG[unseen[-1:]])[0]))
+        trial = study.ask()
+        row = row_of[space.genomes([space.suggest(trial)])[0].tobytes()]
+        study.tell(trial, problem.values_NM[row].tolist())
+        repeated = repeated + 1 if row in found else 0
+        found[row] = None
+    return list(found)
