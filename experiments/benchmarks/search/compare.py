@@ -11,7 +11,7 @@ from experiments.benchmarks.harness import BenchmarkReport
 from experiments.benchmarks.search.samplers import BUDGETS, OURS, run_search
 from experiments.benchmarks.search.store import Searched, SearchStore
 from experiments.benchmarks.search.truth import ExactFront, Problem, evaluations_to
-from nas.search.models import Compute
+from nas.pricing import Compute
 from predictors.prediction import FloatArray
 
 AT = (60, 120, 200, 500)

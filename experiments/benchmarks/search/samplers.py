@@ -12,7 +12,7 @@ import optuna
 from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
 
 from experiments.benchmarks.search.truth import Problem
-from nas.search.models import Compute
+from nas.pricing import Compute
 from nas.search.surrogate import SurrogateSampler
 
 OURS = "surrogate"
