@@ -232,7 +232,7 @@ class _Outlook:
     def best(
         self, cost_PM: FloatArray, pending_NG: Genomes, *, known: set[bytes], limits: Mapping[int, float]
     ) -> _Genome | None:
-        """The unseen candidate that is expected to add most to the front of `cost_PM`; None if there is none."""
+        """The unseen candidate that is expected to add most to the front of `cost_PM`; None if none adds anything."""
         open_N = np.array([row.tobytes() not in known for row in self.candidates_NG], dtype=np.bool_)
         if not open_N.any():
             return None
@@ -246,8 +246,9 @@ class _Outlook:
         gain_N = expected_improvement(mean_NM, spread_NM, front_PM, ref_M)
         for m, highest in limits.items():
             gain_N *= ndtr((highest - mean_NM[:, m]) / np.maximum(spread_NM[:, m], _LEAST_SPREAD))
-        chosen_G: _Genome = candidates_NG[int(gain_N.argmax())]
-        return chosen_G
+        best = int(gain_N.argmax())
+        # Where nothing is expected of any of them, chance is better than the order of the genomes.
+        return candidates_NG[best] if gain_N[best] > 0.0 else None
 
 
 def _optimism(mean_NM: FloatArray, spread_NM: FloatArray) -> FloatArray:
