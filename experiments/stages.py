@@ -117,7 +117,7 @@ def profile(session: Session, *, reporter: Reporter) -> bool:
     if _is_profiled(session, reporter=reporter):
         reporter.done("finished before")
         return False
-    _, found = profile_device(
+    predictor, found = profile_device(
         session.bench,
         settings=_profile_settings(session),
         on_progress=reporter.progress,
@@ -125,9 +125,11 @@ def profile(session: Session, *, reporter: Reporter) -> bool:
         sources=_sources(session),
     )
     scores = found.scores
+    reporter.message(f"predictor: {predictor.family}, by errors on left-out measurements")
     reporter.done(
         f"held-out error {scores.mape_percent:.1f} % (Spearman {scores.spearman:.3f}, Kendall {scores.kendall:.3f}, "
-        f"{scores.within_5_percent:.0%} within 5 %, {scores.within_10_percent:.0%} within 10 %)"
+        f"{scores.within_5_percent:.0%} within 5 %, {scores.within_10_percent:.0%} within 10 %, "
+        f"{scores.coverage:.0%} inside their 90 % intervals)"
     )
     if not found.accepted:
         reporter.message(

@@ -28,11 +28,15 @@ class DifferentiableLatency:
         predictor: one without sources.
 
     Raises:
-        PredictorError: the predictor builds on other devices, none of its families has gradients, or its space's
-            operators depend on too many genes.
+        PredictorError: no `LatencyPredictor`, or one that builds on other devices, none of its families has gradients,
+            or its space's operators depend on too many genes.
     """
 
     def __init__(self, predictor: LatencyPredictor) -> None:
+        if not isinstance(predictor, LatencyPredictor):
+            raise PredictorError(
+                f"{type(predictor).__name__} has no gradients", hint="give a predictor that fit_latency_predictor made"
+            )
         if predictor.sources:
             raise PredictorError(
                 f"the predictor of {predictor.device_id!r} builds on {len(predictor.sources)} others, "

@@ -97,7 +97,8 @@ class LatencyPredictor:
             table, space=self.space, device_id=self.device_id, quantity=self.quantity, unit=self.unit
         )
         held_out.refuse_fitted(self.fitted_NG)
-        return score(self.predict(held_out.genomes_NG).mean, held_out.cost_N)
+        prediction = self.predict(held_out.genomes_NG)
+        return replace(score(prediction.mean, held_out.cost_N), coverage=prediction.coverage(held_out.cost_N))
 
     def with_scores(self, scores: Scores) -> "LatencyPredictor":
         """The same predictor with its held-out scores, which `save` puts on the card."""
@@ -233,7 +234,15 @@ def fit_cost_predictor(
     return predictor
 
 
+def _is_positive(value: object) -> bool:
+    return isinstance(value, int | float | np.number) and 0.0 < float(value) < float("inf")
+
+
 def _require_plausible(predictor: LatencyPredictor, arch: Architecture, cost: float) -> None:
+    if not _is_positive(cost):
+        raise PredictorError(
+            f"the reference's cost is {cost!r}, expected a positive number", hint="measure the reference network again"
+        )
     predicted = float(predictor.predict([arch]).mean[0])
     if not 1.0 / _MOST_IMPLAUSIBLE < predicted / cost < _MOST_IMPLAUSIBLE:
         raise PredictorError(

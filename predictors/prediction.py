@@ -43,3 +43,7 @@ class Prediction:
     def relative_width(self) -> FloatArray:
         """(N,) full width of the interval divided by the mean."""
         return (self.upper - self.lower) / self.mean
+
+    def coverage(self, measured_N: FloatArray) -> float:
+        """Share (0 ... 1) of N measurements, in the same order and unit, that the intervals hold."""
+        return float(((self.lower <= measured_N) & (measured_N <= self.upper)).mean())

@@ -19,6 +19,7 @@ class Scores:
         kendall: Kendall's tau-b, -1 ... 1; NaN when one side is constant.
         within_5_percent, within_10_percent: share (0 ... 1) of predictions at most that far from the measurement.
         num: number of compared architectures.
+        coverage: share (0 ... 1) of measurements inside the predictions' intervals; NaN where nobody looked.
     """
 
     mape_percent: float
@@ -27,6 +28,7 @@ class Scores:
     within_5_percent: float
     within_10_percent: float
     num: int
+    coverage: float = float("nan")
 
 
 def score(predicted: npt.ArrayLike, measured: npt.ArrayLike) -> Scores:

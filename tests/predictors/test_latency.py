@@ -1,5 +1,6 @@
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -150,6 +151,26 @@ def test_a_table_in_another_unit_contradicts_the_reference(
     with pytest.raises(PredictorError, match=reference[0].arch_id) as refusal:
         fit_latency_predictor(wrong, space=space, device_id=DEVICE_ID, reference=reference)
     assert "another unit" in refusal.value.hint
+
+
+@pytest.mark.parametrize("cost", [0.0, -1.0, float("nan"), None, "3"])
+def test_a_reference_without_a_cost_is_refused_as_such(space: SearchSpace, fit_table: pd.DataFrame, cost: Any) -> None:
+    with pytest.raises(PredictorError, match=r"the reference's cost is .*, expected a positive number"):
+        fit_latency_predictor(fit_table, space=space, device_id=DEVICE_ID, reference=(space.smallest, cost))
+
+
+def test_scores_tell_how_many_measurements_the_intervals_hold(
+    space: SearchSpace, fit_table: pd.DataFrame, held_out_table: pd.DataFrame, tmp_path: Path
+) -> None:
+    predictor = fit_latency_predictor(fit_table, space=space, device_id=DEVICE_ID)
+    scores = predictor.score(held_out_table)
+    assert 0.6 < scores.coverage <= 1.0
+    slower = held_out_table.assign(latency_ms=3.0 * held_out_table["latency_ms"])
+    assert predictor.score(slower).coverage == 0.0
+    predictor.with_scores(scores).save(tmp_path)
+    stored = load_predictor(tmp_path, space=space).scores
+    assert stored is not None
+    assert stored.coverage == scores.coverage
 
 
 def test_energy_is_predicted_and_stored_like_latency(
