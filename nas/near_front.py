@@ -17,7 +17,6 @@ from nas.materialise import Workbench
 from nas.pareto import pareto_mask
 from nas.profile import (
     PROFILE_FIT,
-    Profile,
     ProfileSettings,
     fit_profile,
     measure_missing,
@@ -36,13 +35,11 @@ class NearFront:
     """What measuring near the front came to.
 
     Attributes:
-        profile: of the refitted predictor.
         num_measured: subnets that were measured.
         settled: whether the front's ranking stayed the same over the last batches; False if the budget ended first.
         front: ids of the architectures on the predicted front, the fastest first.
     """
 
-    profile: Profile
     num_measured: int
     settled: bool
     front: tuple[str, ...]
@@ -74,14 +71,14 @@ def measure_near_front(
     run, device_id = bench.run, bench.device.spec.device_id
     if budget < 1:
         raise RunError(f"a budget of {budget} measurements", hint="give 1 or more")
-    front = _front(run.evaluations_on(device_id))
+    rows = run.evaluations_on(device_id)
+    front = _front(rows)
     if not front:
         raise RunError(f"run {run.path} has no evaluated architectures", hint=f"nas search {run.path}")
     num_measured = num_same = 0
-    _, profile = fit_profile(run, device_id=device_id, settings=settings, sources=sources)
     while num_measured < budget and num_same < _SETTLED_AFTER:
         done = set(profiled_subnets(run, device_id=device_id)["arch_id"])
-        chosen = open_subnets(run.evaluations_on(device_id), measured=done)[: min(_BATCH, budget - num_measured)]
+        chosen = open_subnets(rows, measured=done)[: min(_BATCH, budget - num_measured)]
         if not chosen:
             # Everything that may be on the front is measured.
             num_same = _SETTLED_AFTER
@@ -90,10 +87,11 @@ def measure_near_front(
         num_measured += len(chosen)
         predictors, profile = fit_profile(run, device_id=device_id, settings=settings, sources=sources)
         store_profile(run, predictors, profile)
-        before, front = front, _front(run.evaluations_on(device_id))
+        rows = run.evaluations_on(device_id)
+        before, front = front, _front(rows)
         num_same = num_same + 1 if front == before else 0
         on_message(f"{num_measured} measured near the front: {_change(before, front)}")
-    return NearFront(profile=profile, num_measured=num_measured, settled=num_same >= _SETTLED_AFTER, front=front)
+    return NearFront(num_measured=num_measured, settled=num_same >= _SETTLED_AFTER, front=front)
 
 
 def open_subnets(rows: pd.DataFrame, *, measured: set[str]) -> list[Architecture]:

@@ -16,7 +16,7 @@ from nas.objectives import Limit
 from nas.pricing import explain_infeasible
 from nas.run import Run
 from predictors import AccuracyPredictor, LatencyPredictor, PredictorError, fit_accuracy_predictor
-from predictors.features import Blocks, LatencyFeatures
+from predictors.features import Blocks, LatencyFeatures, of_function
 from predictors.measured import QUANTITIES, cost_column
 from predictors.prediction import FloatArray
 from searchspaces import Architecture, SearchSpace
@@ -151,7 +151,7 @@ class _Judge:
     def rank(self, genomes_NG: npt.NDArray[np.int8]) -> tuple[FloatArray, FloatArray]:
         """How far each misses the limits (0: not at all), and its predicted accuracy."""
         blocks = self._features.encode(genomes_NG)
-        accuracy_N = 1.0 - self._accuracy.model.blend.predict(blocks)[0]
+        accuracy_N = 1.0 - self._accuracy.model.blend.predict(of_function(blocks))[0]
         missed_N = np.zeros(len(genomes_NG))
         for limit in self._limits:
             missed_N = np.maximum(missed_N, self._cost(limit.name, genomes_NG, blocks=blocks) / limit.value - 1.0)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from predictors.errors import PredictorError
-from predictors.features import LatencyFeatures
+from predictors.features import LatencyFeatures, of_function
 from predictors.latency import FEWEST_ARCHITECTURES
 from predictors.model import CostModel, fit_cost_model
 from predictors.prediction import FloatArray, Prediction
@@ -65,8 +65,7 @@ class AccuracyPredictor:
         """Predict accuracies; see `CostPredictor`."""
         genomes_NG = question if isinstance(question, np.ndarray) else self.space.genomes(question)
         features = LatencyFeatures(space=self.space)
-        functional_NG = self.space.functional(genomes_NG)
-        error = self.model.predict(len(genomes_NG), lambda rows: features.encode(functional_NG[rows]))
+        error = self.model.predict(len(genomes_NG), lambda rows: of_function(features.encode(genomes_NG[rows])))
         mean_N, lower_N, upper_N = (
             np.clip(1.0 - error_N, 0.0, 1.0) for error_N in (error.mean, error.upper, error.lower)
         )
@@ -149,7 +148,7 @@ def fit_accuracy_predictor(
         )
     features = LatencyFeatures(space=space)
     model = fit_cost_model(
-        features.encode(space.functional(genomes_NG)),
+        of_function(features.encode(genomes_NG)),
         np.maximum(1.0 - accuracy_N, _LEAST_ERROR),
         population=features.population(),
         level=level,

@@ -26,6 +26,7 @@ from searchspaces.gene_names import RESOLUTION
 FEATURES_VERSION = 2
 
 _POPULATION = 1024
+_LIVE = "live-"
 NUM_COUNTS = 5
 
 # Features by name of the block, each (N, B), not standardised.
@@ -61,7 +62,7 @@ class LatencyFeatures:
         blocks = self._own(canonical_NG)
         if self.space.has_unused:
             live = self._own(self.space.functional(canonical_NG))
-            blocks |= {f"live-{name}": block_NB for name, block_NB in live.items()}
+            blocks |= {f"{_LIVE}{name}": block_NB for name, block_NB in live.items()}
         return {**blocks, **self._say_of(canonical_NG)} if self.sources else blocks
 
     def _own(self, canonical_NG: npt.NDArray[np.int8]) -> dict[str, FloatArray]:
@@ -129,6 +130,11 @@ def _population_genomes(space: SearchSpace) -> npt.NDArray[np.int8]:
 
 def _logs(sources: Sequence[CostPredictor], genomes_NG: npt.NDArray[np.int8]) -> FloatArray:
     return np.stack([np.log(source.predict(genomes_NG).mean) for source in sources], axis=1)
+
+
+def of_function(blocks: Blocks) -> Blocks:
+    """The same blocks, without operators that nobody uses: what accuracy depends on."""
+    return {**blocks, **{name.removeprefix(_LIVE): block for name, block in blocks.items() if name.startswith(_LIVE)}}
 
 
 def take(blocks: Blocks, rows: npt.NDArray[np.intp]) -> Blocks:

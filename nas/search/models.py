@@ -14,7 +14,7 @@ import numpy as np
 from nas.errors import RunError
 from nas.objectives import Objective
 from nas.pricing import Compute
-from predictors.features import Blocks, LatencyFeatures
+from predictors.features import LatencyFeatures, of_function
 from predictors.prediction import FloatArray
 from predictors.regressors.gaussian import REGRESSORS, GaussianProcess, View
 from predictors.selection import Blend, blend
@@ -99,7 +99,7 @@ class ObjectiveModels:
         """Means and standard deviations (N, M), as of `as_costs`; the deviation of what is computed is 0."""
         mean_NM = np.empty((len(genomes_NG), len(self.objectives)))
         spread_NM = np.zeros_like(mean_NM)
-        blocks = {function: _encode(self.space, genomes_NG, function=function) for function in self._ways()}
+        blocks = LatencyFeatures(space=self.space).encode(genomes_NG) if self.blends else {}
         for m, objective in enumerate(self.objectives):
             if objective.name in self.computed:
                 value_N = self.computed[objective.name](genomes_NG)
@@ -108,13 +108,10 @@ class ObjectiveModels:
                 mean_NM[:, m] = self.constants[objective.name]
             else:
                 function = _is_function(objective)
-                value_N, spread_N = self.blends[objective.name].predict(blocks[function])
+                value_N, spread_N = self.blends[objective.name].predict(of_function(blocks) if function else blocks)
                 mean_NM[:, m] = np.log(value_N) if function else value_N
                 spread_NM[:, m] = spread_N if function else spread_N * value_N
         return mean_NM, spread_NM
-
-    def _ways(self) -> set[bool]:
-        return {_is_function(objective) for objective in self.objectives if objective.name in self.blends}
 
 
 def fit_models(
@@ -134,6 +131,8 @@ def fit_models(
         objectives: in the order of the columns.
         computed: by name, those that need no model.
     """
+    features = LatencyFeatures(space=space)
+    blocks = features.encode(genomes_NG)
     blends, constants = {}, {}
     for m, objective in enumerate(objectives):
         if objective.name in computed:
@@ -142,11 +141,14 @@ def fit_models(
             constants[objective.name] = float(cost_NM[0, m])
             continue
         function = _is_function(objective)
-        blocks = _encode(space, genomes_NG, function=function)
-        population = LatencyFeatures(space=space).population()
         value_N = cost_NM[:, m]
         value_N = np.exp(value_N) if function else np.maximum(value_N, _LEAST_SHARE * np.median(value_N))
-        blends[objective.name] = blend(_ACCURACY if function else _COST, blocks, value_N, population=population)
+        blends[objective.name] = blend(
+            _ACCURACY if function else _COST,
+            of_function(blocks) if function else blocks,
+            value_N,
+            population=features.population(),
+        )
     return ObjectiveModels(
         space=space,
         objectives=tuple(objectives),
@@ -160,7 +162,3 @@ def fit_models(
 def _is_function(objective: Objective) -> bool:
     """Whether it depends on what a network computes, rather than on how."""
     return objective.direction == "maximize"
-
-
-def _encode(space: SearchSpace, genomes_NG: Genomes, *, function: bool) -> Blocks:
-    return LatencyFeatures(space=space).encode(space.functional(genomes_NG) if function else genomes_NG)

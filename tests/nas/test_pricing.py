@@ -66,8 +66,10 @@ def test_without_limits_everything_is_reachable(macs_pricer: Pricer) -> None:
 
 def test_limits_that_something_meets_pass(macs_pricer: Pricer) -> None:
     price = macs_pricer.price([SPACE.smallest])[0]
-    values = {name: price.cost(name) * 1.0001 for name in LIMITS}
-    require_reachable(SPACE, costs=macs_pricer.costs, limits=search_limits(values), seed=0)
+    limits = search_limits({name: price.cost(name) * 1.0001 for name in LIMITS})
+    require_reachable(SPACE, costs=macs_pricer.costs, limits=limits, seed=0)
+    assert len(limits) == len(LIMITS)
+    assert violations(SPACE.genomes([SPACE.smallest]), costs=macs_pricer.costs, limits=limits) <= 0
 
 
 def test_infeasible_limits_are_answered_with_the_smallest_values_and_what_binds(macs_pricer: Pricer) -> None:
