@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from nas.search.candidates import first_pool
 from predictors.prediction import FloatArray
 from searchspaces import SearchSpace
 from searchspaces.genomes import Genomes
@@ -47,9 +48,7 @@ def predicted_front(
         generations: each looks at up to 1,024 architectures, after 4,096 first ones.
     """
     rng = np.random.default_rng((seed, 23))
-    ends_NG = space.genomes([space.smallest, space.largest])
-    near_NG = space.mutate_many(np.repeat(ends_NG, _FIRST // 4, axis=0), rng, probability=0.3)
-    pool_NG = np.unique(np.concatenate([ends_NG, near_NG, space.sample_many(_FIRST // 2, rng)]), axis=0)
+    pool_NG = first_pool(space, _FIRST, rng)
     accuracy_N, cost_N = predict(pool_NG)
     for _ in range(generations):
         kept = _best_of_classes(accuracy_N, cost_N)

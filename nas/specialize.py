@@ -15,6 +15,7 @@ from nas.errors import InfeasibleError, RunError
 from nas.objectives import Limit
 from nas.pricing import explain_infeasible
 from nas.run import Run
+from nas.search.candidates import first_pool
 from predictors import AccuracyPredictor, LatencyPredictor, PredictorError, fit_accuracy_predictor
 from predictors.features import Blocks, LatencyFeatures, of_function
 from predictors.measured import QUANTITIES, cost_column
@@ -253,9 +254,7 @@ def evolve(
         seed: of the evolution.
     """
     rng = np.random.default_rng((seed, 9))
-    ends_NG = space.genomes([space.smallest, space.largest])
-    near_NG = space.mutate_many(np.repeat(ends_NG, _FIRST // 4, axis=0), rng, probability=0.3)
-    pool_NG = np.unique(np.concatenate([ends_NG, near_NG, space.sample_many(_FIRST // 2, rng)]), axis=0)
+    pool_NG = first_pool(space, _FIRST, rng)
     ranked = rank(pool_NG)
     num_parents = max(_PARENTS, top)
     for _ in range(_GENERATIONS):

@@ -55,6 +55,13 @@ def find_candidates(
     return np.unique(np.concatenate(found), axis=0)
 
 
+def first_pool(space: SearchSpace, num: int, rng: np.random.Generator) -> Genomes:
+    """About `num` architectures for an evolution to start from: both ends, what is near them, and random ones."""
+    ends_NG = space.genomes([space.smallest, space.largest])
+    near_NG = space.mutate_many(np.repeat(ends_NG, num // 4, axis=0), rng, probability=0.3)
+    return np.unique(np.concatenate([ends_NG, near_NG, space.sample_many(num // 2, rng)]), axis=0)
+
+
 def _neighbours(space: SearchSpace, parents_NG: Genomes, rng: np.random.Generator) -> Genomes:
     """Mutations of all, some with one changed gene and some with more, and crossings of pairs."""
     mothers_NG = np.repeat(parents_NG, _CHILDREN, axis=0)
