@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +15,7 @@ from experiments.cli_spaces import Format, FormatOption
 
 if TYPE_CHECKING:
     from nas.objectives import Limit
+    from nas.run import Run
     from nas.specialize import Specialist
 
 _UNITS = {
@@ -65,6 +67,7 @@ def specialize(
             "device": device_id,
             "limits": {limit.name: limit.value for limit in asked},
             "architectures": [_document(one) for one in found],
+            "to_be_sure": [_measure_command(run, one, device_id=device_id) for one in found if _is_open(one)],
         }
         if tuned is not None:
             document["fine_tuned"] = tuned
@@ -101,14 +104,29 @@ def specialize(
             f"candidate {tuned['candidate']}",
             highlight=False,
         )
-    if any(not one.within_limits or not one.in_range for one in found):
-        err = Console(stderr=True, soft_wrap=not sys.stderr.isatty())
+    if (unsure := [one for one in found if _is_open(one)]) and tuned is None:
+        err = Console(stderr=True, soft_wrap=True)
+        more = "" if len(unsure) == 1 else f" ({len(unsure) - 1} more: to_be_sure of --format json)"
         err.print(
-            "to be sure, measure them: take `architecture` of --format json and call\n"
-            f"  nas devices measure ARCH.json --device {device_id} --space SPACE.yaml",
+            f"to be sure, measure {unsure[0].architecture.arch_id}{more}:\n"
+            f"  {_measure_command(run, unsure[0], device_id=device_id)}",
             highlight=False,
             markup=False,
         )
+
+
+def _is_open(one: "Specialist") -> bool:
+    return not (one.within_limits and one.in_range)
+
+
+def _measure_command(run: "Run", one: "Specialist", *, device_id: str) -> str:
+    """What measures an architecture as the run measures on that device."""
+    words = ["nas", "devices", "measure", one.architecture.to_json(), "--device", device_id]
+    words += ["--space", str(run.recipe_path), "--classes", str(run.info.num_classes)]
+    measured = run.measurements_table(device_id).read()
+    if len(measured):
+        words += ["--threads", str(measured["threads"].iloc[-1]), "--batch", str(measured["batch"].iloc[-1])]
+    return shlex.join(words)
 
 
 def _fine_tune(where: Path, one: "Specialist") -> dict[str, Any]:

@@ -27,8 +27,7 @@ from nas.materialise import Workbench
 from nas.objectives import LATENCY
 from nas.pricing import Pricer, count_costs, infeasible, reached, require_reachable, search_limits
 from nas.run import LOCK_FILE, Run, create_run, open_run, require_run_place, require_writable
-from nas.training.checkpoints import finished_checkpoints
-from nas.training.loop import CHECKPOINTS
+from nas.training.finished import CHECKPOINTS, finished_checkpoints
 from nas.training.phases import Phase, phases_of
 from nas.training.starting import check_start, start_sha256
 from searchspaces import SearchSpace, SpaceError, get_space

@@ -29,9 +29,10 @@ from nas.run import utc_now
 from nas.search.loop import Evaluated, run_search
 from nas.search.settings import SearchSettings
 from nas.search.study import Values, open_study
-from nas.training.checkpoints import finished_checkpoints, load_checkpoint
+from nas.training.checkpoints import load_checkpoint
+from nas.training.finished import CHECKPOINTS, finished_checkpoints
 from nas.training.history import HistoryReader, TrainHistory
-from nas.training.loop import CHECKPOINTS, HISTORY
+from nas.training.loop import HISTORY
 from nas.verify import VerifySettings, choose_for_verification, verify_candidates
 from predictors import PredictorError
 from predictors.latency import LatencyPredictor

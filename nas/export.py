@@ -35,7 +35,8 @@ from nas.materialise import Workbench
 from nas.measure import host_slowdown, measure_artifacts
 from nas.pareto import FrontPoint, ParetoFront
 from nas.run import utc_now
-from nas.training.checkpoints import WEIGHTS_FILE, save_tensors
+from nas.training.checkpoints import save_tensors
+from nas.training.finished import WEIGHTS_FILE
 
 CARD_FILE, CARD_TEXT_FILE, SPLIT_FILE = "card.json", "card.md", "report_split.json"
 

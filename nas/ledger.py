@@ -12,8 +12,7 @@ import pandas as pd
 from hardware.files import JSON
 from nas.errors import RunError
 from nas.run import Run
-from nas.training.checkpoints import finished_checkpoints
-from nas.training.loop import CHECKPOINTS
+from nas.training.finished import CHECKPOINTS, finished_checkpoints
 
 WATTS_PER_CORE, WATTS_PER_GPU = 10.0, 300.0
 """Assumed draw of a busy core with its share of the memory, and of a busy GPU."""

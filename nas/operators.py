@@ -21,6 +21,7 @@ from hardware.measurement import CostMeasurement
 from hardware.measuring import measure_many
 from hardware.protocol import get_protocol
 from hardware.reference import build_reference
+from nas.errors import RunError
 from predictors.operator_table import OperatorEntry, OperatorTable
 from predictors.parts import Part, parts_of
 from searchspaces import Architecture, SearchSpace
@@ -78,7 +79,14 @@ def measure_parts(
         SpaceError: the space has no supernet.
         DeviceError: the device is unavailable or busy.
         MeasurementError: the device's format does not know an operator; it is named.
+        RunError: the device does not compute in fp32.
     """
+    if device.spec.precision != "fp32":
+        raise RunError(
+            f"device {device.spec.device_id!r} computes in {device.spec.precision}: a part by itself is quantised "
+            "otherwise than within a network, so its cost would be another",
+            hint="leave --operators out: with few samples the predictor builds on the same device in fp32",
+        )
     torch.manual_seed(0)
     supernet = space.build_supernet(num_classes=num_classes).eval()
     parts = parts_of(space, num_classes=num_classes)

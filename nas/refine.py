@@ -11,15 +11,17 @@ from torch import nn
 
 from hardware.files import JSON, read_json, write_json
 from nas.accuracy import Accuracy, accuracy_row
-from nas.candidate import Candidate, CandidateStore
+from nas.candidate import Candidate
+from nas.candidate_store import CandidateStore
 from nas.data import DataSplits
 from nas.errors import CheckpointError, TrainingError
 from nas.evaluation import SubnetJudge
 from nas.pareto import front_order
 from nas.recalibration import recalibrate
 from nas.training.augmentation import augment
-from nas.training.checkpoints import Checkpoint, finished_checkpoints, load_checkpoint, save_checkpoint
+from nas.training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from nas.training.distillation import student_loss
+from nas.training.finished import finished_checkpoints
 from nas.training.optimizer import make_optimizer, optimizer_tensors, restore_optimizer
 from nas.training.schedules import cosine_rate, shard_batches
 from nas.training.settings import OptimizerName

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -15,18 +16,19 @@ from hardware.errors import StorageError
 from hardware.files import JSON, TEMPORARY_PREFIX, has_manifest, read_json, read_manifest, write_json, write_text
 from hardware.measurement import MEASUREMENT_SCHEMA
 from hardware.table import Table
-from nas.candidate import CandidateStore
 from nas.errors import CheckpointError, RunError
 from nas.joint_front import JointFront, compute_joint_front
 from nas.pareto import ParetoFront, compute_front
 from nas.pricing import Pricer
 from nas.tables import EVALUATION_SCHEMA, STAGE_SCHEMA, VERIFICATION_SCHEMA
-from nas.training.checkpoints import WEIGHTS_FILE, finished_checkpoints, load_checkpoint
-from nas.training.loop import CHECKPOINTS
+from nas.training.finished import CHECKPOINTS, WEIGHTS_FILE, finished_checkpoints
 from predictors import PredictorError, load_predictor
 from predictors.latency import LatencyPredictor
 from searchspaces import Architecture, SearchSpace, get_space
-from searchspaces.elastic.supernet import Supernet
+
+if TYPE_CHECKING:
+    from nas.candidate_store import CandidateStore
+    from searchspaces.elastic.supernet import Supernet
 
 SCHEMA_VERSION = 4
 _INFO_FILE = "run.json"
@@ -117,8 +119,11 @@ class Run:
         return get_space(self.info.space, **self.info.space_settings)
 
     @cached_property
-    def candidates(self) -> CandidateStore:
+    def candidates(self) -> "CandidateStore":
         """Stored weights."""
+        # Torch takes more than a second, which whoever only reads tables need not wait.
+        from nas.candidate_store import CandidateStore
+
         return CandidateStore(self.path / "candidates", space=self.space, num_classes=self.info.num_classes)
 
     def measurements_table(self, device_id: str) -> Table:
@@ -200,13 +205,15 @@ class Run:
         except (StorageError, KeyError) as e:
             raise CheckpointError(f"checkpoint {path} is damaged: {e}", hint=f"delete {path} and train again") from e
 
-    def supernet(self) -> Supernet:
+    def supernet(self) -> "Supernet":
         """The trained supernet in eval mode; recalibrate what you `extract` before judging it.
 
         Raises:
             RunError: nothing is trained yet.
             CheckpointError: the checkpoint is damaged.
         """
+        from nas.training.checkpoints import load_checkpoint
+
         checkpoint = load_checkpoint(self.checkpoint_dir(), expected={"space_id": self.space.space_id})
         supernet = self.space.build_supernet(num_classes=self.info.num_classes)
         supernet.load_state_dict(dict(checkpoint.weights))
@@ -224,7 +231,8 @@ class Run:
             other = "" if device_id == self.info.device_id else f" --device {device_id}"
             counted = ", which fits one where the device counts energy" if quantity == "energy" else ""
             raise RunError(
-                f"run {self.path} has no {quantity} predictor for device {device_id!r}",
+                f"run {self.path} has no {quantity} predictor for device {device_id!r}, its devices are: "
+                f"{', '.join(self.devices())}",
                 hint=f"nas profile {self.path}{other}{counted}",
             )
         return load_predictor(directory, space=self.space, device_id=device_id, quantity=quantity)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from hardware.files import JSON, write_manifest
 from nas.errors import RunError
-from nas.training.checkpoints import OPTIMIZER_FILE, WEIGHTS_FILE, save_tensors
+from nas.training.checkpoints import save_tensors
+from nas.training.finished import OPTIMIZER_FILE, WEIGHTS_FILE
 from searchspaces.elastic.supernet import Supernet
 
 

@@ -15,6 +15,8 @@ QUANTITIES = {"latency": "ms", "latency_p99": "ms", "energy": "mJ"}
 
 # Two measurements of one architecture that differ by more than this cannot both be right; a p99 rests on few runs.
 _MOST_CONTRADICTION = {"latency": 0.20, "latency_p99": 2.0, "energy": 0.20}
+# Tables of measurements name the unit of the latencies; an energy stands beside them.
+_MAY_BE_NAMED = {"latency": (), "latency_p99": (), "energy": (QUANTITIES["latency"],)}
 
 
 def cost_column(quantity: str, unit: str) -> str:
@@ -44,8 +46,8 @@ class MeasuredArchitectures:
 
         Raises:
             PredictorError: a missing column, or one without any number; rows of another device or in another unit; an
-                architecture that is none of the space, a cost that is not a finite positive number, or measurements of
-                one architecture more than 20 % apart (p99: threefold).
+                architecture that is none of the space, a cost that is not a finite positive number, a p99 below the
+                median beside it, or measurements of one architecture more than 20 % apart (p99: threefold).
         """
         column = cost_column(quantity, unit)
         missing = [name for name in ("architecture", column) if name not in table.columns]
@@ -64,7 +66,7 @@ class MeasuredArchitectures:
                 )
         if "unit" in table.columns:
             units = sorted({str(other) for other in table["unit"]})
-            if len(units) > 1 or (quantity != "energy" and units and units != [unit]):
+            if len(units) > 1 or not set(units) <= {unit, *_MAY_BE_NAMED[quantity]}:
                 raise PredictorError(
                     f"the table holds measurements in {', '.join(map(repr, units))}, wanted only {unit!r}",
                     hint="convert them to one unit, which the name of the column says",
@@ -74,6 +76,14 @@ class MeasuredArchitectures:
                 f"no row of the measurements has a number in {column!r}",
                 hint="measure where the machine counts it, or predict another quantity",
             )
+        median = cost_column("latency", unit)
+        if quantity == "latency_p99" and median in table.columns:
+            below_N = (table[column] < table[median]).to_numpy()
+            if below_N.any():
+                raise PredictorError(
+                    f"row {int(below_N.argmax())} of the measurements: {column} is below {median}",
+                    hint="a 99th percentile is never below the median: see whether the columns are exchanged",
+                )
         costs: dict[Architecture, list[float]] = {}
         for row, (text, value) in enumerate(zip(table["architecture"], table[column], strict=True)):
             costs.setdefault(_architecture(text, row=row, space=space), []).append(_cost(value, row=row, column=column))

@@ -196,6 +196,8 @@ def read_predictor(directory: Path) -> StoredPredictor:
 
 
 def _from_card(card: Mapping[str, Any], *, arrays: Mapping[str, npt.NDArray[Any]]) -> StoredPredictor:
+    if not card["members"]:
+        raise ValueError("the card has no members")
     return StoredPredictor(
         space_id=str(card["space_id"]),
         device_id=str(card["device_id"]),

@@ -43,6 +43,8 @@ LIGHT_MODULES = (
     *sorted(
         f"predictors.{module.name}" for module in pkgutil.iter_modules(predictors.__path__) if module.name not in TORCH
     ),
+    "nas.run",
+    "nas.specialize",
     "experiments.recipe",
     "experiments.cli",
 )

@@ -24,7 +24,7 @@ from torch import nn
 from experiments.benchmarks.harness import BenchmarkReport, benchmark_parser, start
 from experiments.datasets import load_dataset
 from experiments.recipe_settings import DataSettings
-from nas.candidate import CandidateStore
+from nas.candidate_store import CandidateStore
 from nas.data import DataSplits, Examples
 from nas.evaluation import SubnetJudge
 from nas.refine import FineTuning, RefineSettings, read_refined

@@ -23,8 +23,9 @@ from hardware.files import JSON, read_json, write_json
 from nas.accuracy import predict_classes
 from nas.data import DataSplits, Examples, Preprocessing
 from nas.training.augmentation import augment
-from nas.training.checkpoints import Checkpoint, finished_checkpoints, load_checkpoint, save_checkpoint
+from nas.training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from nas.training.distillation import label_loss
+from nas.training.finished import finished_checkpoints
 from nas.training.optimizer import make_optimizer
 from nas.training.schedules import shard_batches
 from searchspaces import Architecture, SearchSpace

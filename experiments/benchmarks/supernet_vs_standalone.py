@@ -27,9 +27,9 @@ from experiments.workload import Workload
 from hardware.files import write_text
 from nas.data import DataSplits
 from nas.memory import keep_freed_memory
-from nas.training.checkpoints import finished_checkpoints, load_checkpoint
+from nas.training.checkpoints import load_checkpoint
 from nas.training.context import LocalContext
-from nas.training.loop import CHECKPOINTS
+from nas.training.finished import CHECKPOINTS, finished_checkpoints
 from searchspaces import Architecture
 
 Floats = npt.NDArray[np.float64]

@@ -11,12 +11,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 
 from hardware.errors import StorageError
-from hardware.files import JSON, MANIFEST_NAME, has_manifest, read_manifest, write_bytes, write_manifest
+from hardware.files import JSON, MANIFEST_NAME, read_manifest, write_bytes, write_manifest
 from nas.errors import CheckpointError
-
-WEIGHTS_FILE = "weights.safetensors"
-OPTIMIZER_FILE = "optimizer.safetensors"
-RAW_FILE = "raw.safetensors"
+from nas.training.finished import OPTIMIZER_FILE, RAW_FILE, WEIGHTS_FILE, best_checkpoint, finished_checkpoints
 
 Tensors = Mapping[str, torch.Tensor]
 
@@ -92,27 +89,6 @@ def save_checkpoint(directory: Path, checkpoint: Checkpoint, *, keep: int = 2) -
         if old != best:
             shutil.rmtree(old)
     return target
-
-
-def best_checkpoint(directory: Path) -> Path | None:
-    """The checkpoint with the highest `score` of the final phase, the later one of equals; None without scores.
-
-    It is kept for the user, to compare or to go back to; the stages after training use the newest one.
-    """
-    best: tuple[float, Path] | None = None
-    for path in finished_checkpoints(directory):
-        details = read_manifest(path, verify=False).details
-        score = details.get("score")
-        if details.get("final_phase") and isinstance(score, int | float) and (best is None or score >= best[0]):
-            best = score, path
-    return None if best is None else best[1]
-
-
-def finished_checkpoints(directory: Path) -> list[Path]:
-    """Directories of the checkpoints that have a manifest, oldest first; half-written ones are ignored."""
-    # Longer names are later: epoch-10000 comes after epoch-9999.
-    ordered = sorted(directory.glob("epoch-*"), key=lambda path: (len(path.name), path.name))
-    return [path for path in ordered if has_manifest(path)]
 
 
 def load_checkpoint(path: Path, *, expected: Mapping[str, JSON]) -> Checkpoint:

@@ -11,8 +11,9 @@ from hardware.files import JSON
 from nas.data import DataSplits
 from nas.errors import CheckpointError, TrainingError
 from nas.training.augmentation import augment
-from nas.training.checkpoints import Checkpoint, finished_checkpoints, load_checkpoint, save_checkpoint
+from nas.training.checkpoints import Checkpoint, load_checkpoint, save_checkpoint
 from nas.training.context import TrainContext
+from nas.training.finished import CHECKPOINTS, finished_checkpoints
 from nas.training.history import TrainHistory
 from nas.training.phases import PROGRESSIVE, SANDWICH, TEACHER, Phase, phase_at, phases_of
 from nas.training.progress import ProgressLog
@@ -24,7 +25,6 @@ from nas.training.steps import StepBatch, SubnetSteps, frozen_copy
 from nas.training.validation import QuickValidation
 from searchspaces.elastic.supernet import Supernet
 
-CHECKPOINTS = "checkpoints"
 HISTORY = "history.jsonl"
 _TEACHER_DIR = "teacher"
 

@@ -13,7 +13,8 @@ from hardware.errors import StorageError
 from hardware.files import MANIFEST_NAME, Manifest, has_manifest, read_manifest
 from nas.errors import CheckpointError, RunError
 from nas.run import open_run
-from nas.training.checkpoints import WEIGHTS_FILE, load_tensors
+from nas.training.checkpoints import load_tensors
+from nas.training.finished import WEIGHTS_FILE
 from searchspaces import SearchSpace
 from searchspaces.elastic.supernet import Supernet
 

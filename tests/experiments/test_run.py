@@ -29,7 +29,7 @@ from nas import open_run
 from nas.profile import PROFILE_HELD_OUT, profiled_subnets, usable_subnets
 from nas.run import Run
 from nas.tracking import MemoryTracker, RunView
-from nas.training.checkpoints import finished_checkpoints
+from nas.training.finished import finished_checkpoints
 from tests.experiments.conftest import QUICKSTART, ROOT, InProcess, Result, nas_process, run_nas
 from tests.fakes.devices import DeadHost
 from tests.fakes.reporters import Heard

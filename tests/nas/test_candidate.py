@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from nas.candidate import Candidate, CandidateStore, inherited_candidate
+from nas.candidate import Candidate, inherited_candidate
+from nas.candidate_store import CandidateStore
 from nas.data import DataSplits
 from nas.errors import CheckpointError
 from tests.nas.tiny_run import NUM_CLASSES, SPACE, TinyRun, fresh_supernet, make_judge

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from hardware import get_device
+from nas.errors import RunError
 from nas.operators import cut_out, measure_parts
 from predictors import from_operator_table
 from predictors.parts import part_name, parts_of
@@ -57,3 +58,16 @@ def test_measuring_gives_an_entry_for_every_part() -> None:
     assert told == [(8, 8)]
     prediction = from_operator_table(found.table, space=space, num_classes=3).predict([space.largest])
     assert prediction.mean[0] > max(entry.mean for entry in found.table.entries[16].values())
+
+
+def test_parts_are_not_measured_in_int8() -> None:
+    with pytest.raises(RunError, match="quantised otherwise") as refusal:
+        measure_parts(
+            get_device("onnxruntime-cpu-int8"),
+            get_space("mbconv-small", **TINY),
+            num_classes=3,
+            protocol="quick",
+            seed=0,
+            on_progress=lambda _, __: None,
+        )
+    assert "--operators" in refusal.value.hint

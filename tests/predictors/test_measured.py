@@ -89,6 +89,15 @@ def test_mixed_units_of_energy_are_refused_but_not_that_of_the_latencies(
     assert read(table.assign(unit="ms"), space, quantity="energy", unit="mJ").cost_N.tolist() == [1.0, 2.0]
     with pytest.raises(PredictorError, match="'J', 'mJ'"):
         read(table.assign(unit=["mJ", "J"]), space, quantity="energy", unit="mJ")
+    with pytest.raises(PredictorError, match="in 'J', wanted only 'mJ'"):
+        read(table.assign(unit="J"), space, quantity="energy", unit="mJ")
+
+
+def test_a_p99_below_the_median_is_refused(space: SearchSpace, fit_table: pd.DataFrame) -> None:
+    p99 = fit_table["latency_ms"].where(fit_table.index != fit_table.index[3], 0.0009)
+    with pytest.raises(PredictorError, match="row 3 of the measurements: latency_p99_ms is below latency_ms"):
+        read(fit_table.assign(latency_p99_ms=p99), space, quantity="latency_p99")
+    assert len(read(fit_table.assign(latency_p99_ms=2 * fit_table["latency_ms"]), space, quantity="latency_p99").cost_N)
 
 
 def test_a_column_without_any_number_is_said_as_a_whole(space: SearchSpace, fit_table: pd.DataFrame) -> None:

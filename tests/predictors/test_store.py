@@ -72,7 +72,9 @@ def test_a_card_of_another_version_is_refused(
     assert "fit" in refusal.value.hint
 
 
-@pytest.mark.parametrize("change", [{"members": [{}]}, {"quantile": "wide"}, {"scores": {"beauty": 1.0}}])
+@pytest.mark.parametrize(
+    "change", [{"members": [{}]}, {"members": []}, {"quantile": "wide"}, {"scores": {"beauty": 1.0}}]
+)
 def test_an_incomplete_card_is_a_damaged_file(
     space: SearchSpace, predictor: LatencyPredictor, tmp_path: Path, change: dict[str, JSON]
 ) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from nas.training.checkpoints import finished_checkpoints
+from nas.training.finished import finished_checkpoints
 from tests.experiments.conftest import QUICKSTART, InProcess, Result
 from tests.experiments.ray.conftest import ROOT
 from tests.experiments.ray.test_cluster import attempt, run_script

@@ -10,17 +10,8 @@ import torch
 from hardware.errors import StorageError
 from hardware.files import JSON
 from nas.errors import CheckpointError
-from nas.training.checkpoints import (
-    OPTIMIZER_FILE,
-    WEIGHTS_FILE,
-    Checkpoint,
-    best_checkpoint,
-    finished_checkpoints,
-    load_checkpoint,
-    load_tensors,
-    save_checkpoint,
-    save_tensors,
-)
+from nas.training.checkpoints import Checkpoint, load_checkpoint, load_tensors, save_checkpoint, save_tensors
+from nas.training.finished import OPTIMIZER_FILE, WEIGHTS_FILE, best_checkpoint, finished_checkpoints
 
 DETAILS: Mapping[str, JSON] = {"space_id": "tiny", "settings": {"epochs": 3, "learning_rate": 0.1, "stages": [1, 2]}}
 

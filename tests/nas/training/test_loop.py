@@ -12,7 +12,8 @@ import torch
 
 from nas.data import DataSplits
 from nas.errors import CheckpointError, TrainingError
-from nas.training.checkpoints import finished_checkpoints, load_checkpoint
+from nas.training.checkpoints import load_checkpoint
+from nas.training.finished import finished_checkpoints
 from nas.training.history import TrainHistory
 from nas.training.optimizer import make_optimizer
 from nas.training.phases import phases_of

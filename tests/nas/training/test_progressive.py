@@ -8,7 +8,8 @@ import torch
 
 from nas.data import DataSplits
 from nas.errors import CheckpointError
-from nas.training.checkpoints import finished_checkpoints, load_checkpoint
+from nas.training.checkpoints import load_checkpoint
+from nas.training.finished import finished_checkpoints
 from nas.training.history import TrainHistory
 from nas.training.phases import phases_of
 from searchspaces.elastic.supernet import Supernet

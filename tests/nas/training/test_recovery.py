@@ -10,7 +10,8 @@ import torch
 from hardware.files import read_json
 from nas.data import DataSplits
 from nas.errors import CheckpointError, TrainingError
-from nas.training.checkpoints import finished_checkpoints, load_checkpoint
+from nas.training.checkpoints import load_checkpoint
+from nas.training.finished import finished_checkpoints
 from nas.training.history import TrainHistory
 from nas.training.recovery import Rollback, read_rollback
 from nas.training.settings import TrainSettings

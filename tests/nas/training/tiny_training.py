@@ -10,8 +10,8 @@ import torch
 from experiments.datasets import load_dataset
 from experiments.recipe_settings import DataSettings
 from nas.data import DataSplits
-from nas.training.checkpoints import finished_checkpoints
 from nas.training.context import LocalContext
+from nas.training.finished import finished_checkpoints
 from nas.training.loop import train_supernet
 from nas.training.settings import TrainSettings
 from searchspaces.elastic.supernet import Supernet
