@@ -8,8 +8,8 @@ device says that orders the measured networks best. "ceiling" is one-hot ridge o
 FBNet: six transfer tasks (data of HELP). OFA: every device without sources and with those of other GPU families.
 NAS-Bench-201: every device without and with the others. HAT: transformers, from averages of their layers. This
 machine's devices: what proxy_audit measured. Operators: an operator lookup table of this machine's CPU, which is
-measured here. Accuracy: NAS-Bench-Macro and, where its file is given,
-OFA-MobileNetV3, from 50 to 250 networks. Every `lat_*` column of a file is a device.
+measured here. Accuracy: NAS-Bench-Macro and, where their files are given, OFA-MobileNetV3 and NAS-Bench-201
+(--accuracy), from 50 to 250 networks. Every `lat_*` column of a file is a device.
 """
 
 import argparse
@@ -36,6 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--measurements", type=Path, metavar="DIR", help="of this machine's devices: proxy_audit's --work"
+    )
+    parser.add_argument(
+        "--accuracy", type=Path, metavar="FILE", help="of NAS-Bench-201: data.anb of analog-nasbench, or its wheel"
     )
     parser.add_argument("--work", type=Path, metavar="DIR", help="keeps what the part operators has measured")
     parser.add_argument(

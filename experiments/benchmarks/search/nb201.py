@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from experiments.benchmarks.harness import BenchmarkReport
+from experiments.benchmarks.nasbench201_accuracies import WHERE, find_accuracies, read_accuracies
 from experiments.benchmarks.predictors.published import LatencyTable, read_nasbench201
-from experiments.benchmarks.search.accuracies import WHERE, find_accuracies, read_accuracies
 from experiments.benchmarks.search.compare import Curves, compare
 from experiments.benchmarks.search.curves import draw_curves
 from experiments.benchmarks.search.samplers import OURS

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from experiments.benchmarks.harness import BenchmarkReport
+from experiments.benchmarks.nasbench201_accuracies import read_accuracies, read_records
 from experiments.benchmarks.search import ofa_evolution as ofa_module
 from experiments.benchmarks.search.__main__ import main
-from experiments.benchmarks.search.accuracies import read_accuracies, read_records
 from experiments.benchmarks.search.compare import Curves
 from experiments.benchmarks.search.nb201 import add_ratios
 from experiments.benchmarks.search.ofa_evolution import ofa_evolution
