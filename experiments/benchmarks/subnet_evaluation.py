@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options, report = start(parser, argv)
     with ExitStack() as stack:
         if options.run is None:
-            workload = _trained_a_little(Path(stack.enter_context(tempfile.TemporaryDirectory())), quick=options.quick)
+            workload = trained_a_little(Path(stack.enter_context(tempfile.TemporaryDirectory())), quick=options.quick)
         else:
             workload = load_workload(options.run)
         num_subnets, rounds = (4, 2) if options.quick else (options.subnets, options.rounds)
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return report.finish()
 
 
-def _trained_a_little(directory: Path, *, quick: bool) -> Workload:
+def trained_a_little(directory: Path, *, quick: bool) -> Workload:
     """A run whose supernet has seen 12,800 images once: enough for accuracies that mean something."""
     recipe = load_recipe(RECIPE, overrides=["train.epochs=1"])
     data = load_dataset(recipe.data, seed=recipe.seed)

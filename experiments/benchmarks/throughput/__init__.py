@@ -1,0 +1,1 @@
+"""How many workers one search can keep busy; see the module `__main__`."""
