@@ -54,7 +54,7 @@ def measure_speed(report: BenchmarkReport, options: argparse.Namespace) -> None:
         for name, step in work.items():
             share = len(genomes_NG) / _ONE_BY_ONE if name == "one_by_one" else 1.0
             seconds[name].append(share * timed(step))
-    seconds["specialize"] = specialize_seconds(space, rounds=_ROUNDS, timed=timed)
+    seconds |= specialize_seconds(space, rounds=_ROUNDS, timed=timed)
     medians = {name: float(np.median(values)) for name, values in seconds.items()}
     scale = _NUM / len(genomes_NG)
     report.add("speed/fit_50/seconds", medians["fit"])
@@ -65,6 +65,7 @@ def measure_speed(report: BenchmarkReport, options: argparse.Namespace) -> None:
     report.add("speed/batch_over_products/ratio", medians["predict"] / medians["products"], at_most=1.2)
     report.add("speed/batch_of_features_over_products/ratio", medians["predict_encoded"] / medians["products"])
     report.add("speed/specialize/seconds", medians["specialize"], at_most=2.0)
+    report.add("speed/specialize/command_seconds", medians["command"], at_most=2.0)
     report.add("speed/specialize/space_size", f"{space.size:.2g}")
     report.show(
         f"One core, {len(genomes_NG):,} architectures",

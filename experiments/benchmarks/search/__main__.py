@@ -51,6 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="LIST",
         help=f"budgets [default: {','.join(f'{name}={budget}' for name, budget in BUDGETS.items())}]",
     )
+    parser.add_argument(
+        "--ceiling",
+        action="store_true",
+        help="of nb201: what a search reaches that is told far more (minutes a device)",
+    )
     parser.add_argument("--gp-seeds", type=int, default=3, metavar="N", help="at most so many [default: %(default)s]")
     options, report = start(parser, argv)
     for name in options.parts:
