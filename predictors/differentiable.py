@@ -112,7 +112,10 @@ class DifferentiableBlend:
 
     def __call__(self, probabilities: Mapping[str, torch.Tensor]) -> torch.Tensor:
         """Predicted costs (B,); see `ExpectedFeatures` for the probabilities."""
-        blocks = self._features(probabilities)
+        return self.of_blocks(self._features(probabilities))
+
+    def of_blocks(self, blocks: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The same, from what `ExpectedFeatures` makes of the probabilities."""
         logs = [weight * torch.log(differentiable_mean(member, blocks)) for member, weight in self._weighted]
         return torch.exp(torch.stack(logs).sum(dim=0) / sum(weight for _, weight in self._weighted))
 

@@ -10,6 +10,7 @@ Letters: N architectures, G genes, U units that mutate together.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -76,8 +77,8 @@ class Evolution:
         for _ in range(generations):
             best = np.argsort(-value_N, kind="stable")[:_PARENTS]
             parents_NG = population_NG[best]
-            mutated_NG = self._allowed(lambda num: self._mutations(parents_NG, num), _MUTATED)
-            crossed_NG = self._allowed(lambda num: self._crossings(parents_NG, num), POPULATION - _MUTATED)
+            mutated_NG = self._allowed(partial(self._mutations, parents_NG), _MUTATED)
+            crossed_NG = self._allowed(partial(self._crossings, parents_NG), POPULATION - _MUTATED)
             children_NG = np.concatenate([one for one in (mutated_NG, crossed_NG) if one is not None])
             population_NG = np.concatenate([parents_NG, children_NG])
             value_N = np.concatenate([value_N[best], self._judged(children_NG)])

@@ -3,12 +3,13 @@
 As in ProxylessNAS (Cai, Zhu, Han, ICLR 2019) and FBNet (Wu et al., CVPR 2019) every choice has path weights, relaxed by
 Gumbel-softmax under a falling temperature, and the loss weighs accuracy against the logarithm of latency. There, paths
 are those of a supernet that is trained meanwhile; here, accuracy is a model that is fitted again whenever the study has
-some more evaluations, and latency the run's predictor, where it has gradients, or a model of it. One descent has several
-weights of latency at once, so that a front comes out; a weighted sum finds only what is on the front's convex hull.
+some more evaluations, and latency the run's predictor, where it has gradients, or a model of it. One descent has
+several weights of latency at once, so that a front comes out; a weighted sum finds only what is on its convex hull.
 
 Letters: N architectures, G genes, B weights of latency, V values of a choice, D draws.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -34,18 +35,20 @@ from searchspaces.genomes import Genomes
 _WEIGHTS = 8
 # Weights are spread over this factor about the one that balances the ranges of both objectives.
 _SPREAD = 30.0
-_STEPS, _LEARNING_RATE = 120, 0.2
+_STEPS, _LEARNING_RATE = 80, 0.2
 _HOT, _COLD = 5.0, 0.1
-_DRAWS = 32
+# Architectures are drawn from nearly certain choices, then from softer and softer ones.
+_DRAWS, _SHARP, _SOFT = 48, 1e-3, 4.0
 _PRICED = 1024
 # How much a predicted cost beyond its limit adds to the loss, for each unit of its logarithm.
 _BEYOND_LIMIT = 10.0
 # Families that take the features of every space.
 _COST_FAMILIES = tuple(family for family in REGRESSORS if family.needs is None)
 
-Probabilities = Mapping[str, torch.Tensor]
-# A predicted objective (B,).
-_Predict = Callable[[Probabilities], torch.Tensor]
+# By name of the gene (B, V).
+PerGene = Mapping[str, torch.Tensor]
+# A predicted objective (B,), from the blocks of `ExpectedFeatures`.
+_Predict = Callable[[Mapping[str, torch.Tensor]], torch.Tensor]
 
 
 class GradientSampler(SpaceSampler):
@@ -84,7 +87,7 @@ class GradientSampler(SpaceSampler):
             return None
         try:
             if predictor is not None:
-                return DifferentiableLatency(predictor)
+                return DifferentiableLatency(predictor).of_blocks
         except PredictorError:
             pass  # a model of it has gradients
         ends_NG = self._space.genomes([self._space.smallest, self._space.largest])
@@ -98,19 +101,16 @@ class GradientSampler(SpaceSampler):
         if not self._num_fitted or num >= self._num_fitted + _WEIGHTS:
             self._found, self._num_fitted = self._descend(), num
         chosen_G = self._unseen(self._found)
-        if chosen_G is None:
-            self._found = self._descend()
-            chosen_G = self._unseen(self._found)
         return self._random() if chosen_G is None else chosen_G
 
     def _fit(self, families: Sequence[Regressor], genomes_NG: Genomes, value_N: FloatArray) -> _Predict:
         """A differentiable model of a positive value."""
         if np.ptp(value_N) == 0.0:
             constant = float(value_N[0])
-            return lambda chances: torch.full((len(next(iter(chances.values()))),), constant, dtype=torch.float64)
+            return lambda blocks: torch.full_like(blocks["totals"][:, 0], constant)
         features = LatencyFeatures(space=self._space)
         fitted = blend(families, features.encode(genomes_NG), value_N, population=features.population())
-        return DifferentiableBlend(fitted, features=self._features)
+        return DifferentiableBlend(fitted, features=self._features).of_blocks
 
     def _descend(self) -> list[Genome]:
         """What a descent ends at, for each weight the best new one, then the next best ones."""
@@ -122,12 +122,13 @@ class GradientSampler(SpaceSampler):
         balanced = (np.ptp(error_N) or 1.0) / (np.ptp(np.log(cost_N)) or 1.0)
         places_B = (np.arange(_WEIGHTS) + self._spread()) / _WEIGHTS
         weight_B = torch.from_numpy(balanced * _SPREAD ** (2.0 * places_B - 1.0))
-        limit = self._limits.get(self._cost, np.inf)
+        log_limit = math.log(self._limits.get(self._cost, math.inf))
 
-        def loss_B(chances: Probabilities) -> torch.Tensor:
-            log_B = cost(chances).log()
+        def loss_B(chances: PerGene) -> torch.Tensor:
+            blocks = self._features(chances)
+            log_B = cost(blocks).log()
             # The error is 1 - accuracy: it falls where -accuracy does.
-            return error(chances) + weight_B * (log_B + _BEYOND_LIMIT * (log_B - np.log(limit)).clamp(min=0.0))
+            return error(blocks) + weight_B * (log_B + _BEYOND_LIMIT * (log_B - log_limit).clamp(min=0.0))
 
         generator = torch.Generator().manual_seed(int(self._rng.integers(2**31)))
         ended = relax(self._space, loss_B, num=_WEIGHTS, generator=generator)
@@ -141,47 +142,53 @@ class GradientSampler(SpaceSampler):
             per_weight.append(list({row.tobytes(): row for row in ordered_DG if self._seen.is_new(row)}.values()))
         return [rows[rank] for rank in range(_DRAWS) for rows in per_weight if rank < len(rows)]
 
-    def _drawn(self, ended: Probabilities, *, generator: torch.Generator) -> Genomes:
-        """Genomes (D, B, G), inactive genes included: the most probable of each weight, then random ones."""
-        columns = []
-        for choice in self._space.choices:
-            chance_BV = ended[choice.name]
-            random_BD = torch.multinomial(chance_BV, _DRAWS - 1, replacement=True, generator=generator)
-            columns.append(torch.cat([chance_BV.argmax(dim=1, keepdim=True), random_BD], dim=1).T)
-        return torch.stack(columns, dim=2).to(torch.int8).numpy()
+    def _drawn(self, ended: PerGene, *, generator: torch.Generator) -> Genomes:
+        """Genomes (D, B, G), inactive genes included: the most probable of each weight, then less and less so."""
+        softness_D = torch.from_numpy(np.geomspace(_SHARP, _SOFT, _DRAWS))
+        columns = [
+            _gumbel(ended[choice.name].expand(_DRAWS, -1, -1), softness_D[:, None, None], generator=generator)
+            for choice in self._space.choices
+        ]
+        return torch.stack([chance_DBV.argmax(dim=2) for chance_DBV in columns], dim=2).to(torch.int8).numpy()
 
 
 def relax(
-    space: SearchSpace, loss_B: Callable[[Probabilities], torch.Tensor], *, num: int, generator: torch.Generator
-) -> Probabilities:
-    """Minimise losses over probabilities of choices, by Adam on Gumbel-softmax samples under a falling temperature.
+    space: SearchSpace, loss_B: Callable[[PerGene], torch.Tensor], *, num: int, generator: torch.Generator
+) -> PerGene:
+    """Minimise losses over path weights, by Adam on Gumbel-softmax samples under a falling temperature.
 
     Args:
         space: the search space.
-        loss_B: losses (B,) of probabilities by name of the gene, each (B, V).
+        loss_B: losses (B,) of probabilities.
         num: how many rows B, each for itself.
         generator: of the samples.
 
     Returns:
-        The probabilities at the end.
+        The path weights at the end: logits.
     """
     logits = {
         choice.name: torch.zeros(num, len(choice.values), dtype=torch.float64).requires_grad_()
         for choice in space.choices
     }
     optimizer = torch.optim.Adam(logits.values(), lr=_LEARNING_RATE)
-    for temperature in np.geomspace(_HOT, _COLD, _STEPS).tolist():
-        sampled = {}
-        for name, logit_BV in logits.items():
-            uniform_BV = torch.rand(logit_BV.shape, generator=generator, dtype=torch.float64).clamp(min=1e-12)
-            sampled[name] = ((logit_BV - torch.log(-torch.log(uniform_BV))) / temperature).softmax(dim=1)
+    for temperature in torch.from_numpy(np.geomspace(_HOT, _COLD, _STEPS)):
+        sampled = {
+            name: (_gumbel(logit_BV, 1.0, generator=generator) / temperature).softmax(dim=1)
+            for name, logit_BV in logits.items()
+        }
         optimizer.zero_grad()
         loss_B(sampled).sum().backward()
         optimizer.step()
-    return {name: logit_BV.detach().softmax(dim=1) for name, logit_BV in logits.items()}
+    return {name: logit_BV.detach() for name, logit_BV in logits.items()}
 
 
-def certain(space: SearchSpace, genomes_BG: Genomes) -> Probabilities:
+def _gumbel(logits: torch.Tensor, softness: torch.Tensor | float, *, generator: torch.Generator) -> torch.Tensor:
+    """Logits with noise: the largest of a row is a draw from their softmax, or from a softer one."""
+    uniform = torch.rand(logits.shape, generator=generator, dtype=torch.float64).clamp(min=1e-12)
+    return logits - softness * torch.log(-torch.log(uniform))
+
+
+def certain(space: SearchSpace, genomes_BG: Genomes) -> PerGene:
     """Probabilities 0 and 1 of complete genomes."""
     return {
         choice.name: torch.nn.functional.one_hot(torch.from_numpy(genomes_BG[:, g]).long(), len(choice.values)).double()

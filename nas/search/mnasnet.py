@@ -54,9 +54,7 @@ class MnasNetSampler(SpaceSampler):
         population: int,
         seed: int | None = None,
     ) -> None:
-        super().__init__(
-            space, objectives=objectives, computed=computed, limits=limits, first=population, seed=seed
-        )
+        super().__init__(space, objectives=objectives, computed=computed, limits=limits, first=population, seed=seed)
         self._accuracy, self._cost = accuracy_and_cost(objectives, sampler="mnasnet")
         self._population = population
 

@@ -5,9 +5,7 @@ from typing import Literal
 
 from nas.objectives import Limit
 
-SamplerName = Literal[
-    "surrogate", "mnasnet", "ofa-evolution", "gradient", "nsga2", "nsga3", "tpe", "gp", "random"
-]
+SamplerName = Literal["surrogate", "mnasnet", "ofa-evolution", "gradient", "nsga2", "nsga3", "tpe", "gp", "random"]
 """Ours, published ones that we wrote as samplers, and those of Optuna."""
 
 

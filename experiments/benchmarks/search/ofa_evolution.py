@@ -10,7 +10,7 @@ from nas.search.evolution import GENERATIONS, POPULATION, Evolution
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfaFound:
-    """The best network: its accuracy (a fraction), its latency in ms, and how many generations' networks were judged."""
+    """The best network: its accuracy (a fraction), its latency in ms, and how many were judged."""
 
     accuracy: float
     latency_ms: float

@@ -66,17 +66,13 @@ def run_search(
     return _search(problem, optuna.create_study(sampler=chosen, directions=directions), seed=seed, budget=budget)
 
 
-def _sampler(
-    problem: Problem, sampler: str, *, seed: int, computed: Mapping[str, Compute] | None
-) -> BaseSampler:
+def _sampler(problem: Problem, sampler: str, *, seed: int, computed: Mapping[str, Compute] | None) -> BaseSampler:
     space, objectives = problem.space, problem.objectives
     match sampler:
         case "surrogate":
             return SurrogateSampler(space, objectives=objectives, computed=computed, seed=seed)
         case "mnasnet":
-            return MnasNetSampler(
-                space, objectives=objectives, computed=computed, population=_POPULATION, seed=seed
-            )
+            return MnasNetSampler(space, objectives=objectives, computed=computed, population=_POPULATION, seed=seed)
         case "ofa-evolution":
             return OfaEvolutionSampler(space, objectives=objectives, computed=computed, seed=seed)
         case "gradient":
