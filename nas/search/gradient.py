@@ -40,8 +40,6 @@ _HOT, _COLD = 5.0, 0.1
 # Architectures are drawn from nearly certain choices, then from softer and softer ones.
 _DRAWS, _SHARP, _SOFT = 48, 1e-3, 4.0
 _PRICED = 1024
-# How much a predicted cost beyond its limit adds to the loss, for each unit of its logarithm.
-_BEYOND_LIMIT = 10.0
 # Families that take the features of every space.
 _COST_FAMILIES = tuple(family for family in REGRESSORS if family.needs is None)
 
@@ -122,13 +120,14 @@ class GradientSampler(SpaceSampler):
         balanced = (np.ptp(error_N) or 1.0) / (np.ptp(np.log(cost_N)) or 1.0)
         places_B = (np.arange(_WEIGHTS) + self._spread()) / _WEIGHTS
         weight_B = torch.from_numpy(balanced * _SPREAD ** (2.0 * places_B - 1.0))
-        log_limit = math.log(self._limits.get(self._cost, math.inf))
+        # What is beyond the limit costs as much as under the largest weight.
+        beyond, log_limit = balanced * _SPREAD, math.log(self._limits.get(self._cost, math.inf))
 
         def loss_B(chances: PerGene) -> torch.Tensor:
             blocks = self._features(chances)
             log_B = cost(blocks).log()
             # The error is 1 - accuracy: it falls where -accuracy does.
-            return error(blocks) + weight_B * (log_B + _BEYOND_LIMIT * (log_B - log_limit).clamp(min=0.0))
+            return error(blocks) + weight_B * log_B + beyond * (log_B - log_limit).clamp(min=0.0)
 
         generator = torch.Generator().manual_seed(int(self._rng.integers(2**31)))
         ended = relax(self._space, loss_B, num=_WEIGHTS, generator=generator)

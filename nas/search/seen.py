@@ -27,7 +27,7 @@ class Seen:
 
     Attributes:
         space: whose architectures the trials suggest.
-        genomes: evaluated architectures, in the order of their trials' ends; values: theirs.
+        genomes: evaluated architectures, the oldest first; values: theirs.
         known: genomes, as bytes, of all trials: evaluated, waiting, refused and failed ones.
         finished: numbers of the trials that were read to their end.
     """
