@@ -9,6 +9,8 @@ Letters: N architectures, M objectives, G genes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +30,16 @@ from searchspaces.genomes import Genomes
 _AT_ONCE = 4
 _POOL = 2048
 
-# Predicted objectives, to be minimised, and how far beyond the limits, (N, M + 1).
+# A number (N,) of each architecture.
 _Predict = Callable[[Genomes], FloatArray]
+
+
+class _Models(NamedTuple):
+    """What an evolution asks: the logarithm of the error rate, the cost, and how far it is beyond the limits."""
+
+    error: _Predict
+    cost: _Predict
+    missed: _Predict
 
 
 class OfaEvolutionSampler(SpaceSampler):
@@ -57,48 +67,54 @@ class OfaEvolutionSampler(SpaceSampler):
         self._accuracy, self._cost = accuracy_and_cost(objectives, sampler="ofa-evolution")
         self._generations = generations
         self._pool_NG = first_pool(space, _POOL, self._rng)
-        self._predict: _Predict | None = None
+        self._models: _Models | None = None
         self._num_fitted = 0
         self._found: list[Genome] = []
 
     def _next(self, pending_NG: Genomes) -> Genome:
         if self._knows_little(pending_NG):
             return self._first_one()
-        if self._predict is None or len(self._seen.genomes) >= self._num_fitted + _AT_ONCE:
-            self._predict, self._found = self._fitted(), []
+        if self._models is None or len(self._seen.genomes) >= self._num_fitted + _AT_ONCE:
+            self._models, self._found = self._fitted(), []
         chosen_G = self._unseen(self._found)
         if chosen_G is None:
-            self._found = self._evolve(self._predict)
+            self._found = self._evolve(self._models)
             chosen_G = self._unseen(self._found)
         return self._random() if chosen_G is None else chosen_G
 
-    def _fitted(self) -> _Predict:
+    def _fitted(self) -> _Models:
         genomes_NG = np.array(self._seen.genomes, dtype=np.int8)
         cost_NM = without_hopeless(self._told_NM(), objectives=self._objectives)
         models = fit_models(
             genomes_NG, cost_NM, space=self._space, objectives=self._objectives, computed=self._computed
         )
         self._num_fitted = len(genomes_NG)
-        return remembered(lambda some_NG: np.column_stack([models.predict(some_NG)[0], self._missed(some_NG)]))
 
-    def _evolve(self, predict: _Predict) -> list[Genome]:
+        def predict(m: int) -> _Predict:
+            name = self._objectives[m].name
+            blends = {name: models.blends[name]} if name in models.blends else {}
+            alone = replace(models, objectives=(self._objectives[m],), blends=blends)
+            return remembered(lambda some_NG: alone.predict(some_NG)[0][:, 0])
+
+        return _Models(error=predict(self._accuracy), cost=predict(self._cost), missed=remembered(self._missed))
+
+    def _evolve(self, models: _Models) -> list[Genome]:
         """The best new ones under the next constraint."""
         limit = self._limits.get(self._cost)
         if limit is None:
-            cost_N = predict(self._pool_NG)[:, self._cost]
+            cost_N = models.cost(self._pool_NG)
             low, high = float(cost_N.min()), float(cost_N.max())
             limit = low * (high / low) ** self._spread()
 
         def allows(genomes_NG: Genomes) -> npt.NDArray[np.bool_]:
-            predicted_NM = predict(genomes_NG)
-            return np.asarray((predicted_NM[:, self._cost] <= limit) & (predicted_NM[:, -1] <= 0.0))
+            return np.asarray((models.cost(genomes_NG) <= limit) & (models.missed(genomes_NG) <= 0.0))
 
         start_NG = self._pool_NG[allows(self._pool_NG)]
         if not len(start_NG):
             return []
         evolution = Evolution(
             self._space,
-            judge=lambda genomes_NG: -predict(genomes_NG)[:, self._accuracy],
+            judge=lambda genomes_NG: -models.error(genomes_NG),
             allows=allows,
             rng=self._rng,
         )
@@ -109,13 +125,13 @@ class OfaEvolutionSampler(SpaceSampler):
 
 def remembered(predict: _Predict) -> _Predict:
     """The same, but every architecture is predicted once: an evolution asks for the same ones again and again."""
-    known: dict[bytes, FloatArray] = {}
+    known: dict[bytes, float] = {}
 
     def predict_new(genomes_NG: Genomes) -> FloatArray:
         keys = [genome_G.tobytes() for genome_G in genomes_NG]
         fresh = {key: n for n, key in enumerate(keys) if key not in known}
         if fresh:
-            known.update(zip(fresh, predict(genomes_NG[list(fresh.values())]), strict=True))
+            known.update(zip(fresh, predict(genomes_NG[list(fresh.values())]).tolist(), strict=True))
         return np.array([known[key] for key in keys])
 
     return predict_new
