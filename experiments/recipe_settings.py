@@ -245,11 +245,15 @@ class SearchSettings(Section):
     """
 
     sampler: SamplerName = Field(
-        default="surrogate", description="who proposes architectures: surrogate (ours), or one of Optuna's samplers"
+        default="surrogate",
+        description="who proposes architectures: surrogate (ours), a published search, or one of Optuna's samplers",
     )
     evaluations: Count = Field(default=120, description="unique architectures evaluated")
     population: int = Field(
-        default=24, ge=4, le=10_000, description="population of nsga2 and nsga3; first random ones of tpe and gp"
+        default=24,
+        ge=4,
+        le=10_000,
+        description="population of nsga2, nsga3 and mnasnet; first random ones of tpe and gp",
     )
     workers: Workers = Field(default=2, description="evaluation workers", json_schema_extra=OPERATIONAL)
     subnets_per_task: Workers = Field(default=4, description="subnets judged by one task")

@@ -16,13 +16,112 @@ from predictors.errors import PredictorError
 from predictors.features import NUM_COUNTS, feature_layout
 from predictors.latency import LatencyPredictor
 from predictors.regressors.gaussian import FittedGaussianProcess, differentiable_mean
+from predictors.selection import Blend
 from searchspaces import SearchSpace
 
 
-class DifferentiableLatency:
-    """Predicts the mean of a `LatencyPredictor` from probabilities of choices.
+class ExpectedFeatures:
+    """The blocks of `LatencyFeatures` in expectation, without those of operators that compilers leave out.
+
+    Args:
+        space: the architectures' space.
+
+    Raises:
+        PredictorError: the space's operators depend on too many genes.
+    """
+
+    def __init__(self, space: SearchSpace) -> None:
+        self.space = space
+        self._layout = feature_layout(space)
+        if not self._layout.sums.groups:
+            raise PredictorError(
+                f"operators of {space.space_id} depend on too many genes at once for expectations",
+                hint="use the predictor itself, with a search that needs no gradients",
+            )
+        self._tables = [
+            (group.genes.tolist(), torch.from_numpy(group.table), torch.from_numpy(group.columns))
+            for group in self._layout.sums.groups
+        ]
+
+    def __call__(self, probabilities: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor]:
+        """Blocks of B rows, each (B, columns).
+
+        Args:
+            probabilities: by name of the gene (B, values), float64, rows that sum to 1; of every gene of the space,
+                those of genes that may be inactive included.
+
+        Raises:
+            PredictorError: a gene is missing, or its tensor has another shape; it is named.
+        """
+        chances = [self._checked(probabilities, choice.name, len(choice.values)) for choice in self.space.choices]
+        layout, num = self._layout, len(chances[0])
+        width = layout.num_stages + layout.num_shapes
+        sums_BC = torch.zeros(num, width, dtype=torch.float64)
+        for genes, table, columns in self._tables:
+            joint_BR = torch.ones(num, 1, dtype=torch.float64)
+            for gene in genes:
+                joint_BR = (joint_BR[:, :, None] * chances[gene][:, None, :]).flatten(1)
+            sums_BC = sums_BC.index_add(1, columns, joint_BR @ table)
+        stages_BC, shapes_BC = sums_BC[:, : layout.num_stages], sums_BC[:, layout.num_stages :]
+        kinds_BC = stages_BC @ torch.from_numpy(layout.kind_of_stage)
+        return {
+            "totals": kinds_BC.unflatten(1, (NUM_COUNTS, -1)).sum(dim=2),
+            "kinds": kinds_BC,
+            "shapes": shapes_BC,
+            "stages": stages_BC,
+            "choices": torch.cat(_active(self.space, chances), dim=1),
+        }
+
+    def _checked(self, probabilities: Mapping[str, torch.Tensor], name: str, num: int) -> torch.Tensor:
+        tensor = probabilities.get(name)
+        if tensor is None or tensor.ndim != 2 or tensor.shape[1] != num:
+            found = "nothing" if tensor is None else f"a tensor of shape {tuple(tensor.shape)}"
+            raise PredictorError(
+                f"gene {name!r} has {found}, expected probabilities of shape (B, {num})",
+                hint="give every gene of the space the probabilities of its values",
+            )
+        return tensor.double()
+
+
+class DifferentiableBlend:
+    """Predicts the mean of a `Blend` from probabilities of choices.
 
     Families without gradients are left out, and the others take over their weights.
+
+    Args:
+        blend: fitted to features of `LatencyFeatures` without sources.
+        features: of the same space.
+
+    Raises:
+        PredictorError: none of its families has gradients.
+    """
+
+    def __init__(self, blend: Blend, *, features: ExpectedFeatures) -> None:
+        self._features = features
+        self._weighted = [
+            (member, weight)
+            for member, weight in zip(blend.members, blend.weights, strict=True)
+            # What a family needs beside the blocks of all spaces has no expectation.
+            if isinstance(member, FittedGaussianProcess) and member.family.needs is None
+        ]
+        if not self._weighted:
+            raise PredictorError(
+                f"the predictor consists of {', '.join(blend.names)}, without gradients",
+                hint="use the predictor itself, with a search that needs no gradients",
+            )
+
+    def __call__(self, probabilities: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """Predicted costs (B,); see `ExpectedFeatures` for the probabilities."""
+        return self.of_blocks(self._features(probabilities))
+
+    def of_blocks(self, blocks: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The same, from what `ExpectedFeatures` makes of the probabilities."""
+        logs = [weight * torch.log(differentiable_mean(member, blocks)) for member, weight in self._weighted]
+        return torch.exp(torch.stack(logs).sum(dim=0) / sum(weight for _, weight in self._weighted))
+
+
+class DifferentiableLatency(DifferentiableBlend):
+    """Predicts the mean of a `LatencyPredictor`, in its unit, from probabilities of choices.
 
     Args:
         predictor: one without sources.
@@ -43,73 +142,7 @@ class DifferentiableLatency:
                 "which have no gradients",
                 hint="fit one without sources",
             )
-        self._predictor, self._space = predictor, predictor.space
-        self._layout = feature_layout(predictor.space)
-        if not self._layout.sums.groups:
-            raise PredictorError(
-                f"operators of {predictor.space_id} depend on too many genes at once for expectations",
-                hint="use the predictor itself, with a search that needs no gradients",
-            )
-        self._tables = [
-            (group.genes.tolist(), torch.from_numpy(group.table), torch.from_numpy(group.columns))
-            for group in self._layout.sums.groups
-        ]
-        blend = predictor.model.blend
-        self._weighted = [
-            (member, weight)
-            for member, weight in zip(blend.members, blend.weights, strict=True)
-            if isinstance(member, FittedGaussianProcess)
-        ]
-        if not self._weighted:
-            raise PredictorError(
-                f"the predictor of {predictor.device_id!r} consists of {', '.join(blend.names)}, without gradients",
-                hint="use the predictor itself, with a search that needs no gradients",
-            )
-
-    def __call__(self, probabilities: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Predicted latencies (B,), in the predictor's unit.
-
-        Args:
-            probabilities: by name of the gene (B, values), float64, rows that sum to 1; of every gene of the space,
-                those of genes that may be inactive included.
-
-        Raises:
-            PredictorError: a gene is missing, or its tensor has another shape; it is named.
-        """
-        chances = [self._checked(probabilities, choice.name, len(choice.values)) for choice in self._space.choices]
-        blocks = self._expected(chances)
-        logs = [weight * torch.log(differentiable_mean(member, blocks)) for member, weight in self._weighted]
-        return torch.exp(torch.stack(logs).sum(dim=0) / sum(weight for _, weight in self._weighted))
-
-    def _checked(self, probabilities: Mapping[str, torch.Tensor], name: str, num: int) -> torch.Tensor:
-        tensor = probabilities.get(name)
-        if tensor is None or tensor.ndim != 2 or tensor.shape[1] != num:
-            found = "nothing" if tensor is None else f"a tensor of shape {tuple(tensor.shape)}"
-            raise PredictorError(
-                f"gene {name!r} has {found}, expected probabilities of shape (B, {num})",
-                hint="give every gene of the space the probabilities of its values",
-            )
-        return tensor.double()
-
-    def _expected(self, chances: list[torch.Tensor]) -> Mapping[str, torch.Tensor]:
-        """The blocks of `LatencyFeatures`, in expectation."""
-        layout, num = self._layout, len(chances[0])
-        width = layout.num_stages + layout.num_shapes
-        sums_BC = torch.zeros(num, width, dtype=torch.float64)
-        for genes, table, columns in self._tables:
-            joint_BR = torch.ones(num, 1, dtype=torch.float64)
-            for gene in genes:
-                joint_BR = (joint_BR[:, :, None] * chances[gene][:, None, :]).flatten(1)
-            sums_BC = sums_BC.index_add(1, columns, joint_BR @ table)
-        stages_BC, shapes_BC = sums_BC[:, : layout.num_stages], sums_BC[:, layout.num_stages :]
-        kinds_BC = stages_BC @ torch.from_numpy(layout.kind_of_stage)
-        return {
-            "totals": kinds_BC.unflatten(1, (NUM_COUNTS, -1)).sum(dim=2),
-            "kinds": kinds_BC,
-            "shapes": shapes_BC,
-            "stages": stages_BC,
-            "choices": torch.cat(_active(self._space, chances), dim=1),
-        }
+        super().__init__(predictor.model.blend, features=ExpectedFeatures(predictor.space))
 
 
 def _active(space: SearchSpace, chances: list[torch.Tensor]) -> list[torch.Tensor]:

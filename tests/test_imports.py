@@ -113,6 +113,12 @@ def test_a_light_module_imports_without_the_heavy_libraries(name: str, report: d
     assert report[name] == []
 
 
+def test_of_the_samplers_only_that_with_gradients_needs_torch() -> None:
+    found = heavy_imports("nas.search.study", "nas.search.gradient")
+    assert "torch" not in found["nas.search.study"]
+    assert "torch" in found["nas.search.gradient"]
+
+
 def test_nas_help_answers_without_the_heavy_libraries() -> None:
     heavy = [*HEAVY, "pandas", "pyarrow", "scipy", "sklearn"]
     done = run_python(CLI_PROBE, json.dumps(heavy), "--help")

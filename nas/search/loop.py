@@ -181,6 +181,7 @@ class _Search:
             self._fail(proposals, reason=result.error)
             return
         scores = {score.arch_id: score for score in result.scores}
+        judged = [one for one in proposals if np.isfinite(scores[one.architecture.arch_id].accuracy.value)]
         record(
             [
                 Evaluated(
@@ -189,10 +190,10 @@ class _Search:
                     price=proposal.price,
                     score=scores[proposal.architecture.arch_id],
                 )
-                for proposal in proposals
+                for proposal in judged
             ]
         )
-        for proposal in proposals:
+        for proposal in judged:
             arch_id = proposal.architecture.arch_id
             score = scores[arch_id]
             values = Values(accuracy=score.accuracy.value, latency_ms=proposal.price.latency_predicted_ms)
@@ -200,9 +201,11 @@ class _Search:
             del self._in_flight[arch_id]
             for trial in proposal.trials:
                 self._study.tell(trial, values)
+        if not_judged := [one for one in proposals if one.architecture.arch_id in self._in_flight]:
+            self._fail(not_judged, reason="its accuracy is not a number", whole_task=not judged)
 
-    def _fail(self, proposals: Sequence[_Proposal], *, reason: str) -> None:
-        self._num_failed += 1
+    def _fail(self, proposals: Sequence[_Proposal], *, reason: str, whole_task: bool = True) -> None:
+        self._num_failed += whole_task
         self._last_failure = reason
         for proposal in proposals:
             self._failed.add(proposal.architecture.arch_id)

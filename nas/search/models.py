@@ -27,7 +27,7 @@ _MOST_WRONG = float(np.log(4.0))
 # A network that a compiler optimised away is no outlier of a model that takes noise as relative to the cost.
 _LEAST_SHARE = 0.02
 # What a network computes: effects on the error rate multiply, and depend on each other.
-_ACCURACY = (
+ACCURACY_FAMILIES = (
     GaussianProcess(
         name="gp-accuracy",
         views=(
@@ -144,7 +144,7 @@ def fit_models(
         value_N = cost_NM[:, m]
         value_N = np.exp(value_N) if function else np.maximum(value_N, _LEAST_SHARE * np.median(value_N))
         blends[objective.name] = blend(
-            _ACCURACY if function else _COST,
+            ACCURACY_FAMILIES if function else _COST,
             of_function(blocks) if function else blocks,
             value_N,
             population=features.population(),

@@ -5,8 +5,8 @@ from typing import Literal
 
 from nas.objectives import Limit
 
-SamplerName = Literal["surrogate", "nsga2", "nsga3", "tpe", "gp", "random"]
-"""Ours, and those of Optuna."""
+SamplerName = Literal["surrogate", "mnasnet", "ofa-evolution", "gradient", "nsga2", "nsga3", "tpe", "gp", "random"]
+"""Ours, published ones that we wrote as samplers, and those of Optuna."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +16,7 @@ class SearchSettings:
     Attributes:
         sampler: who proposes architectures.
         evaluations: unique architectures to evaluate, those of earlier calls included.
-        population: of NSGA-II and NSGA-III; TPE and GP start with as many random proposals.
+        population: of NSGA-II, NSGA-III and `mnasnet`; TPE and GP start with as many random proposals.
         subnets_per_task: architectures that a worker gets at once.
         limits: upper bounds on predicted latency and counts, see `nas.pricing.LIMITS`.
         seed: proposals are derived from it and from the number of trials so far.

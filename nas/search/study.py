@@ -16,8 +16,11 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from nas.errors import RunError
 from nas.objectives import ACCURACY, LATENCY, Limit
 from nas.pricing import Price, Pricer
+from nas.search.mnasnet import MnasNetSampler
+from nas.search.ofa_evolution import OfaEvolutionSampler
+from nas.search.seen import NOT_EVALUATED
 from nas.search.settings import SearchSettings
-from nas.search.surrogate import NOT_EVALUATED, SurrogateSampler
+from nas.search.surrogate import SurrogateSampler
 from searchspaces import Architecture, SearchSpace, SpaceError
 
 _ARCH_ID = "arch_id"
@@ -162,13 +165,26 @@ def open_study(path: Path, *, name: str, pricer: Pricer, settings: SearchSetting
 def make_sampler(settings: SearchSettings, *, pricer: Pricer, seed: int) -> BaseSampler:
     """The sampler that the settings name, with this seed."""
     population = settings.population
+    space, objectives = pricer.space, (ACCURACY, LATENCY)
+    costs, limits = pricer.costs, settings.limits
     match settings.sampler:
         case "surrogate":
-            return SurrogateSampler(
-                pricer.space,
-                objectives=(ACCURACY, LATENCY),
-                computed=pricer.costs,
-                limits=settings.limits,
+            return SurrogateSampler(space, objectives=objectives, computed=costs, limits=limits, seed=seed)
+        case "mnasnet":
+            return MnasNetSampler(
+                space, objectives=objectives, computed=costs, limits=limits, population=population, seed=seed
+            )
+        case "ofa-evolution":
+            return OfaEvolutionSampler(space, objectives=objectives, computed=costs, limits=limits, seed=seed)
+        case "gradient":
+            from nas.search.gradient import GradientSampler  # torch is imported for this one only
+
+            return GradientSampler(
+                space,
+                objectives=objectives,
+                computed=costs,
+                limits=limits,
+                predictor=pricer.predictor,
                 seed=seed,
             )
         case "nsga2":

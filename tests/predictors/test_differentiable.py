@@ -10,7 +10,7 @@ from predictors.differentiable import DifferentiableLatency
 from predictors.features import LatencyFeatures
 from predictors.regressors.regressor import FittedRegressor
 from predictors.regressors.trees import BoostedTrees
-from searchspaces import SearchSpace
+from searchspaces import SearchSpace, get_space
 from tests.predictors.synthetic_device import DEVICE_ID, SyntheticDevice
 
 
@@ -108,3 +108,17 @@ def test_families_without_gradients_are_left_out(space: SearchSpace, predictor: 
     np.testing.assert_allclose(found.numpy(), smooth.predict(genomes_NG).mean, rtol=1e-6)
     with pytest.raises(PredictorError, match="consists of trees, without gradients"):
         DifferentiableLatency(made_of(trees))
+
+
+def test_a_family_that_needs_features_without_expectation_has_no_gradients() -> None:
+    """In cells of NAS-Bench-201 compilers leave out what nobody uses, which no sum over single genes tells."""
+    space = get_space("nasbench201")
+    genomes_NG = np.unique(space.sample_many(30, np.random.default_rng(0)), axis=0)
+    live_N = LatencyFeatures(space=space).encode(genomes_NG)["live-totals"][:, 1]
+    table = pd.DataFrame(
+        {"architecture": [arch.to_json() for arch in space.architectures(genomes_NG)], "latency_ms": 1.0 + live_N / 1e7}
+    )
+    predictor = fit_latency_predictor(table, space=space, device_id=DEVICE_ID)
+    assert "gp-live" in predictor.model.blend.names
+    with pytest.raises(PredictorError, match="gp-live, without gradients"):
+        DifferentiableLatency(predictor)

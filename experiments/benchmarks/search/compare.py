@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from experiments.benchmarks.harness import BenchmarkReport
-from experiments.benchmarks.search.samplers import BUDGETS, OURS, run_search
+from experiments.benchmarks.search.samplers import BUDGETS, ONE_COST, OURS, run_search
 from experiments.benchmarks.search.store import Searched, SearchStore
 from experiments.benchmarks.search.truth import ExactFront, Problem, evaluations_to
 from nas.pricing import Compute
@@ -66,6 +66,8 @@ def compare(
     report.add(f"{case}/exact/front_size", front.size)
     curves = {}
     for sampler in options.samplers:
+        if sampler in ONE_COST and len(problem.objectives) != 2:
+            continue
         searches = [
             _searched(
                 report, store, case, problem, sampler, seed=seed, budget=_budget(options, sampler), computed=computed

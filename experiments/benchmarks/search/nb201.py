@@ -15,7 +15,7 @@ from experiments.benchmarks.predictors.published import LatencyTable, read_nasbe
 from experiments.benchmarks.search.compare import Curves, compare
 from experiments.benchmarks.search.curves import draw_curves
 from experiments.benchmarks.search.informed import KNOWN, informed_search
-from experiments.benchmarks.search.samplers import OURS
+from experiments.benchmarks.search.samplers import ONE_COST, OURS
 from experiments.benchmarks.search.truth import ExactFront, Problem
 from experiments.errors import DataError
 from nas.objectives import ACCURACY, Objective
@@ -111,7 +111,7 @@ def add_ratios(report: BenchmarkReport, found: Mapping[str, Mapping[str, Curves]
     """
     ratios, bounds = [], []
     for device, curves in found.items():
-        others = {name: one for name, one in curves.items() if name != OURS}
+        others = {name: one for name, one in curves.items() if name not in (OURS, *ONE_COST)}
         if OURS not in curves or not others:
             return
         ours = float(np.median(curves[OURS].to(_SHARE)))

@@ -10,10 +10,11 @@ import numpy as np
 
 from experiments.benchmarks.harness import BenchmarkReport
 from experiments.benchmarks.pictures import COLORS, GREY, Axis, Drawing
-from experiments.benchmarks.search.ofa_evolution import GENERATIONS, ofa_evolution
+from experiments.benchmarks.search.ofa_evolution import ofa_evolution
 from experiments.benchmarks.search.ofa_objectives import OfaObjectives, read_ofa_objectives
 from nas.pareto import hypervolume
 from nas.predicted_front import PredictedFront, predicted_front
+from nas.search.evolution import GENERATIONS
 from predictors.prediction import FloatArray
 
 _TABLE, _PREDICTOR = "ofa/note10_latency_tables_w1.2.json", "ofa/accuracy_predictor_mbv3_w1.2.npz"

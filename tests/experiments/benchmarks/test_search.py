@@ -13,17 +13,17 @@ import pytest
 
 from experiments.benchmarks.harness import BenchmarkReport
 from experiments.benchmarks.nasbench201_accuracies import read_accuracies, read_records
-from experiments.benchmarks.search import ofa_evolution as ofa_module
 from experiments.benchmarks.search.__main__ import main
 from experiments.benchmarks.search.compare import Curves
 from experiments.benchmarks.search.nb201 import add_ratios
 from experiments.benchmarks.search.ofa_evolution import ofa_evolution
 from experiments.benchmarks.search.ofa_objectives import RESOLUTIONS, OfaObjectives, OfficialPredictor
-from experiments.benchmarks.search.samplers import run_search
+from experiments.benchmarks.search.samplers import SAMPLERS, run_search
 from experiments.benchmarks.search.store import Searched, SearchStore
 from experiments.benchmarks.search.truth import ExactFront, Problem, evaluations_to
 from experiments.errors import DataError
 from nas.objectives import ACCURACY, LATENCY
+from nas.search import evolution
 from nas.search.neighbours import enumerate_genomes
 from searchspaces import Architecture, SearchSpace, get_space
 from searchspaces.genomes import Choice, Genomes
@@ -139,7 +139,7 @@ def problem() -> Problem:
     )
 
 
-@pytest.mark.parametrize("sampler", ["surrogate", "nsga2", "nsga3", "tpe", "random"])
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "gp"])
 def test_every_sampler_evaluates_as_many_architectures_as_allowed_each_once(problem: Problem, sampler: str) -> None:
     rows = run_search(problem, sampler, seed=1, budget=18)
     assert len(rows) == len(set(rows)) == 18
@@ -262,7 +262,7 @@ def test_the_official_predictor_sees_what_its_encoding_says() -> None:
 
 
 def test_their_evolution_keeps_the_limit_and_gets_better_with_generations(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ofa_module, "_MOST_ROUNDS", 20)
+    monkeypatch.setattr(evolution, "_MOST_ROUNDS", 20)
     counts_G = np.array([len(choice.values) for choice in OFA.choices])
     objectives = OfaObjectives(
         space=OFA,

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import optuna
@@ -334,11 +335,12 @@ def test_a_limit_that_few_architectures_meet_ends_the_search_with_all_of_them(ei
     assert_nothing_twice(search, judge)
 
 
-def test_all_limits_hold_whichever_sampler_proposes(macs_pricer: Pricer) -> None:
+@pytest.mark.parametrize("sampler", ["surrogate", "mnasnet", "gradient"])
+def test_all_limits_hold_whichever_sampler_proposes(macs_pricer: Pricer, sampler: SamplerName) -> None:
     drawn_NG = SPACE.sample_many(500, np.random.default_rng(1))
     values = {name: float(np.quantile(macs_pricer.costs[name](drawn_NG), 0.2)) for name in ("macs", "params")}
     limits = search_limits(values)
-    search = Search(macs_pricer, settings=replace(SEARCH, sampler="surrogate", limits=limits))
+    search = Search(macs_pricer, settings=replace(SEARCH, sampler=sampler, limits=limits))
     judge = CountingJudge()
     search.run(SerialPool(judge))
     assert len(judge.ids) == 12
@@ -401,6 +403,74 @@ def test_a_failed_architecture_is_not_tried_again_in_the_same_search(eighteen_pr
     assert search.run(FailingPool(judge, failing=lambda number: number == 2)).startswith("no further architecture")
     assert len(judge.ids) == len(set(judge.ids)) == 18
     assert len(search.rows) == 15
+
+
+@pytest.mark.parametrize("sampler", ["surrogate", "mnasnet"])
+def test_our_samplers_never_propose_again_what_failed_in_an_earlier_call(
+    quick_search: Search, sampler: SamplerName
+) -> None:
+    quick_search.settings = replace(SEARCH, sampler=sampler, evaluations=14, subnets_per_task=2)
+    quick_search.run(FailingPool(CountingJudge(), failing=lambda number: number in (2, 5, 7)))
+    failed = {trial.user_attrs["arch_id"] for trial in quick_search.trials() if trial.state == TrialState.FAIL}
+    assert len(failed) == 6
+    num_before = len(quick_search.trials())
+    quick_search.settings = replace(quick_search.settings, evaluations=30)
+    judge = CountingJudge()
+    quick_search.run(SerialPool(judge))
+    assert len(judge.ids) == 16
+    proposed = [trial.user_attrs["arch_id"] for trial in quick_search.trials()[num_before:]]
+    assert not failed & set(proposed)
+
+
+class NanJudge(CountingJudge):
+    """Finds no accuracy of every third architecture."""
+
+    def __call__(self, archs: Sequence[Architecture]) -> tuple[SubnetScore, ...]:
+        first = len(self.calls)
+        return tuple(
+            replace(score, accuracy=replace(score.accuracy, value=float("nan"))) if number % 3 == 2 else score
+            for number, score in enumerate(super().__call__(archs), start=first)
+        )
+
+
+@pytest.mark.parametrize("sampler", ["surrogate", "nsga2"])
+def test_an_accuracy_that_is_no_number_fails_its_trial_and_has_no_row(
+    quick_search: Search, sampler: SamplerName
+) -> None:
+    quick_search.settings = replace(SEARCH, sampler=sampler, evaluations=14, subnets_per_task=4)
+    judge = NanJudge()
+    assert quick_search.run(SerialPool(judge)) == "14 architectures evaluated"
+    assert all(np.isfinite(row.score.accuracy.value) for row in quick_search.rows)
+    failed = {trial.user_attrs["arch_id"] for trial in quick_search.trials() if trial.state == TrialState.FAIL}
+    assert failed == set(judge.ids[2::3]) == set(judge.ids) - set(quick_search.ids())
+    reasons = {
+        trial.user_attrs.get("not_evaluated") for trial in quick_search.trials() if trial.state == TrialState.FAIL
+    }
+    assert reasons <= {"its accuracy is not a number", "the evaluation of this architecture failed before"}
+    assert_nothing_twice(quick_search, judge)
+
+
+def test_a_search_that_finds_no_accuracy_at_all_is_an_error(quick_search: Search) -> None:
+    class Never(CountingJudge):
+        def __call__(self, archs: Sequence[Architecture]) -> tuple[SubnetScore, ...]:
+            nothing = Accuracy(metric="top1", value=float("nan"), interval=(0.0, 1.0), num_correct=0, num_images=1)
+            return tuple(SubnetScore(arch_id=arch.arch_id, accuracy=nothing, seconds=0.0) for arch in archs)
+
+    with pytest.raises(EvaluationError, match="4 of 5 evaluation tasks failed; the last one: its accuracy is not a"):
+        quick_search.run(SerialPool(Never()))
+    assert quick_search.rows == []
+
+
+# Optuna's GP takes half a minute.
+@pytest.mark.parametrize("sampler", [name for name in get_args(SamplerName) if name != "gp"])
+def test_equal_accuracies_end_like_any_search(macs_pricer: Pricer, sampler: SamplerName) -> None:
+    class Equal(CountingJudge):
+        def __call__(self, archs: Sequence[Architecture]) -> tuple[SubnetScore, ...]:
+            same = accuracy(SPACE.smallest)
+            return tuple(replace(score, accuracy=same) for score in super().__call__(archs))
+
+    search = Search(macs_pricer, settings=replace(SEARCH, sampler=sampler, evaluations=18))
+    assert search.run(SerialPool(Equal())) == "18 architectures evaluated"
 
 
 def test_a_search_in_which_everything_failed_is_an_error_however_small_the_space(eighteen_pricer: Pricer) -> None:

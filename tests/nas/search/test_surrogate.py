@@ -15,7 +15,7 @@ from nas import SurrogateSampler
 from nas.errors import RunError
 from nas.objectives import ACCURACY, LATENCY, Limit, Objective
 from nas.pricing import Compute, count_costs
-from nas.search.surrogate import NOT_EVALUATED
+from nas.search.seen import NOT_EVALUATED
 from predictors.prediction import FloatArray
 from searchspaces import Architecture, SearchSpace, get_space
 from searchspaces.genomes import Genomes

@@ -1,0 +1,69 @@
+"""What a study knows, as genomes: which architectures were proposed, and what was told of them.
+
+Letters: N architectures, G genes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+from optuna import Study
+from optuna.trial import FrozenTrial, TrialState
+
+from searchspaces import SearchSpace
+from searchspaces.genomes import Genomes
+
+NOT_EVALUATED = "not_evaluated"
+"""User attribute of trials that were closed without an evaluation: their values mean nothing."""
+
+Genome = npt.NDArray[np.int8]
+"""One canonical genome (G,)."""
+
+
+@dataclass(slots=True)
+class Seen:
+    """The trials of a study; grows with it, and a new one over an old study knows the same.
+
+    Attributes:
+        space: whose architectures the trials suggest.
+        genomes: evaluated architectures, the oldest first; values: theirs.
+        known: genomes, as bytes, of all trials: evaluated, waiting, refused and failed ones.
+        finished: numbers of the trials that were read to their end.
+    """
+
+    space: SearchSpace
+    genomes: list[Genome] = field(default_factory=list)
+    values: list[Sequence[float]] = field(default_factory=list)
+    known: set[bytes] = field(default_factory=set)
+    finished: set[int] = field(default_factory=set)
+
+    def read(self, study: Study) -> Genomes:
+        """Learn of new trials; returns the genomes (N, G) of those that wait for their values."""
+        waiting: list[Genome] = []
+        for trial in study.get_trials(deepcopy=False):
+            genome_G = None if trial.number in self.finished else self._genome(trial)
+            if genome_G is None:
+                continue
+            self.known.add(genome_G.tobytes())
+            if not trial.state.is_finished():
+                waiting.append(genome_G)
+                continue
+            self.finished.add(trial.number)
+            is_told = trial.state == TrialState.COMPLETE and NOT_EVALUATED not in trial.user_attrs
+            if is_told and np.isfinite(trial.values).all():
+                self.genomes.append(genome_G)
+                self.values.append(trial.values)
+        return np.array(waiting, dtype=np.int8).reshape(len(waiting), len(self.space.choices))
+
+    def is_new(self, genome_G: Genome) -> bool:
+        """Whether no trial ever suggested it."""
+        return genome_G.tobytes() not in self.known
+
+    def _genome(self, trial: FrozenTrial) -> Genome | None:
+        params = trial.params or trial.system_attrs.get("fixed_params", {})
+        if any(choice.name not in params for choice in self.space.choices):
+            return None
+        entries = [choice.values.index(params[choice.name]) for choice in self.space.choices]
+        genome_G: Genome = self.space.canonicalise(np.array([entries], dtype=np.int8))[0]
+        return genome_G
