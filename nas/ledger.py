@@ -1,6 +1,6 @@
 """What a run cost: seconds of stages, devices and evaluations, energy, and when the supernet has paid for itself."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from hardware.files import JSON
+from nas.device_seconds import seconds_by_purpose
 from nas.errors import RunError
 from nas.run import Run
 from nas.training.checkpoints import finished_checkpoints
@@ -48,12 +49,20 @@ class StageCost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceCost:
-    """What was measured on one device; `timed_seconds` are the timed runs alone, without warm-up and building."""
+    """What was measured on one device; seconds are of timed runs alone, see `nas.device_seconds`.
+
+    Attributes:
+        device_id: the device.
+        measurements, sessions: how many.
+        timed_seconds: of all.
+        seconds_by_purpose: of the sessions of each purpose ("search" for those of `search.measure: active`).
+    """
 
     device_id: str
     measurements: int
     sessions: int
     timed_seconds: float
+    seconds_by_purpose: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -188,13 +197,14 @@ def device_costs(measurements: pd.DataFrame) -> tuple[DeviceCost, ...]:
     costs = []
     for device_id in dict.fromkeys(measurements["device_id"]):
         rows = measurements[measurements["device_id"] == device_id]
-        timed_ms = [float(sum(np.sum(runs) for runs in raw)) for raw in rows[rows["unit"] == "ms"]["raw_ms"]]
+        by_purpose = seconds_by_purpose(rows)
         costs.append(
             DeviceCost(
                 device_id=str(device_id),
                 measurements=len(rows),
                 sessions=int(rows["session_id"].nunique()),
-                timed_seconds=sum(timed_ms) / 1e3,
+                timed_seconds=sum(by_purpose.values()),
+                seconds_by_purpose=by_purpose,
             )
         )
     return tuple(costs)

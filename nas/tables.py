@@ -9,6 +9,9 @@ import pyarrow as pa
 UNMEASURED = "unmeasured"
 """Provenance of a verified candidate whose device was dead: it has no latency."""
 
+PREDICTED = "predicted"
+"""Provenance of a verified candidate that was not to be measured: its latency is the predicted one."""
+
 # What is evaluated, measured and exported: the key that every table shares.
 _CANDIDATE = [
     ("candidate_id", pa.string()),

@@ -61,6 +61,7 @@ def test_devices_are_charged_for_timed_runs() -> None:
         {
             "device_id": ["a", "a", "b"],
             "session_id": ["1", "2", "3"],
+            "purpose": ["reference", "search", "verify"],
             "unit": ["ms", "ms", "instructions"],
             "raw_ms": [[[500.0, 500.0], [1000.0]], [[1.0]], [[1e9]]],
         }
