@@ -82,8 +82,8 @@ def _lines(found: "Ledger") -> list[str]:
     if any(stage.energy_provenance == "estimated" for stage in found.stages):
         lines.append(f"estimated energy: {found.watts_per_core:g} W a core, {found.watts_per_gpu:g} W a GPU (assumed)")
     lines += [
-        f"device {one.device_id}: {one.timed_seconds:.1f} s of timed runs, {one.measurements} measurements in "
-        f"{one.sessions} sessions ({_purposes(one)})"
+        f"device {one.device_id}: taken for {sum(one.seconds_by_purpose.values()):.1f} s ({_purposes(one)}), "
+        f"{one.timed_seconds:.1f} s of timed runs, {one.measurements} measurements in {one.sessions} sessions"
         for one in found.devices
     ]
     lines.append(f"{found.evaluations} evaluations: {found.evaluation_seconds:.1f} s of workers")

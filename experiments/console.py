@@ -182,13 +182,13 @@ def promise_table(document: dict[str, JSON]) -> Table:
 
 
 def _promise_title(promises: dict[str, JSON]) -> str:
-    parts = [
-        f"Promised against found: hypervolume {promises['hypervolume_promised']:.5g} promised, "
-        f"{promises['hypervolume_found']:.5g} found ({promises['provenance']} latencies)"
-    ]
+    promised, found = promises["hypervolume_promised"], promises["hypervolume_found"]
+    parts = [f"Promised against found: hypervolume {promised:.5g} promised, {found:.5g} found"]
     if promises["accuracies_kept"] is not None:
         parts.append(f"{promises['accuracies_kept']:.0%} of accuracies within the promised interval")
-    if promises["latencies_kept"] is not None:
+    if promises["latencies_kept"] is None:
+        parts.append("latencies not measured")
+    else:
         parts.append(f"{promises['latencies_kept']:.0%} of latencies")
     return ", ".join(parts) + " (! outside; * on the front)"
 

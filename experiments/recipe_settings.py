@@ -259,7 +259,7 @@ class SearchSettings(Section):
         description="what of it the device measures: none, what is verified, or (active) also while searching",
     )
     device_seconds: float | None = Field(
-        default=None, gt=0, description="timed seconds for measuring while searching; null: as many as profiling took"
+        default=None, gt=0, description="seconds for measuring while searching; null: as many as profiling took"
     )
 
 

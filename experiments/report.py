@@ -77,7 +77,7 @@ def left_out_warnings(run: Run, device_id: str) -> list[str]:
     never = own[(own["provenance"] == PREDICTED) & ~own["candidate_id"].isin(everything["candidate_id"])]
     if len(never):
         warnings.append(
-            f"{len(never)} verified candidates are left out: their latencies are predicted, those of the front measured; "
+            f"{len(never)} verified candidates are left out: their latencies are predicted, the front's are measured; "
             "set search.measure to verify and run `nas verify`"
         )
     return warnings

@@ -82,11 +82,11 @@ inside the file. Output: `logits`. `report_split.json` lists the examples of the
 def _latency_text(device_id: str, latency: Mapping[str, Any]) -> str:
     verified, exported = latency["verified"], latency["exported"]
     quantity, unit = exported.get("quantity", "latency"), exported.get("unit", "ms")
-    file = "this file, measured" + ("" if verified is None else " again")
+    numbers, file = _numbers(exported["interval_ms"]), "this file, measured" + ("" if verified is None else " again")
     text = f"""| {quantity} on {device_id} | p50 {unit} | interval | provenance |
 |---|---|---|---|
 | promised by the predictor | {latency["predicted_ms"]:.4f} | | predicted |
-{_verified_text(verified)}| **{file}** | **{exported["p50_ms"]:.4f}** | {_numbers(exported["interval_ms"])} | {exported["provenance"]} |"""
+{_verified_text(verified)}| **{file}** | **{exported["p50_ms"]:.4f}** | {numbers} | {exported["provenance"]} |"""
     for name, entry in (("verified", verified), ("this file", exported)):
         if entry is not None and entry.get("suspect"):
             text += f"\n\n**Suspect** ({name}): {entry.get('suspect_reason') or 'the measurement failed its checks'}."

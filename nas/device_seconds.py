@@ -1,4 +1,4 @@
-"""What measuring took on a device: the seconds of timed runs, without warm-up, building and waiting."""
+"""What measuring took of a device: the seconds that its unit was taken for, waiting and building left out."""
 
 import numpy as np
 import pandas as pd
@@ -7,19 +7,38 @@ REFERENCE = "reference"
 """Purpose of the network that runs in every session to show drift."""
 
 
-def timed_seconds(measurements: pd.DataFrame) -> "pd.Series[float]":
-    """Seconds of each record; counts of simulators take none, whatever their raw repeats are."""
-    seconds = [
+def device_sessions(records: pd.DataFrame, *, taken: pd.DataFrame) -> pd.DataFrame:
+    """The sessions of a device in their order: session_id, purpose, seconds, timed_seconds.
+
+    Timed are the runs alone, without warm-up and what lies between them; counts of simulators take no time. Versions
+    that did not record how long a unit was taken left only those. A session is for what most of its networks are for.
+
+    Args:
+        records: what was measured on the device.
+        taken: the run's table `sessions`.
+    """
+    timed_s = [
         sum(float(np.sum(runs)) for runs in raw) / 1e3 if unit == "ms" else 0.0
-        for raw, unit in zip(measurements["raw_ms"], measurements["unit"], strict=True)
+        for raw, unit in zip(records["raw_ms"], records["unit"], strict=True)
     ]
-    return pd.Series(seconds, index=measurements.index, dtype=np.float64)
+    records = records.assign(timed_seconds=np.array(timed_s, dtype=np.float64))
+    taken_s = taken.set_index("session_id")["seconds"]
+    rows = []
+    for session_id, of_session in records.groupby("session_id", sort=False):
+        purposes = of_session[of_session["purpose"] != REFERENCE]["purpose"]
+        timed = float(of_session["timed_seconds"].sum())
+        rows.append(
+            {
+                "session_id": session_id,
+                "purpose": str(purposes.mode().iloc[0]) if len(purposes) else REFERENCE,
+                "seconds": float(taken_s.get(session_id, timed)),
+                "timed_seconds": timed,
+            }
+        )
+    return pd.DataFrame(rows, columns=["session_id", "purpose", "seconds", "timed_seconds"])
 
 
-def seconds_by_purpose(measurements: pd.DataFrame) -> dict[str, float]:
-    """Seconds by what a session was for, in the order of the records; a reference belongs to its session."""
-    own = measurements["purpose"].where(measurements["purpose"] != REFERENCE)
-    of_session = own.groupby(measurements["session_id"]).first()
-    purposes = own.fillna(measurements["session_id"].map(of_session)).fillna(REFERENCE)
-    total = timed_seconds(measurements).groupby(purposes, sort=False).sum()
+def seconds_by_purpose(sessions: pd.DataFrame) -> dict[str, float]:
+    """Seconds by what the sessions of `device_sessions` were for, in their order."""
+    total = sessions.groupby("purpose", sort=False)["seconds"].sum()
     return {str(purpose): float(seconds) for purpose, seconds in total.items()}

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from hardware.files import JSON
-from nas.device_seconds import seconds_by_purpose
+from nas.device_seconds import device_sessions, seconds_by_purpose
 from nas.errors import RunError
 from nas.run import Run
 from nas.training.checkpoints import finished_checkpoints
@@ -49,13 +49,13 @@ class StageCost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceCost:
-    """What was measured on one device; seconds are of timed runs alone, see `nas.device_seconds`.
+    """What was measured on one device; see `nas.device_seconds`.
 
     Attributes:
         device_id: the device.
         measurements, sessions: how many.
-        timed_seconds: of all.
-        seconds_by_purpose: of the sessions of each purpose ("search" for those of `search.measure: active`).
+        timed_seconds: of timed runs alone, without warm-up and building.
+        seconds_by_purpose: that its unit was taken for sessions of each purpose ("search": `search.measure: active`).
     """
 
     device_id: str
@@ -151,7 +151,7 @@ def ledger(
     found = _break_even(run, stages, tuned=tuned, epochs_alone=epochs_alone)
     return Ledger(
         stages=stages,
-        devices=device_costs(run.measurements()),
+        devices=device_costs(run.measurements(), taken=run.sessions_table.read()),
         evaluations=len(inherited),
         evaluation_seconds=float(inherited["seconds"].sum()),
         fine_tunings=len(tuned),
@@ -192,19 +192,24 @@ def stage_costs(rows: pd.DataFrame, *, watts_per_core: float, watts_per_gpu: flo
     return tuple(costs)
 
 
-def device_costs(measurements: pd.DataFrame) -> tuple[DeviceCost, ...]:
-    """Timed runs by device; raw repeats are ms whatever a device reports, and counts of simulators take no time."""
+def device_costs(measurements: pd.DataFrame, *, taken: pd.DataFrame) -> tuple[DeviceCost, ...]:
+    """What measuring took by device.
+
+    Args:
+        measurements: of all devices.
+        taken: the table `sessions`.
+    """
     costs = []
     for device_id in dict.fromkeys(measurements["device_id"]):
         rows = measurements[measurements["device_id"] == device_id]
-        by_purpose = seconds_by_purpose(rows)
+        sessions = device_sessions(rows, taken=taken)
         costs.append(
             DeviceCost(
                 device_id=str(device_id),
                 measurements=len(rows),
-                sessions=int(rows["session_id"].nunique()),
-                timed_seconds=sum(by_purpose.values()),
-                seconds_by_purpose=by_purpose,
+                sessions=len(sessions),
+                timed_seconds=float(sessions["timed_seconds"].sum()),
+                seconds_by_purpose=seconds_by_purpose(sessions),
             )
         )
     return tuple(costs)

@@ -22,7 +22,7 @@ from nas.limits import recipe_limits
 from nas.objectives import LATENCY, Limit
 from nas.pareto import ParetoFront, compute_front
 from nas.pricing import Pricer
-from nas.tables import EVALUATION_SCHEMA, STAGE_SCHEMA, VERIFICATION_SCHEMA
+from nas.tables import EVALUATION_SCHEMA, SESSION_SCHEMA, STAGE_SCHEMA, VERIFICATION_SCHEMA
 from nas.training.checkpoints import WEIGHTS_FILE, finished_checkpoints, load_checkpoint
 from nas.training.loop import CHECKPOINTS
 from predictors import PredictorError, load_predictor
@@ -72,6 +72,7 @@ class Run:
         self.evaluations_table = Table(path / "tables" / "evaluations", schema=EVALUATION_SCHEMA)
         self._measurements_dir = path / "tables" / "measurements"
         self.verifications_table = Table(path / "tables" / "verifications", schema=VERIFICATION_SCHEMA)
+        self.sessions_table = Table(path / "tables" / "sessions", schema=SESSION_SCHEMA)
         self.stages_table = Table(path / "tables" / "stages", schema=STAGE_SCHEMA)
 
     @property

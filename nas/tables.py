@@ -69,6 +69,15 @@ VERIFICATION_SCHEMA = pa.schema(
     ]
 )
 
+SESSION_SCHEMA = pa.schema(
+    [
+        ("session_id", pa.string()),
+        ("device_id", pa.string()),
+        ("seconds", pa.float64()),  # that the unit was taken, sessions included that had to be repeated
+        ("utc_time", pa.string()),
+    ]
+)
+
 STAGE_SCHEMA = pa.schema(
     [
         ("stage", pa.string()),

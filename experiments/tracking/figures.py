@@ -377,6 +377,7 @@ def latency_axis(update: object, values: Sequence[float], *, title: str) -> None
 
 
 def lay_out(figure: go.Figure, *, title: str, subtitle: str, empty: bool) -> None:
+    """Give a figure its heading and the looks that all of a run's figures share; say so if there is nothing in it."""
     text = f"<b>{html.escape(title)}</b>"
     if subtitle:
         text += f"<br><span style='font-size:13px;color:{FAINT_COLOR}'>{html.escape(subtitle)}</span>"

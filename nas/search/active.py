@@ -9,7 +9,7 @@ import pandas as pd
 from hardware.errors import DeadDeviceError
 from hardware.files import read_json, write_json
 from hardware.protocol import get_protocol
-from nas.device_seconds import seconds_by_purpose, timed_seconds
+from nas.device_seconds import device_sessions, seconds_by_purpose
 from nas.errors import RunError
 from nas.materialise import Workbench
 from nas.near_front import NearFront, measure_until_settled
@@ -122,18 +122,19 @@ class ActiveMeasuring:
 
     def _room(self, wanted: int, *, share: float) -> int:
         """All that are wanted, if a session with them is likely to end within the budget; else none."""
-        records = self._records()
-        seconds = timed_seconds(records)
-        sessions = seconds.groupby(records["session_id"]).sum()[records[records["purpose"] == SEARCH]["session_id"]]
-        least_s = max(get_protocol(self._settings.protocol).min_seconds, (wanted + 1) * float(seconds.median()))
-        expected_s = float(sessions.iloc[-1]) if len(sessions) else least_s
+        sessions = self._sessions()
+        earlier = sessions[sessions["purpose"] == SEARCH]["seconds"]
+        expected_s = float(earlier.iloc[-1]) if len(earlier) else get_protocol(self._settings.protocol).min_seconds
         return wanted if self.used_s + expected_s <= share * self.budget_s else 0
 
     def _num_measured(self) -> int:
         return int((self._records()["purpose"] == SEARCH).sum())
 
     def _spent(self) -> dict[str, float]:
-        return seconds_by_purpose(self._records())
+        return seconds_by_purpose(self._sessions())
+
+    def _sessions(self) -> pd.DataFrame:
+        return device_sessions(self._records(), taken=self._bench.run.sessions_table.read())
 
     def _records(self) -> pd.DataFrame:
         return self._bench.run.measurements_table(self._bench.device.spec.device_id).read()
