@@ -27,6 +27,7 @@ from nas.accuracy import metric_label
 
 _REDRAW_SECONDS = 0.2
 _LINE_SECONDS = 30.0
+_LEAST_MEMBERSHIP = 0.05
 
 
 class ConsoleReporter:
@@ -155,7 +156,7 @@ def front_table(document: dict[str, JSON]) -> Table:
 
 
 def promise_table(document: dict[str, JSON]) -> Table:
-    """What was promised of every verified candidate of `report.front_document`, and what was found."""
+    """What was promised of the candidates of `report.front_document` that may be on the front, and what was found."""
     promises = document["promises"]
     assert isinstance(promises, dict)
     table = Table(title=_promise_title(promises), title_justify="left", title_style="bold")
@@ -165,7 +166,11 @@ def promise_table(document: dict[str, JSON]) -> Table:
     for heading in (f"{metric}, search", "verify", "difference", "latency ms, predicted", "measured", "off by"):
         table.add_column(heading, justify="right")
     table.add_column("on the front", justify="right")
-    for row in promises["rows"]:
+    shown = [row for row in promises["rows"] if row["on_front"] or row["membership"] >= _LEAST_MEMBERSHIP]
+    if left_out := len(promises["rows"]) - len(shown):
+        table.caption = f"and {left_out} more, on the front with less than {_LEAST_MEMBERSHIP:.0%} each: --format json"
+        table.caption_justify = "left"
+    for row in shown:
         latency = row["latency_found_ms"]
         table.add_row(
             row["arch_id"] + (" *" if row["on_front"] else ""),

@@ -313,7 +313,7 @@ def run_view(
         verifications=run.verifications(),
         front=[dict(point.to_json()) for point in front.points] if front.provenance == "measured" else [],
         predictor_scores={key: float(str(value)) for key, value in scores.items() if value is not None},
-        promises=run_promises(run, run.info.device_id).figures() if front.split == VERIFY else {},
+        promises=run_promises(run, run.info.device_id).figures() if front.provenance == "measured" else {},
         hypervolume=() if live else hypervolume_by_evaluation(evaluations, device_id=run.info.device_id),
         artifacts=artifacts,
         tags={"space": run.space.space_id, "device": run.info.device_id, "run_dir": str(run.path)},

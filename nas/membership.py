@@ -33,8 +33,8 @@ def membership(rows: pd.DataFrame) -> FloatArray:
     4,000 draws the standard error is at most .008.
 
     Args:
-        rows: one a candidate: accuracy, its interval, metric, num_correct, num_images; latency_ms, its interval,
-            provenance.
+        rows: one a candidate: arch_id; accuracy, its interval, metric, num_correct, num_images; latency_ms, its
+            interval, provenance.
 
     Returns:
         Probabilities (N,); NaN where accuracy or latency is.
@@ -77,7 +77,7 @@ def _accuracies(rows: pd.DataFrame) -> _Draw:
         correct_N, images_N = _column(rows, "num_correct"), _column(rows, "num_images")
         return lambda rng, num: rng.beta(correct_N + 0.5, images_N - correct_N + 0.5, size=(num, len(rows)))
     value_N, low_N, high_N = (_column(rows, name) for name in ("accuracy", "accuracy_low", "accuracy_high"))
-    drawn = _normal(value_N, low_N, high_N, level_N=np.full(len(rows), LEVEL))
+    drawn = _normal(value_N, low_N, high_N, level_N=np.full(len(rows), LEVEL), error_N=np.arange(len(rows)))
     return lambda rng, num: np.clip(drawn(rng, num), 0.0, 1.0)
 
 
@@ -85,18 +85,37 @@ def _latencies(rows: pd.DataFrame) -> _Draw:
     value_N, low_N, high_N = (
         np.log(_column(rows, name)) for name in ("latency_ms", "latency_low_ms", "latency_high_ms")
     )
-    level_N = np.where(rows["provenance"] == PREDICTED, PREDICTED_LEVEL, LEVEL)
-    drawn = _normal(value_N, low_N, high_N, level_N=level_N)
+    predicted_N = (rows["provenance"] == PREDICTED).to_numpy()
+    # Whatever its weights are, an architecture has one latency: a prediction that is wrong is so for all of them.
+    together_N = pd.factorize(rows["arch_id"])[0]
+    drawn = _normal(
+        value_N,
+        low_N,
+        high_N,
+        level_N=np.where(predicted_N, PREDICTED_LEVEL, LEVEL),
+        error_N=np.where(predicted_N, together_N, len(rows) + np.arange(len(rows))),
+    )
     return lambda rng, num: np.exp(drawn(rng, num))
 
 
-def _normal(value_N: FloatArray, low_N: FloatArray, high_N: FloatArray, *, level_N: FloatArray) -> _Draw:
-    """Around `value_N`, with half a normal distribution on each side that is as wide as the interval there."""
+def _normal(
+    value_N: FloatArray,
+    low_N: FloatArray,
+    high_N: FloatArray,
+    *,
+    level_N: FloatArray,
+    error_N: npt.NDArray[np.int64],
+) -> _Draw:
+    """Around `value_N`, with half a normal distribution on each side that is as wide as the interval there.
+
+    Those with the same number in `error_N` are off in the same direction.
+    """
     z_N = np.array([NormalDist().inv_cdf(0.5 + level / 2) for level in level_N])
+    num_errors, which_N = len(np.unique(error_N)), np.unique(error_N, return_inverse=True)[1]
     below_N, above_N = np.nan_to_num((value_N - low_N) / z_N), np.nan_to_num((high_N - value_N) / z_N)
 
     def draw(rng: np.random.Generator, num: int) -> FloatArray:
-        standard_SN = rng.standard_normal((num, len(value_N)))
+        standard_SN = rng.standard_normal((num, num_errors))[:, which_N]
         return np.asarray(value_N + standard_SN * np.where(standard_SN < 0, below_N, above_N), dtype=np.float64)
 
     return draw

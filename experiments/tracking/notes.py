@@ -26,6 +26,8 @@ def describe_run(view: RunView) -> str:
             promised, found = view.promises["hypervolume_promised"], view.promises["hypervolume_found"]
             lines += ["", f"Hypervolume promised {promised:.5g}, found {found:.5g} ({found / promised - 1:+.1%})."]
         lines += ["", "Open `pareto.html` among the artifacts: hover over a point for its intervals."]
+    elif len(view.verifications):
+        lines.append("Latencies are predicted, not measured: `pareto.html` among the artifacts shows that front.")
     else:
         lines.append("Nothing is verified yet.")
     return "\n".join(lines)

@@ -13,11 +13,14 @@ from hypothesis.extra import numpy as hnp
 from nas.membership import membership, on_front
 
 
-def candidates(*values: tuple[int, float, float], provenance: str = "measured", metric: str = "top1") -> pd.DataFrame:
+def candidates(
+    *values: tuple[int, float, float], provenance: str = "measured", metric: str = "top1", arch: str | None = None
+) -> pd.DataFrame:
     """Candidates with (correct of 1,000, latency, half width of its interval relative to it)."""
     return pd.DataFrame(
         [
             {
+                "arch_id": f"a{number}" if arch is None else arch,
                 "metric": metric,
                 "accuracy": correct / 1000,
                 "accuracy_low": correct / 1000 - 0.02,
@@ -29,7 +32,7 @@ def candidates(*values: tuple[int, float, float], provenance: str = "measured", 
                 "latency_high_ms": latency * (1 + width),
                 "provenance": provenance,
             }
-            for correct, latency, width in values
+            for number, (correct, latency, width) in enumerate(values)
         ]
     )
 
@@ -57,6 +60,13 @@ def test_predictions_are_less_sure_than_measurements_with_the_same_interval() ->
     measured = membership(candidates((900, 1.0, 0.05), (700, 1.06, 0.05)))[1]
     predicted = membership(candidates((900, 1.0, 0.05), (700, 1.06, 0.05), provenance="predicted"))[1]
     assert predicted > measured
+
+
+def test_two_versions_of_one_architecture_have_one_predicted_latency() -> None:
+    values = ((900, 1.0, 0.05), (700, 1.0, 0.05))
+    assert membership(candidates(*values, provenance="predicted", arch="a")).tolist() == [1.0, 0.0]
+    apart = membership(candidates(*values, provenance="predicted"))
+    assert apart[1] == pytest.approx(0.5, abs=0.03)
 
 
 def test_the_same_rows_give_the_same_numbers_and_failed_ones_none() -> None:
