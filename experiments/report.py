@@ -15,7 +15,7 @@ from nas.errors import RunError
 from nas.joint_front import joint_warnings
 from nas.pareto import FrontPoint, ParetoFront, hypervolume_by_evaluation, unmeasured_points, verified_rows
 from nas.profile import PROFILE_HELD_OUT, profile_path, profiled_subnets
-from nas.promises import Promises, compute_promises
+from nas.promises import Promises, compute_promises, host_slowdown
 from nas.run import Run
 from nas.tables import PREDICTED
 from nas.tracking import RunStatus, RunView
@@ -23,6 +23,9 @@ from nas.training.history import TrainHistory
 from nas.training.loop import HISTORY
 from nas.verify import VERIFY
 from searchspaces import Architecture
+
+# A host that is slower or faster by more makes promised and found latencies differ.
+_SLOWDOWN = 0.05
 
 
 def front_document(run: Run, *, device: str | None = None) -> dict[str, JSON]:
@@ -55,7 +58,7 @@ def front_document(run: Run, *, device: str | None = None) -> dict[str, JSON]:
         "predictor": profile,
         "warnings": [
             *front_warnings(front, profile=profile, unmeasured=unmeasured),
-            *left_out_warnings(run, device_id),
+            *verified_warnings(run, device_id),
         ],
     }
 
@@ -65,11 +68,17 @@ def run_promises(run: Run, device_id: str) -> Promises:
     return compute_promises(run.evaluations(), run.verifications(), device_id=device_id, limits=run.limits(device_id))
 
 
-def left_out_warnings(run: Run, device_id: str) -> list[str]:
-    """Which verified candidates compete for no front, in sentences."""
+def verified_warnings(run: Run, device_id: str) -> list[str]:
+    """Which verified candidates compete for no front, and whether promises are of another host speed, in sentences."""
     verifications, limits = run.verifications(), run.limits(device_id)
     everything = verified_rows(verifications, device_id=device_id)
     warnings = []
+    slowdown = host_slowdown(run, device_id=device_id)
+    if abs(slowdown - 1) > _SLOWDOWN:
+        warnings.append(
+            f"while verifying the host took {slowdown:.2f} times as long for the reference network as when profiling "
+            "began: measured latencies differ by as much from predicted ones"
+        )
     if beyond := len(everything) - len(verified_rows(verifications, device_id=device_id, limits=limits)):
         asked = ", ".join(str(limit) for limit in limits)
         warnings.append(f"{beyond} of {len(everything)} verified candidates are left out: beyond {asked}")

@@ -13,6 +13,7 @@ import pandas as pd
 from hardware.files import JSON
 from nas.objectives import Limit
 from nas.pareto import hypervolume, number, pareto_mask, reference_latency, verified_rows
+from nas.run import Run
 from nas.tables import PREDICTED
 
 
@@ -160,6 +161,22 @@ def compute_promises(
         hypervolume_promised=hypervolume(promised_NM[:, 0], promised_NM[:, 1], reference=reference),
         hypervolume_found=hypervolume(found_NM[:, 0], found_NM[:, 1], reference=reference),
     )
+
+
+def host_slowdown(run: Run, *, device_id: str) -> float:
+    """How much slower the host was while verifying than when profiling began, which is the speed of predictions.
+
+    Returns:
+        Ratio of the reference network's medians in the two sessions; NaN without a measured front or references.
+    """
+    records = run.measurements_table(device_id).read()
+    references = records[records["arch_id"] == run.space.largest.arch_id].drop_duplicates("session_id", keep="last")
+    verified = verified_rows(run.verifications(), device_id=device_id)
+    sessions = records[records["measurement_id"].isin(verified["measurement_id"])]["session_id"]
+    if not len(references) or not len(sessions):
+        return float("nan")
+    p50 = references.set_index("session_id")["p50"]
+    return float(p50.get(sessions.iloc[-1], np.nan) / p50.iloc[0])
 
 
 def _promise(row: dict[str, object], *, low: float, high: float, on_front: bool) -> Promise:
