@@ -287,7 +287,7 @@ def pareto(
 
         nas pareto runs/quickstart --joint
     """
-    from experiments.console import front_csv, front_table, joint_table
+    from experiments.console import front_csv, front_table, joint_table, promise_table
     from experiments.report import front_document, front_page, joint_document, joint_page, to_json_text
     from nas import open_run
 
@@ -303,6 +303,8 @@ def pareto(
         typer.echo(joint_page(opened) if joint else front_page(opened, device=device))
     else:
         _out().print(joint_table(document) if joint else front_table(document))
+        if document.get("promises", {}).get("rows"):  # type: ignore[union-attr]  # an object, where it is
+            _out().print(promise_table(document))
         warnings = document["warnings"]
         assert isinstance(warnings, list)
         for warning in warnings:

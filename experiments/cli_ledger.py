@@ -12,7 +12,7 @@ from rich.table import Table
 from experiments.cli_spaces import Format, FormatOption
 
 if TYPE_CHECKING:
-    from nas.ledger import Ledger
+    from nas.ledger import DeviceCost, Ledger
 
 
 def ledger(
@@ -73,13 +73,17 @@ def _stages(found: "Ledger", *, title: str) -> Table:
     return table
 
 
+def _purposes(device: "DeviceCost") -> str:
+    return ", ".join(f"{purpose} {seconds:.1f} s" for purpose, seconds in device.seconds_by_purpose.items())
+
+
 def _lines(found: "Ledger") -> list[str]:
     lines = [] if found.stages else ["the run did not record its stages: an older version made it"]
     if any(stage.energy_provenance == "estimated" for stage in found.stages):
         lines.append(f"estimated energy: {found.watts_per_core:g} W a core, {found.watts_per_gpu:g} W a GPU (assumed)")
     lines += [
-        f"device {one.device_id}: {one.timed_seconds:.1f} s of timed runs, {one.measurements} measurements in "
-        f"{one.sessions} sessions"
+        f"device {one.device_id}: taken for {sum(one.seconds_by_purpose.values()):.1f} s ({_purposes(one)}), "
+        f"{one.timed_seconds:.1f} s of timed runs, {one.measurements} measurements in {one.sessions} sessions"
         for one in found.devices
     ]
     lines.append(f"{found.evaluations} evaluations: {found.evaluation_seconds:.1f} s of workers")

@@ -27,6 +27,7 @@ from nas.accuracy import metric_label
 
 _REDRAW_SECONDS = 0.2
 _LINE_SECONDS = 30.0
+_LEAST_MEMBERSHIP = 0.05
 
 
 class ConsoleReporter:
@@ -128,9 +129,13 @@ def front_table(document: dict[str, JSON]) -> Table:
     """The front of `report.front_document` as a table."""
     measured = document["provenance"] == "measured"
     title = f"{'Verified' if measured else 'Predicted'} Pareto front of {document['name']} on {document['device']}"
+    if limits := document["limits"]:
+        assert isinstance(limits, list)
+        title += " within " + ", ".join(f"{one['name']} <= {one['value']:g}" for one in limits)
     table = Table(title=title, title_justify="left", title_style="bold")
     split = f"{metric_label(document['metric'])} on {document['split']}, 95 %"
-    for heading in ("arch id", split, "latency p50 ms, interval", "provenance", "weights", "MACs", "params"):
+    latency = "latency p50 ms, interval"
+    for heading in ("arch id", split, latency, "on the front", "provenance", "weights", "MACs", "params"):
         table.add_column(heading, justify="left" if heading in ("arch id", "provenance", "weights") else "right")
     points = document["points"]
     assert isinstance(points, list)
@@ -141,12 +146,64 @@ def front_table(document: dict[str, JSON]) -> Table:
             str(point["arch_id"]),
             f"{point['accuracy']:.2%}  {low:.1%} - {high:.1%}",
             f"{point['latency_ms']:.4f}  {fast:.4f} - {slow:.4f}",
+            _share(point["membership"]),
             f"{point['provenance']}{' (suspect)' if point['suspect'] else ''}",
             str(point["weights_kind"]),
             f"{point['macs']:,}",
             f"{point['params']:,}",
         )
     return table
+
+
+def promise_table(document: dict[str, JSON]) -> Table:
+    """What was promised of the candidates of `report.front_document` that may be on the front, and what was found."""
+    promises = document["promises"]
+    assert isinstance(promises, dict)
+    table = Table(title=_promise_title(promises), title_justify="left", title_style="bold")
+    for heading in ("arch id", "weights"):
+        table.add_column(heading)
+    metric = metric_label(document["metric"])
+    for heading in (f"{metric}, search", "verify", "difference", "latency ms, predicted", "measured", "off by"):
+        table.add_column(heading, justify="right")
+    table.add_column("on the front", justify="right")
+    shown = [row for row in promises["rows"] if row["on_front"] or row["membership"] >= _LEAST_MEMBERSHIP]
+    if left_out := len(promises["rows"]) - len(shown):
+        table.caption = f"and {left_out} more, on the front with less than {_LEAST_MEMBERSHIP:.0%} each: --format json"
+        table.caption_justify = "left"
+    for row in shown:
+        latency = row["latency_found_ms"]
+        table.add_row(
+            row["arch_id"] + (" *" if row["on_front"] else ""),
+            row["weights_kind"],
+            "-" if row["accuracy_promised"] is None else f"{row['accuracy_promised']:.2%}",
+            f"{row['accuracy_found']:.2%}{_outside(row['accuracy_kept'])}",
+            "-" if row["accuracy_difference"] is None else f"{row['accuracy_difference']:+.2%}",
+            f"{row['latency_promised_ms']:.4f}",
+            "-" if latency is None else f"{latency:.4f}{_outside(row['latency_kept'])}",
+            "-" if row["latency_ratio"] is None else f"{row['latency_ratio'] - 1:+.1%}",
+            _share(row["membership"]),
+        )
+    return table
+
+
+def _promise_title(promises: dict[str, JSON]) -> str:
+    promised, found = promises["hypervolume_promised"], promises["hypervolume_found"]
+    parts = [f"Promised against found: hypervolume {promised:.5g} promised, {found:.5g} found"]
+    if promises["accuracies_kept"] is not None:
+        parts.append(f"{promises['accuracies_kept']:.0%} of accuracies within the promised interval")
+    if promises["latencies_kept"] is None:
+        parts.append("latencies not measured")
+    else:
+        parts.append(f"{promises['latencies_kept']:.0%} of latencies")
+    return ", ".join(parts) + " (! outside; * on the front)"
+
+
+def _outside(kept: bool | None) -> str:
+    return "" if kept in (True, None) else " !"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0%}"
 
 
 def joint_table(document: dict[str, JSON]) -> Table:
@@ -197,13 +254,30 @@ def doctor_table(findings: Sequence[Finding]) -> Table:
     return table
 
 
+def _promised_columns(promises: JSON) -> dict[str, dict[str, JSON]]:
+    """By candidate what CSV says of its promises beside what its point says already."""
+    columns = {}
+    for row in promises["rows"] if isinstance(promises, dict) else []:
+        low, high = row["accuracy_promised_interval"]
+        fast, slow = row["latency_promised_interval_ms"]
+        columns[row["candidate"]] = {
+            "accuracy_search_low": low,
+            "accuracy_search_high": high,
+            "latency_predicted_low_ms": fast,
+            "latency_predicted_high_ms": slow,
+            **{key: row[key] for key in ("accuracy_difference", "accuracy_kept", "latency_ratio", "latency_kept")},
+        }
+    return columns
+
+
 def front_csv(document: dict[str, JSON]) -> str:
     """The front as CSV text; intervals become two columns, and values by device "column/device"."""
     points = document["points"]
     assert isinstance(points, list)
+    promised = _promised_columns(document.get("promises"))
     rows = []
     for point in points:
-        row = dict(point)
+        row = dict(point) | promised.get(point.get("candidate"), {})
         row["accuracy_low"], row["accuracy_high"] = row.pop("accuracy_interval")
         interval = row.pop("latency_interval_ms")
         if isinstance(interval, dict):

@@ -7,7 +7,7 @@ from pathlib import Path
 from experiments.datasets import locate_dataset
 from experiments.errors import DataError, RecipeError
 from experiments.ray.device_host import ray_connectors
-from experiments.recipe import DeviceSettings, Recipe
+from experiments.recipe import DeviceSettings, Recipe, SearchSettings
 from experiments.session import SERIES_SETTINGS, is_trained, recipe_space, recipe_to_continue, require_trainable
 from experiments.workload import recipe_device
 from hardware.device import list_devices
@@ -53,16 +53,29 @@ def make_plan(recipe: Recipe, run_dir: Path) -> list[PlanLine]:
         PlanLine(
             subject="3 search",
             text=f"{min(search.evaluations, space.size)} evaluations, {search.sampler}, {search.workers} worker(s), "
-            + (", ".join(str(limit) for limit in limits) or "no limit"),
+            + (", ".join(str(limit) for limit in limits) or "no limit")
+            + _measured_text(search),
         ),
         PlanLine(subject="4 refine", text=f"{refine.candidates} candidates, {refine.epochs} epochs each"),
-        PlanLine(subject="5 verify", text=f"at most {recipe.verify.candidates} candidates measured and evaluated"),
+        PlanLine(
+            subject="5 verify",
+            text=f"at most {recipe.verify.candidates} candidates "
+            + ("evaluated, latencies predicted" if search.measure == "none" else "measured and evaluated"),
+        ),
         _export_line(recipe),
         directory,
         PlanLine(
             subject="tracking", text=recipe.tracking.uri or f"MLflow in {run_dir / 'mlflow'} (SQLite), nas ui {run_dir}"
         ),
     ]
+
+
+def _measured_text(search: SearchSettings) -> str:
+    """What the device measures while the search runs."""
+    if search.measure != "active":
+        return ""
+    budget = "as long as profiling took" if search.device_seconds is None else f"{search.device_seconds:g} s"
+    return f"; undecided ones measured meanwhile, at most {budget}"
 
 
 def _open_input(recipe: Recipe, space: SearchSpace) -> str:

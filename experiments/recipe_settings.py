@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, mo
 from experiments.errors import DataError
 from experiments.sources.registry import get_source
 from nas.accuracy import Metric
-from nas.search.settings import SamplerName
+from nas.search.settings import MeasureMode, SamplerName
 from nas.training.settings import OptimizerName
 from searchspaces import SpaceError, get_space, list_spaces
 
@@ -258,6 +258,13 @@ class SearchSettings(Section):
     workers: Workers = Field(default=2, description="evaluation workers", json_schema_extra=OPERATIONAL)
     subnets_per_task: Workers = Field(default=4, description="subnets judged by one task")
     limits: SearchLimits = Field(default=SearchLimits(), description="constraints")
+    measure: MeasureMode = Field(
+        default="verify",
+        description="what of it the device measures: none, what is verified, or (active) also while searching",
+    )
+    device_seconds: float | None = Field(
+        default=None, gt=0, description="seconds for measuring while searching; null: as many as profiling took"
+    )
 
 
 class RefineSettings(Section):

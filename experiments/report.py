@@ -9,16 +9,23 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from experiments.tracking.figures import hypervolume_figure, joint_figure, pareto_figure, predictor_figure, write_html
+from experiments.tracking.promise_figure import promise_figure
 from hardware.files import JSON, read_json, write_json
 from nas.errors import RunError
 from nas.joint_front import joint_warnings
-from nas.pareto import FrontPoint, ParetoFront, hypervolume_by_evaluation, unmeasured_points
+from nas.pareto import FrontPoint, ParetoFront, hypervolume_by_evaluation, unmeasured_points, verified_rows
 from nas.profile import PROFILE_HELD_OUT, profile_path, profiled_subnets
+from nas.promises import Promises, compute_promises, host_slowdown
 from nas.run import Run
+from nas.tables import PREDICTED
 from nas.tracking import RunStatus, RunView
 from nas.training.history import TrainHistory
 from nas.training.loop import HISTORY
+from nas.verify import VERIFY
 from searchspaces import Architecture
+
+# A host that is slower or faster by more makes promised and found latencies differ.
+_SLOWDOWN = 0.05
 
 
 def front_document(run: Run, *, device: str | None = None) -> dict[str, JSON]:
@@ -44,11 +51,45 @@ def front_document(run: Run, *, device: str | None = None) -> dict[str, JSON]:
         "metric": front.metric,
         "hypervolume": front.hypervolume,
         "reference_point": list(front.reference_point),
+        "limits": [{"name": limit.name, "value": limit.value, "unit": limit.unit} for limit in run.limits(device_id)],
         "points": [point.to_json() for point in front.points],
+        "promises": run_promises(run, device_id).to_json(),
         "unmeasured": [point.to_json() for point in unmeasured],
         "predictor": profile,
-        "warnings": list(front_warnings(front, profile=profile, unmeasured=unmeasured)),
+        "warnings": [
+            *front_warnings(front, profile=profile, unmeasured=unmeasured),
+            *verified_warnings(run, device_id),
+        ],
     }
+
+
+def run_promises(run: Run, device_id: str) -> Promises:
+    """What was promised of a device's verified candidates within the limits, and what was found."""
+    return compute_promises(run.evaluations(), run.verifications(), device_id=device_id, limits=run.limits(device_id))
+
+
+def verified_warnings(run: Run, device_id: str) -> list[str]:
+    """Which verified candidates compete for no front, and whether promises are of another host speed, in sentences."""
+    verifications, limits = run.verifications(), run.limits(device_id)
+    everything = verified_rows(verifications, device_id=device_id)
+    warnings = []
+    slowdown = host_slowdown(run, device_id=device_id)
+    if abs(slowdown - 1) > _SLOWDOWN:
+        warnings.append(
+            f"while verifying the host took {slowdown:.2f} times as long for the reference network as when profiling "
+            "began: measured latencies differ by as much from predicted ones"
+        )
+    if beyond := len(everything) - len(verified_rows(verifications, device_id=device_id, limits=limits)):
+        asked = ", ".join(str(limit) for limit in limits)
+        warnings.append(f"{beyond} of {len(everything)} verified candidates are left out: beyond {asked}")
+    own = verifications[verifications["device_id"] == device_id].drop_duplicates("candidate_id", keep="last")
+    never = own[(own["provenance"] == PREDICTED) & ~own["candidate_id"].isin(everything["candidate_id"])]
+    if len(never):
+        warnings.append(
+            f"{len(never)} verified candidates are left out: their latencies are predicted, the front's are measured; "
+            "set search.measure to verify and run `nas verify`"
+        )
+    return warnings
 
 
 def joint_document(run: Run) -> dict[str, JSON]:
@@ -116,7 +157,9 @@ def front_warnings(
             f"{len(unmeasured)} verified candidates are unmeasured because the device was dead: "
             f"`nas devices check {front.device_id}`, then `nas verify`"
         )
-    elif front.provenance == "predicted":
+    elif front.provenance == PREDICTED and front.split == VERIFY:
+        warnings.append("latencies are predicted, nothing was measured: search.measure is none")
+    elif front.provenance == PREDICTED:
         warnings.append("latencies are predicted and accuracies are of the search split: run `nas verify`")
     if profile is not None and not profile["accepted"]:
         scores = profile["scores"]
@@ -153,7 +196,7 @@ def _front_figure(run: Run, front: ParetoFront, *, device_id: str) -> go.Figure:
     return pareto_figure(
         [dict(point.to_json()) for point in front.points],
         evaluations,
-        verifications[verifications["device_id"] == device_id],
+        verified_rows(verifications, device_id=device_id),
         title=f"{verb} front of {run.info.name} on {device_id}" + (" (with warnings)" if warned else ""),
     )
 
@@ -234,7 +277,17 @@ def _write_device_report(run: Run, device_id: str) -> list[Path]:
         write_json(path, front_document(run, device=device_id))
         write_html(_front_figure(run, front, device_id=device_id), path.with_suffix(".html"))
         files += [path, path.with_suffix(".html")]
+    if (promises := run_promises(run, device_id)).rows:
+        path = run.report_dir / f"promises{ending}.html"
+        write_html(_promise_figure(run, promises, device_id=device_id), path)
+        files.append(path)
     return files
+
+
+def _promise_figure(run: Run, promises: Promises, *, device_id: str) -> go.Figure:
+    metric = str(run.verifications()["metric"].iloc[-1])
+    title = f"Promised against found: {run.info.name} on {device_id}"
+    return promise_figure(promises, metric=metric, title=title)
 
 
 def run_view(
@@ -269,6 +322,7 @@ def run_view(
         verifications=run.verifications(),
         front=[dict(point.to_json()) for point in front.points] if front.provenance == "measured" else [],
         predictor_scores={key: float(str(value)) for key, value in scores.items() if value is not None},
+        promises=run_promises(run, run.info.device_id).figures() if front.provenance == "measured" else {},
         hypervolume=() if live else hypervolume_by_evaluation(evaluations, device_id=run.info.device_id),
         artifacts=artifacts,
         tags={"space": run.space.space_id, "device": run.info.device_id, "run_dir": str(run.path)},

@@ -82,6 +82,10 @@ class Session:
             self.run.space, predictor=self.run.predictor(self.device_id), num_classes=self.workload.data.num_classes
         )
 
+    def forget_prices(self) -> None:
+        """Price by the predictor that is stored now; called after one was fitted anew."""
+        self.__dict__.pop("pricer", None)
+
 
 def recipe_space(recipe: Recipe) -> SearchSpace:
     """The recipe's search space.

@@ -1,12 +1,13 @@
 """The six stages: each does only what is missing, reads what the former wrote, and can be run alone."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import optuna
 import pandas as pd
 
+from experiments.active_search import ActiveSearch
 from experiments.ray.pool import RayEvaluationPool
 from experiments.ray.trainer import train_on_ray
 from experiments.ray.tune_refine import refine_on_ray
@@ -19,21 +20,22 @@ from nas.candidate import Candidate
 from nas.errors import CheckpointError, RunError
 from nas.export import Exported, choose_point, export_candidate
 from nas.formats import further_formats
+from nas.limits import within_limits
 from nas.near_front import NearFront, measure_near_front
-from nas.objectives import LATENCY
 from nas.pareto import unmeasured_points, verified_points
 from nas.pricing import require_reachable, search_limits
 from nas.profile import ProfileSettings, profile_device, profile_path
 from nas.refine import choose_for_refinement, read_refined
 from nas.run import utc_now
 from nas.search.loop import Evaluated, run_search
+from nas.search.repricing import newest_study
 from nas.search.settings import SearchSettings
 from nas.search.study import Values, open_study
 from nas.training.checkpoints import load_checkpoint
 from nas.training.finished import CHECKPOINTS, finished_checkpoints
 from nas.training.history import HistoryReader, TrainHistory
 from nas.training.loop import HISTORY
-from nas.verify import VerifySettings, choose_for_verification, verify_candidates
+from nas.verify import VERIFY, VerifySettings, choose_for_verification, verify_candidates
 from predictors import PredictorError
 from predictors.latency import LatencyPredictor
 from searchspaces import Architecture
@@ -212,12 +214,7 @@ def current_evaluations(session: Session) -> pd.DataFrame:
     rows = session.run.evaluations_on(session.device_id)
     weights = session.bench.inherit(session.run.space.smallest).weights
     current = (rows["weights_kind"] != "inherited") | (rows["weights"] == weights)
-    for limit in search_limits(session.recipe.search.limits.model_dump()):
-        if limit.name != LATENCY.name:
-            current &= rows[limit.name] <= limit.value
-        elif session.device_id == session.run.info.device_id:
-            current &= rows["latency_predicted_ms"] <= limit.value
-    return rows[current]
+    return rows[current & within_limits(rows, session.run.limits(session.device_id), latency="latency_predicted_ms")]
 
 
 def search_is_done(session: Session) -> bool:
@@ -240,17 +237,7 @@ def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_
     )
     pricer = session.pricer
     require_reachable(run.space, costs=pricer.costs, limits=settings.limits, seed=settings.seed)
-    rows = inherited_rows(session)
-    known = {
-        str(row["arch_id"]): Values(accuracy=float(row["accuracy"]), latency_ms=float(row["latency_predicted_ms"]))
-        for row in rows.to_dict("records")
-    }
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = open_study(run.study_path, name=run.info.name, pricer=pricer, settings=settings)
-    if search_is_done(session):
-        study.recover(known)
-        reporter.done("finished before")
-        return False
 
     def record(evaluated: Sequence[Evaluated]) -> None:
         run.evaluations_table.append(
@@ -269,25 +256,60 @@ def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_
         )
         on_rows()
 
-    with cluster():
-        pool = RayEvaluationPool(run.path, num_workers=recipe.workers, threads_per_worker=1)
-        try:
+    @contextmanager
+    def pool() -> Iterator[RayEvaluationPool]:
+        with cluster():
+            workers = RayEvaluationPool(run.path, num_workers=recipe.workers, threads_per_worker=1)
+            try:
+                yield workers
+            finally:
+                workers.close()
+
+    if recipe.measure == "active":
+        active = ActiveSearch(
+            session,
+            settings=settings,
+            profile=_profile_settings(session),
+            sources=_sources(session),
+            known=lambda: _known(session),
+            record=record,
+            reporter=reporter,
+        )
+        if active.is_done():
+            reporter.done("finished before")
+            return False
+        ended = active.run(pool=pool)
+    else:
+        known = _known(session)
+        name = newest_study(run.study_path, name=run.info.name)
+        study = open_study(run.study_path, name=name, pricer=pricer, settings=settings)
+        if search_is_done(session):
+            study.recover(known)
+            reporter.done("finished before")
+            return False
+        with pool() as workers:
             ended = run_search(
                 study,
                 pricer=pricer,
-                pool=pool,
+                pool=workers,
                 settings=settings,
                 known=known,
                 record=record,
                 on_progress=reporter.progress,
             )
-        finally:
-            pool.close()
     front = run.front()
     best = max((point.accuracy for point in front.points), default=float("nan"))
     label = metric_label(session.recipe.data.metric)
     reporter.done(f"{ended}; predicted front of {len(front.points)} points, best {label} on search {best:.2%}")
     return True
+
+
+def _known(session: Session) -> dict[str, Values]:
+    """By arch_id what is evaluated with inherited weights, and the latency that is predicted now."""
+    return {
+        str(row["arch_id"]): Values(accuracy=float(row["accuracy"]), latency_ms=float(row["latency_predicted_ms"]))
+        for row in inherited_rows(session).to_dict("records")
+    }
 
 
 def missing_refinements(session: Session) -> list[Architecture]:
@@ -405,8 +427,12 @@ def verify(session: Session, *, reporter: Reporter) -> bool:
     if not len(evaluations):
         raise RunError(f"run {run.path} has no evaluated architectures", hint=f"nas search {run.path}")
     chosen = choose_for_verification(evaluations, space=run.space, device_id=session.device_id, num=recipe.candidates)
-    reporter.stage("verify", text=f"{len(chosen)} candidates on {session.device_id} and on the verify split")
-    settings = VerifySettings(candidates=recipe.candidates, protocol=recipe.protocol, seed=session.recipe.seed)
+    measure = session.recipe.search.measure != "none"
+    where = f"on {session.device_id} and on" if measure else "on"
+    reporter.stage("verify", text=f"{len(chosen)} candidates {where} the verify split")
+    settings = VerifySettings(
+        candidates=recipe.candidates, protocol=recipe.protocol, seed=session.recipe.seed, measure=measure
+    )
     verified = verify_candidates(
         session.bench,
         [session.bench.twin(candidate) for candidate in chosen],
@@ -419,11 +445,21 @@ def verify(session: Session, *, reporter: Reporter) -> bool:
         num = len(unmeasured_points(run.verifications(), device_id=session.device_id))
         reporter.message(f"the device is dead: accuracies are verified, {num} points are marked as unmeasured")
         raise verified.dead
-    front = run.front(device=session.device_id)
-    spans = [point.latency_ms for point in front.points]
-    found = f"verified front of {len(front.points)} points over a latency span of {max(spans) / min(spans):.2f}"
+    found = _verified_front(session)
     reporter.done(found if verified.num_new else f"finished before; {found}")
     return bool(verified.num_new)
+
+
+def _verified_front(session: Session) -> str:
+    """What verification came to."""
+    run, device_id = session.run, session.device_id
+    front = run.front(device=device_id)
+    if front.split != VERIFY:
+        limits = ", ".join(str(limit) for limit in run.limits(device_id))
+        return f"no verified candidate is within {limits}"
+    spans = [point.latency_ms for point in front.points]
+    of = "" if front.provenance == "measured" else f" ({front.provenance} latencies)"
+    return f"verified front of {len(front.points)} points over a latency span of {max(spans) / min(spans):.2f}{of}"
 
 
 def require_formats(session: Session, *, formats: Sequence[str] | None) -> None:
@@ -452,7 +488,7 @@ def export(
     run = session.run
     verified = run.verifications()
     everything = verified_points(verified, device_id=session.device_id)
-    point = choose_point(run.front(), verified=everything, arch_id=arch_id)
+    point = choose_point(run.front(), verified=everything, arch_id=arch_id, limits=run.limits(session.device_id))
     asked = _asked_for(session, formats=formats)
     further = [one.key for one in further_formats(asked, device=session.device)]
     reporter.stage("export", text=", ".join([f"candidate {point.candidate} for {session.device_id}", *further]))

@@ -3,6 +3,7 @@
 import logging
 import secrets
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -114,6 +115,7 @@ def measure_many(
     together: bool = True,
     reference_ms: float | None = None,
     on_progress: Callable[[int, int], None] | None = None,
+    on_session: Callable[[float], None] | None = None,
     lock_directory: Path | None = None,
     timeout_s: float | None = None,
 ) -> dict[str, CostMeasurement]:
@@ -136,6 +138,7 @@ def measure_many(
             `CostMeasurement.comparable_reference_ms`: values are divided by the host's slowdown since then. None: they
             are those of the host's speed now.
         on_progress: called after each round with (rounds done, rounds at most); ends with two equal numbers.
+        on_session: called after each session with the seconds that the unit was taken for it, waiting left out.
         lock_directory: where the unit's lock files lie; the host's common place if None.
         timeout_s: how long to wait for the unit; None waits for ever.
 
@@ -162,10 +165,13 @@ def measure_many(
             owner=owner or f"measure on {device.spec.device_id}",
             timeout_s=timeout_s,
         )
+        began_s = time.perf_counter()
         if device.host is None:
             found = measure_onsite(device.backend, job, on_progress=on_progress, lock_directory=lock_directory)
         else:
             found = device.host.measure(job, on_progress=on_progress)
+        if on_session is not None:
+            on_session(time.perf_counter() - began_s - found.waited_s)
         return to_measurements(found, job=job, rng=rng, reference_ms=reference_ms)
 
     measurements = session(artifacts, reference_ms=reference_ms)

@@ -82,14 +82,13 @@ inside the file. Output: `logits`. `report_split.json` lists the examples of the
 def _latency_text(device_id: str, latency: Mapping[str, Any]) -> str:
     verified, exported = latency["verified"], latency["exported"]
     quantity, unit = exported.get("quantity", "latency"), exported.get("unit", "ms")
+    numbers, file = _numbers(exported["interval_ms"]), "this file, measured" + ("" if verified is None else " again")
     text = f"""| {quantity} on {device_id} | p50 {unit} | interval | provenance |
 |---|---|---|---|
 | promised by the predictor | {latency["predicted_ms"]:.4f} | | predicted |
-| verified | {verified["p50_ms"]:.4f} | {_numbers(verified["interval_ms"])} | {verified.get("provenance", "")} |
-| **this file, measured again** | **{exported["p50_ms"]:.4f}** | {_numbers(exported["interval_ms"])} | \
-{exported["provenance"]} |"""
+{_verified_text(verified)}| **{file}** | **{exported["p50_ms"]:.4f}** | {numbers} | {exported["provenance"]} |"""
     for name, entry in (("verified", verified), ("this file", exported)):
-        if entry.get("suspect"):
+        if entry is not None and entry.get("suspect"):
             text += f"\n\n**Suspect** ({name}): {entry.get('suspect_reason') or 'the measurement failed its checks'}."
     slowdown = latency["host_slowdown_since_verified"]
     if slowdown is None:
@@ -98,6 +97,14 @@ def _latency_text(device_id: str, latency: Mapping[str, Any]) -> str:
 
 The reference network ran {slowdown:.2f} times as long in the last session as in the one before: at the speed that the
 host had then, this file takes {exported["p50_ms"] / slowdown:.4f} {unit}."""
+
+
+def _verified_text(verified: Mapping[str, Any] | None) -> str:
+    """The row of what was verified; none where only the accuracy was."""
+    if verified is None:
+        return ""
+    interval, provenance = _numbers(verified["interval_ms"]), verified.get("provenance", "")
+    return f"| verified | {verified['p50_ms']:.4f} | {interval} | {provenance} |\n"
 
 
 def _format_text(key: str, entry: Mapping[str, Any]) -> str:

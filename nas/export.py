@@ -29,12 +29,14 @@ from nas.accuracy import Accuracy
 from nas.candidate import Candidate
 from nas.card import CARD_SCHEMA, accuracy_entry, card_text, latency_entry
 from nas.deployment import Comparison
-from nas.errors import RunError
+from nas.errors import InfeasibleError, RunError
 from nas.formats import EXPORT, further_formats, write_format
 from nas.materialise import Workbench
 from nas.measure import host_slowdown, measure_artifacts
+from nas.objectives import Limit
 from nas.pareto import FrontPoint, ParetoFront
 from nas.run import utc_now
+from nas.tables import PREDICTED
 from nas.training.checkpoints import save_tensors
 from nas.training.finished import WEIGHTS_FILE
 
@@ -60,18 +62,30 @@ class Exported:
     card: Mapping[str, JSON]
 
 
-def choose_point(front: ParetoFront, *, verified: Sequence[FrontPoint], arch_id: str | None) -> FrontPoint:
+def choose_point(
+    front: ParetoFront, *, verified: Sequence[FrontPoint], arch_id: str | None, limits: Sequence[Limit] = ()
+) -> FrontPoint:
     """The front's knee, or the most accurate verified candidate of an architecture.
 
     Args:
         front: the verified front.
         verified: every verified candidate, on the front or behind it.
-        arch_id: which architecture; None for the knee.
+        arch_id: which architecture, whatever the limits are; None for the knee.
+        limits: that the front keeps to.
 
     Raises:
         RunError: nothing is verified yet, or the architecture is not (those that are, are listed).
+        InfeasibleError: no verified candidate is within the limits.
     """
-    if front.split != "verify":
+    if front.split != "verify" and verified and limits and arch_id is None:
+        fastest = verified[0]
+        raise InfeasibleError(
+            f"no verified candidate is within {', '.join(str(limit) for limit in limits)}; the fastest, "
+            f"{fastest.arch_id}, has {fastest.latency_ms:.4g} ms ({fastest.provenance}), {fastest.macs:,} MACs and "
+            f"{fastest.params:,} parameters",
+            hint="raise search.limits, or search again: `nas run RECIPE` evaluates and verifies what is missing",
+        )
+    if front.split != "verify" and (arch_id is None or not verified):
         raise RunError("there is no verified front to export from", hint="run `nas verify RUN` first")
     if arch_id is None:
         return front.knee()
@@ -303,7 +317,10 @@ def _card(
         },
         "latency": {
             "predicted_ms": point.latency_predicted_ms,
-            "verified": {
+            # What was not measured is promised, and nothing else.
+            "verified": None
+            if point.provenance == PREDICTED
+            else {
                 "p50_ms": point.latency_ms,
                 "interval_ms": list(point.latency_interval_ms),
                 "provenance": point.provenance,

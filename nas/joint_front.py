@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from hardware.files import JSON
+from nas.objectives import LATENCY, Limit
 from nas.pareto import hypervolume, number, pareto_mask, reference_latency
 
 _KEY = ["arch_id", "weights"]
@@ -80,7 +81,12 @@ class JointFront:
     split: str
 
 
-def compute_joint_front(evaluations: Mapping[str, pd.DataFrame], verifications: pd.DataFrame) -> JointFront:
+def compute_joint_front(
+    evaluations: Mapping[str, pd.DataFrame],
+    verifications: pd.DataFrame,
+    *,
+    limits: Mapping[str, Sequence[Limit]] | None = None,
+) -> JointFront:
     """The joint front of devices.
 
     Once something is verified and measured, only networks that are so on one device at least can be on it; on the other
@@ -89,6 +95,7 @@ def compute_joint_front(evaluations: Mapping[str, pd.DataFrame], verifications: 
     Args:
         evaluations: by device, the evaluated candidates with the device's predicted latency.
         verifications: of all devices.
+        limits: by device; a network that exceeds one on its device is left out.
     """
     devices = tuple(evaluations)
     measured = verifications[verifications["latency_ms"].notna() & verifications["device_id"].isin(devices)]
@@ -98,7 +105,7 @@ def compute_joint_front(evaluations: Mapping[str, pd.DataFrame], verifications: 
     found = verified if len(measured) else evaluated
     keys = sorted({key for rows in found.values() for key in rows})
     joined = [_join(key, found=found, evaluated=evaluated, verified=verified) for key in keys]
-    points = [point for point in joined if point is not None]
+    points = [point for point in joined if point is not None and _is_within(point, limits or {})]
     accuracy_N = np.array([point.accuracy for point in points], dtype=np.float64)
     latency_ND = np.array([[point.latencies[d].latency_ms for d in devices] for point in points], dtype=np.float64)
     latency_ND = latency_ND.reshape(len(points), len(devices))
@@ -112,6 +119,17 @@ def compute_joint_front(evaluations: Mapping[str, pd.DataFrame], verifications: 
         reference_point=reference,
         hypervolume=hypervolume(accuracy_N, latency_ND, reference=reference),
         split=split,
+    )
+
+
+def _is_within(point: JointPoint, limits: Mapping[str, Sequence[Limit]]) -> bool:
+    return all(
+        limit.violation(
+            point.latencies[device].latency_ms if limit.name == LATENCY.name else getattr(point, limit.name)
+        )
+        <= 0
+        for device, of_device in limits.items()
+        for limit in of_device
     )
 
 

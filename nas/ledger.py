@@ -1,6 +1,6 @@
 """What a run cost: seconds of stages, devices and evaluations, energy, and when the supernet has paid for itself."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from hardware.files import JSON
+from nas.device_seconds import device_sessions, seconds_by_purpose
 from nas.errors import RunError
 from nas.run import Run
 from nas.training.finished import CHECKPOINTS, finished_checkpoints
@@ -47,12 +48,20 @@ class StageCost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeviceCost:
-    """What was measured on one device; `timed_seconds` are the timed runs alone, without warm-up and building."""
+    """What was measured on one device; see `nas.device_seconds`.
+
+    Attributes:
+        device_id: the device.
+        measurements, sessions: how many.
+        timed_seconds: of timed runs alone, without warm-up and building.
+        seconds_by_purpose: that its unit was taken for sessions of each purpose ("search": `search.measure: active`).
+    """
 
     device_id: str
     measurements: int
     sessions: int
     timed_seconds: float
+    seconds_by_purpose: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,7 +150,7 @@ def ledger(
     found = _break_even(run, stages, tuned=tuned, epochs_alone=epochs_alone)
     return Ledger(
         stages=stages,
-        devices=device_costs(run.measurements()),
+        devices=device_costs(run.measurements(), taken=run.sessions_table.read()),
         evaluations=len(inherited),
         evaluation_seconds=float(inherited["seconds"].sum()),
         fine_tunings=len(tuned),
@@ -182,18 +191,24 @@ def stage_costs(rows: pd.DataFrame, *, watts_per_core: float, watts_per_gpu: flo
     return tuple(costs)
 
 
-def device_costs(measurements: pd.DataFrame) -> tuple[DeviceCost, ...]:
-    """Timed runs by device; raw repeats are ms whatever a device reports, and counts of simulators take no time."""
+def device_costs(measurements: pd.DataFrame, *, taken: pd.DataFrame) -> tuple[DeviceCost, ...]:
+    """What measuring took by device.
+
+    Args:
+        measurements: of all devices.
+        taken: the table `sessions`.
+    """
     costs = []
     for device_id in dict.fromkeys(measurements["device_id"]):
         rows = measurements[measurements["device_id"] == device_id]
-        timed_ms = [float(sum(np.sum(runs) for runs in raw)) for raw in rows[rows["unit"] == "ms"]["raw_ms"]]
+        sessions = device_sessions(rows, taken=taken)
         costs.append(
             DeviceCost(
                 device_id=str(device_id),
                 measurements=len(rows),
-                sessions=int(rows["session_id"].nunique()),
-                timed_seconds=sum(timed_ms) / 1e3,
+                sessions=len(sessions),
+                timed_seconds=float(sessions["timed_seconds"].sum()),
+                seconds_by_purpose=seconds_by_purpose(sessions),
             )
         )
     return tuple(costs)

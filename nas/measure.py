@@ -12,9 +12,10 @@ from hardware.host import look_at_host
 from hardware.measurement import CostMeasurement
 from hardware.measuring import measure_many
 from nas.candidate import Candidate
+from nas.device_seconds import REFERENCE as REFERENCE
 from nas.materialise import Workbench
+from nas.run import utc_now
 
-REFERENCE = "reference"
 _ORDER = 8
 
 
@@ -74,6 +75,7 @@ def measure_artifacts(
         reference = _reference(bench)
         with bench.computing():
             everything = {reference: bench.artifact(reference), **artifacts}
+    taken_s: list[float] = []
     measurements = measure_many(
         bench.device,
         {candidate.candidate_id: artifact for candidate, artifact in everything.items()},
@@ -82,6 +84,17 @@ def measure_artifacts(
         rng=np.random.default_rng((seed, _ORDER)),
         owner=f"nas {bench.run.info.name}",
         on_progress=on_round,
+        on_session=taken_s.append,
+    )
+    bench.run.sessions_table.append(
+        [
+            {
+                "session_id": next(iter(measurements.values())).session_id,
+                "device_id": bench.device.spec.device_id,
+                "seconds": sum(taken_s),
+                "utc_time": utc_now(),
+            }
+        ]
     )
     bench.run.measurements_table(bench.device.spec.device_id).append(
         [

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from nas.errors import RunError
+from nas.limits import within_limits
 from nas.materialise import Workbench
 from nas.pareto import pareto_mask
 from nas.profile import (
@@ -22,7 +23,9 @@ from nas.profile import (
     measure_missing,
     profiled_subnets,
     store_profile,
+    stored_num_measured,
 )
+from nas.run import Run
 from predictors import LatencyPredictor
 from searchspaces import Architecture
 
@@ -68,30 +71,82 @@ def measure_near_front(
         RunError: nothing is evaluated, or the budget is below 1.
         DeviceError: the device is unavailable or busy.
     """
-    run, device_id = bench.run, bench.device.spec.device_id
     if budget < 1:
         raise RunError(f"a budget of {budget} measurements", hint="give 1 or more")
-    rows = run.evaluations_on(device_id)
+    return measure_until_settled(
+        bench,
+        room=lambda wanted, num_measured: min(wanted, budget - num_measured),
+        purpose=PROFILE_FIT,
+        settings=settings,
+        on_progress=on_progress,
+        on_message=on_message,
+        sources=sources,
+    )
+
+
+def measure_until_settled(
+    bench: Workbench,
+    *,
+    room: Callable[[int, int], int],
+    purpose: str,
+    settings: ProfileSettings,
+    on_progress: Callable[[int, int], None],
+    on_message: Callable[[str], None],
+    sources: Sequence[LatencyPredictor] = (),
+) -> NearFront:
+    """Measure evaluated subnets near the front, batch by batch, until its ranking stays or there is no room.
+
+    Subnets beyond the limits of the run are left out. What an earlier call measured and did not live to fit is fitted
+    first.
+
+    Args:
+        bench: makes artifacts; its device was profiled.
+        room: called with (subnets wanted, measured so far); says how many of those may be measured now.
+        purpose: of the measurements, one that predictors are fitted on.
+        settings: of the profile.
+        on_progress: called with (rounds done, most rounds) of a batch.
+        on_message: told how the front changes.
+        sources: predictors of other devices that the predictor builds on.
+
+    Raises:
+        RunError: nothing within the limits is evaluated.
+        DeviceError: the device is unavailable or busy.
+    """
+    run, device_id = bench.run, bench.device.spec.device_id
+
+    def fit() -> None:
+        store_profile(run, *fit_profile(run, device_id=device_id, settings=settings, sources=sources))
+
+    if len(profiled_subnets(run, device_id=device_id)) > stored_num_measured(run, device_id):
+        fit()
+    rows = _evaluated(run, device_id)
     front = _front(rows)
     if not front:
         raise RunError(f"run {run.path} has no evaluated architectures", hint=f"nas search {run.path}")
     num_measured = num_same = 0
-    while num_measured < budget and num_same < _SETTLED_AFTER:
+    while num_same < _SETTLED_AFTER:
         done = set(profiled_subnets(run, device_id=device_id)["arch_id"])
-        chosen = open_subnets(rows, measured=done)[: min(_BATCH, budget - num_measured)]
+        chosen = open_subnets(rows, measured=done)[:_BATCH]
         if not chosen:
             # Everything that may be on the front is measured.
             num_same = _SETTLED_AFTER
             break
-        measure_missing(bench, dict.fromkeys(chosen, PROFILE_FIT), settings=settings, on_progress=on_progress)
+        chosen = chosen[: max(0, room(len(chosen), num_measured))]
+        if not chosen:
+            break
+        measure_missing(bench, dict.fromkeys(chosen, purpose), settings=settings, on_progress=on_progress)
         num_measured += len(chosen)
-        predictors, profile = fit_profile(run, device_id=device_id, settings=settings, sources=sources)
-        store_profile(run, predictors, profile)
-        rows = run.evaluations_on(device_id)
+        fit()
+        rows = _evaluated(run, device_id)
         before, front = front, _front(rows)
         num_same = num_same + 1 if front == before else 0
         on_message(f"{num_measured} measured near the front: {_change(before, front)}")
     return NearFront(num_measured=num_measured, settled=num_same >= _SETTLED_AFTER, front=front)
+
+
+def _evaluated(run: Run, device_id: str) -> pd.DataFrame:
+    rows = run.evaluations_on(device_id)
+    return rows[within_limits(rows, run.limits(device_id), latency="latency_predicted_ms")]
 
 
 def open_subnets(rows: pd.DataFrame, *, measured: set[str]) -> list[Architecture]:

@@ -9,6 +9,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from hardware.files import JSON
+from nas.limits import within_limits
+from nas.membership import membership
+from nas.objectives import Limit
+from nas.tables import PREDICTED, UNMEASURED
 
 JSONPoint = dict[str, JSON]
 
@@ -28,6 +32,8 @@ class FrontPoint:
         accuracy_search: on the search split with the candidate's own weights.
         latency_ms, latency_interval_ms: median and its interval.
         latency_predicted_ms: what the predictor had promised.
+        membership: probability to be on the front of all verified candidates, see `nas.membership`; NaN before
+            verification.
         provenance: "measured", "predicted" or "unmeasured" (there is none), of `latency_ms`.
         suspect: the measurement failed its own checks.
         macs, params: counts for one image.
@@ -45,6 +51,7 @@ class FrontPoint:
     latency_ms: float
     latency_interval_ms: tuple[float, float]
     latency_predicted_ms: float
+    membership: float
     provenance: str
     suspect: bool
     macs: int
@@ -146,16 +153,26 @@ def hypervolume_by_evaluation(evaluations: pd.DataFrame, *, device_id: str) -> l
     return [hypervolume(accuracy_N[: n + 1], latency_N[: n + 1], reference=reference) for n in range(len(rows))]
 
 
-def compute_front(evaluations: pd.DataFrame, verifications: pd.DataFrame, *, device_id: str) -> ParetoFront:
-    """The verified front, or the predicted one as long as nothing is verified and measured.
+def compute_front(
+    evaluations: pd.DataFrame, verifications: pd.DataFrame, *, device_id: str, limits: Sequence[Limit] = ()
+) -> ParetoFront:
+    """The verified front, or the predicted one as long as nothing within the limits is verified.
 
     One row a candidate (the newest), in the order of latency, then candidate id; a candidate equal to another in both
     objectives stays out if its id comes later.
+
+    Args:
+        evaluations: on the search split.
+        verifications: on the verify split.
+        device_id: whose latencies count.
+        limits: what exceeds one is left out: its measured latency counts, or the predicted one if there is no other.
     """
-    verified = _measured(_of_device(verifications, device_id))
+    verified = verified_rows(verifications, device_id=device_id, limits=limits)
     if len(verified):
         return _front(verified, device_id=device_id, latency="latency", split="verify")
-    evaluated = _of_device(evaluations, device_id).assign(provenance="predicted", suspect=False)
+    evaluated = _of_device(evaluations, device_id)
+    evaluated = evaluated[within_limits(evaluated, limits, latency="latency_predicted_ms")]
+    evaluated = evaluated.assign(provenance=PREDICTED, suspect=False, membership=float("nan"))
     inherited = evaluated[evaluated["weights_kind"] == "inherited"].set_index("arch_id")["accuracy"]
     evaluated = evaluated.assign(
         accuracy_search=evaluated["accuracy"],
@@ -164,9 +181,26 @@ def compute_front(evaluations: pd.DataFrame, verifications: pd.DataFrame, *, dev
     return _front(evaluated, device_id=device_id, latency="latency_predicted", split="search")
 
 
-def verified_points(verifications: pd.DataFrame, *, device_id: str) -> list[FrontPoint]:
-    """Every measured candidate of a device, on the front or behind it, the newest row of each, fastest first."""
-    rows = _measured(_of_device(verifications, device_id)).drop_duplicates("candidate_id", keep="last")
+def verified_rows(verifications: pd.DataFrame, *, device_id: str, limits: Sequence[Limit] = ()) -> pd.DataFrame:
+    """What competes for a device's verified front: the newest row of each candidate, with the column `membership`.
+
+    Measured rows, if there are any. Otherwise those that were not to be measured, with the predicted latency as
+    `latency_ms`: measured and predicted latencies are never compared with each other.
+    """
+    rows = _of_device(verifications, device_id)
+    found = rows[rows["latency_ms"].notna()]
+    if not len(found):
+        found = rows[rows["provenance"] == PREDICTED]
+        columns = ("latency_ms", "latency_low_ms", "latency_high_ms")
+        found = found.assign(**{name: found[name.replace("latency", "latency_predicted")] for name in columns})
+    found = found.drop_duplicates("candidate_id", keep="last")
+    found = found[within_limits(found, limits, latency="latency_ms")]
+    return found.assign(membership=membership(found))
+
+
+def verified_points(verifications: pd.DataFrame, *, device_id: str, limits: Sequence[Limit] = ()) -> list[FrontPoint]:
+    """Every candidate that competes for a device's verified front, on it or behind it, fastest first."""
+    rows = verified_rows(verifications, device_id=device_id, limits=limits)
     rows = rows.sort_values(["latency_ms", "candidate_id"])
     return [_point(row, latency="latency") for row in rows.to_dict("records")]
 
@@ -174,8 +208,8 @@ def verified_points(verifications: pd.DataFrame, *, device_id: str) -> list[Fron
 def unmeasured_points(verifications: pd.DataFrame, *, device_id: str) -> list[FrontPoint]:
     """Candidates whose accuracy is verified, but whose device was dead: their latency is NaN. Most accurate first."""
     rows = _of_device(verifications, device_id).drop_duplicates("candidate_id", keep="last")
-    rows = rows[rows["latency_ms"].isna()].sort_values(["accuracy", "candidate_id"], ascending=[False, True])
-    return [_point(row, latency="latency") for row in rows.to_dict("records")]
+    rows = rows[rows["provenance"] == UNMEASURED].sort_values(["accuracy", "candidate_id"], ascending=[False, True])
+    return [_point(row, latency="latency") for row in rows.assign(membership=float("nan")).to_dict("records")]
 
 
 def _front(rows: pd.DataFrame, *, device_id: str, latency: str, split: str) -> ParetoFront:
@@ -208,6 +242,7 @@ def _point(row: Mapping[object, object], *, latency: str) -> FrontPoint:
         latency_ms=number(values[f"{latency}_ms"]),
         latency_interval_ms=(number(values[f"{latency}_low_ms"]), number(values[f"{latency}_high_ms"])),
         latency_predicted_ms=number(values["latency_predicted_ms"]),
+        membership=number(values["membership"]),
         provenance=str(values["provenance"]),
         suspect=bool(values["suspect"]),
         macs=int(number(values["macs"])),
@@ -224,10 +259,6 @@ def number(value: object) -> float:
 
 def _of_device(rows: pd.DataFrame, device_id: str) -> pd.DataFrame:
     return rows[rows["device_id"] == device_id]
-
-
-def _measured(rows: pd.DataFrame) -> pd.DataFrame:
-    return rows[rows["latency_ms"].notna()]
 
 
 def _column(rows: pd.DataFrame, name: str) -> npt.NDArray[np.float64]:

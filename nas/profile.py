@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from hardware.cost import analytic_costs
-from hardware.files import JSON, write_json
+from hardware.files import JSON, read_json, write_json
 from nas.costs import fit_costs
 from nas.errors import RunError
 from nas.materialise import Workbench
@@ -23,6 +23,10 @@ from predictors.scores import Scores
 from searchspaces import Architecture, SearchSpace
 
 PROFILE_FIT, PROFILE_HELD_OUT = "profile-fit", "profile-held-out"
+SEARCH = "search"
+"""Purpose of what is measured while searching; predictors are fitted on it, too."""
+
+_PROFILED = (PROFILE_FIT, PROFILE_HELD_OUT, SEARCH)
 
 _POOL = 4000
 # The most telling are looked for among so many.
@@ -200,6 +204,17 @@ def profile_path(run: Run, device_id: str) -> Path:
     return run.path / "predictors" / f"{device_id}.profile.json"
 
 
+def stored_num_measured(run: Run, device_id: str) -> int:
+    """Measured subnets that the device's stored predictors know; 0 before profiling."""
+    path = profile_path(run, device_id)
+    if not path.exists():
+        return 0
+    content = read_json(path)
+    assert isinstance(content, dict), path
+    suspect = 0 if content["uses_suspect"] else content["num_suspect"]
+    return int(content["num_fit"]) + int(content["num_held_out"]) + int(suspect)
+
+
 def profiled_subnets(run: Run, *, device_id: str) -> pd.DataFrame:
     """Measurements that the predictor is fitted or judged on, the newest of each subnet.
 
@@ -207,13 +222,14 @@ def profiled_subnets(run: Run, *, device_id: str) -> pd.DataFrame:
     round), times the reference's median in the first session: a host that is slower for some rounds, or in a later
     session, must not look like a slower network. `latency_p99_ms` likewise: its ratio to the median is compared with
     the reference's of its session, because some sessions have longer tails than others; it is that of a session with
-    the reference's median tail. `energy_mj` is NaN where none was counted.
+    the reference's median tail. `energy_mj` is NaN where none was counted. What was measured while searching has the
+    purpose of what is fitted.
     """
     rows = run.measurements_table(device_id).read()
     references = rows[rows["arch_id"] == run.space.largest.arch_id].drop_duplicates("session_id", keep="last")
     reference_raw_ms = dict(zip(references["session_id"], references["raw_ms"], strict=True))
     reference_tail = dict(zip(references["session_id"], references["p99"] / references["p50"], strict=True))
-    rows = rows[rows["purpose"].isin([PROFILE_FIT, PROFILE_HELD_OUT])].drop_duplicates("arch_id", keep="last")
+    rows = rows[rows["purpose"].isin(_PROFILED)].drop_duplicates("arch_id", keep="last")
     unit_ms = float(references["p50"].iloc[0]) if len(references) else float("nan")
     latency_ms_N = np.array(
         [
@@ -224,6 +240,7 @@ def profiled_subnets(run: Run, *, device_id: str) -> pd.DataFrame:
     )
     longer_N = rows["p99"] / rows["p50"] / rows["session_id"].map(reference_tail).astype(np.float64)
     return rows.assign(
+        purpose=rows["purpose"].replace(SEARCH, PROFILE_FIT),
         latency_ms=latency_ms_N,
         latency_p99_ms=latency_ms_N * longer_N * np.median(list(reference_tail.values()) or [np.nan]),
         energy_mj=[json.loads(text).get("energy_mj", np.nan) for text in rows["also"]],

@@ -18,9 +18,11 @@ from hardware.measurement import MEASUREMENT_SCHEMA
 from hardware.table import Table
 from nas.errors import CheckpointError, RunError
 from nas.joint_front import JointFront, compute_joint_front
+from nas.limits import recipe_limits
+from nas.objectives import LATENCY, Limit
 from nas.pareto import ParetoFront, compute_front
 from nas.pricing import Pricer
-from nas.tables import EVALUATION_SCHEMA, STAGE_SCHEMA, VERIFICATION_SCHEMA
+from nas.tables import EVALUATION_SCHEMA, SESSION_SCHEMA, STAGE_SCHEMA, VERIFICATION_SCHEMA
 from nas.training.finished import CHECKPOINTS, WEIGHTS_FILE, finished_checkpoints
 from predictors import PredictorError, load_predictor
 from predictors.latency import LatencyPredictor
@@ -72,6 +74,7 @@ class Run:
         self.evaluations_table = Table(path / "tables" / "evaluations", schema=EVALUATION_SCHEMA)
         self._measurements_dir = path / "tables" / "measurements"
         self.verifications_table = Table(path / "tables" / "verifications", schema=VERIFICATION_SCHEMA)
+        self.sessions_table = Table(path / "tables" / "sessions", schema=SESSION_SCHEMA)
         self.stages_table = Table(path / "tables" / "stages", schema=STAGE_SCHEMA)
 
     @property
@@ -170,15 +173,34 @@ class Run:
         """Everything that was measured and evaluated on the verify split."""
         return self.verifications_table.read()
 
+    def limits(self, device: str) -> tuple[Limit, ...]:
+        """The limits that the recipe sets now, as far as they hold on a device: on others than its own only counts.
+
+        Raises:
+            RunError: the recipe is damaged.
+        """
+        limits = recipe_limits(self.recipe_path.read_text(encoding="utf-8"))
+        return tuple(limit for limit in limits if limit.name != LATENCY.name or device == self.info.device_id)
+
     def front(self, *, device: str | None = None) -> ParetoFront:
-        """The verified front of a device (default: the recipe's), or the predicted one before verification."""
+        """The verified front of a device (default: the recipe's), or the predicted one before verification.
+
+        Nothing on it exceeds the limits that the recipe sets now, whatever was verified before they were set.
+        """
         device_id = self.info.device_id if device is None else device
-        return compute_front(self.evaluations_on(device_id), self.verifications(), device_id=device_id)
+        return compute_front(
+            self.evaluations_on(device_id),
+            self.verifications(),
+            device_id=device_id,
+            limits=self.limits(device_id),
+        )
 
     def joint_front(self) -> JointFront:
         """The front of accuracy and of the latencies on all devices of the run."""
         return compute_joint_front(
-            {device: self.evaluations_on(device) for device in self.devices()}, self.verifications()
+            {device: self.evaluations_on(device) for device in self.devices()},
+            self.verifications(),
+            limits={device: self.limits(device) for device in self.devices()},
         )
 
     def checkpoint_dir(self) -> Path:

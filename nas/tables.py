@@ -9,6 +9,9 @@ import pyarrow as pa
 UNMEASURED = "unmeasured"
 """Provenance of a verified candidate whose device was dead: it has no latency."""
 
+PREDICTED = "predicted"
+"""Provenance of a verified candidate that was not to be measured: its latency is the predicted one."""
+
 # What is evaluated, measured and exported: the key that every table shares.
 _CANDIDATE = [
     ("candidate_id", pa.string()),
@@ -62,6 +65,15 @@ VERIFICATION_SCHEMA = pa.schema(
         ("suspect", pa.bool_()),
         ("measurement_id", pa.string()),
         *_COUNTS,
+        ("utc_time", pa.string()),
+    ]
+)
+
+SESSION_SCHEMA = pa.schema(
+    [
+        ("session_id", pa.string()),
+        ("device_id", pa.string()),
+        ("seconds", pa.float64()),  # that the unit was taken, sessions included that had to be repeated
         ("utc_time", pa.string()),
     ]
 )

@@ -28,6 +28,8 @@ class RunView:
         verifications: the verifications table; it may be empty.
         front: the points of pareto.json; empty before verification.
         predictor_scores: figures of the latency predictor on held-out subnets, by name; empty before profiling.
+        promises: figures of promised against found, by name (see `nas.promises`); empty before
+            verification, and where latencies were not measured.
         hypervolume: of the predicted front after each evaluation.
         artifacts: files to show beside the run; a tracker keeps them under their file names.
         tags: free labels.
@@ -44,6 +46,7 @@ class RunView:
     front: Sequence[Mapping[str, object]]
     predictor_scores: Mapping[str, float]
     hypervolume: Sequence[float]
+    promises: Mapping[str, float] = field(default_factory=dict)
     artifacts: Sequence[Path] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
     status: RunStatus = "running"

@@ -1,6 +1,6 @@
 """Verification: what the search promised is measured on the device and evaluated on data that the search never saw."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,7 @@ from nas.measure import measure_candidates
 from nas.pareto import front_order
 from nas.pricing import Pricer
 from nas.run import Run, utc_now
-from nas.tables import UNMEASURED
+from nas.tables import PREDICTED, UNMEASURED
 from searchspaces import SearchSpace
 
 VERIFY = "verify"
@@ -29,11 +29,13 @@ class VerifySettings:
         candidates: most candidates that are measured and evaluated.
         protocol: measurement protocol.
         seed: order of measuring.
+        measure: whether latencies are measured; otherwise they stay the predicted ones.
     """
 
     candidates: int
     protocol: str
     seed: int
+    measure: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +82,8 @@ def verify_candidates(
     All latencies of a front come from one session: when a candidate joins, all are measured again, because a host that
     became slower in between would look like a slower network. Accuracies are computed in the device's runtime from the
     very file that is measured; each candidate's row is appended as soon as it is known. When the device is dead the
-    accuracies are computed all the same, and candidates that were never measured get rows without a latency.
+    accuracies are computed all the same, and candidates that were never measured get rows without a latency. So they do
+    when nothing is to be measured; the provenance says why.
 
     Args:
         bench: makes artifacts.
@@ -98,17 +101,24 @@ def verify_candidates(
     verified = verified[verified["device_id"] == device_id].drop_duplicates("candidate_id", keep="last")
     known = {str(row["candidate_id"]): row for row in verified.to_dict("records")}
     dead: DeadDeviceError | None = None
-    try:
-        measurements = _measured_together(run, chosen, device_id=device_id) or measure_candidates(
-            bench, dict.fromkeys(chosen, VERIFY), protocol=settings.protocol, seed=settings.seed, on_round=on_progress
-        )
-    except DeadDeviceError as e:
-        dead, measurements = e, {}
+    measurements: Mapping[str, CostMeasurement] = {}
+    if settings.measure:
+        try:
+            measurements = _measured_together(run, chosen, device_id=device_id) or measure_candidates(
+                bench,
+                dict.fromkeys(chosen, VERIFY),
+                protocol=settings.protocol,
+                seed=settings.seed,
+                on_round=on_progress,
+            )
+        except DeadDeviceError as e:
+            dead = e
+    without = UNMEASURED if settings.measure else PREDICTED
     added = 0
     for number, candidate in enumerate(chosen):
         measured = measurements.get(candidate.candidate_id)
         before = known.get(candidate.candidate_id)
-        if before is not None and (measured is None or before["measurement_id"] == measured.measurement_id):
+        if before is not None and _is_told(before, measured, without=without):
             continue
         if before is not None:
             accuracy = Accuracy.from_row({str(key): value for key, value in before.items()})
@@ -124,7 +134,7 @@ def verify_candidates(
                     "split": "verify",
                     "accuracy_search": _accuracy(evaluations, candidate),
                     "accuracy_inherited": _accuracy(evaluations, bench.inherit(candidate.architecture)),
-                    **_latency_row(measured),
+                    **_latency_row(measured, without=without),
                     "utc_time": utc_now(),
                 }
             ]
@@ -134,11 +144,19 @@ def verify_candidates(
     return Verified(num_new=added, dead=dead)
 
 
-def _latency_row(measured: CostMeasurement | None) -> dict[str, object]:
-    """The columns of a latency, or of its absence."""
+def _is_told(before: Mapping[Hashable, object], measured: CostMeasurement | None, *, without: str) -> bool:
+    """Whether a candidate's newest row says already what is known now."""
+    if measured is not None:
+        return before["measurement_id"] == measured.measurement_id
+    # What was not to be measured need not wait for a dead device any more; a measurement stays.
+    return without == UNMEASURED or before["provenance"] != UNMEASURED
+
+
+def _latency_row(measured: CostMeasurement | None, *, without: str) -> dict[str, object]:
+    """The columns of a latency, or of its absence, of which `without` is the provenance."""
     if measured is None:
         nothing = dict.fromkeys(("latency_ms", "latency_low_ms", "latency_high_ms"), float("nan"))
-        return {**nothing, "provenance": UNMEASURED, "suspect": False, "measurement_id": ""}
+        return {**nothing, "provenance": without, "suspect": False, "measurement_id": ""}
     return {
         "latency_ms": measured.p50,
         "latency_low_ms": measured.low,

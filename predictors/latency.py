@@ -15,7 +15,7 @@ from predictors.features import LatencyFeatures
 from predictors.lookup_table import LOOKUP_KIND, load_lookup_table
 from predictors.measured import QUANTITIES, MeasuredArchitectures, cost_column
 from predictors.model import CostModel, fit_cost_model
-from predictors.prediction import Prediction
+from predictors.prediction import LEVEL, Prediction
 from predictors.predictor import CostPredictor, Question
 from predictors.proposal import propose
 from predictors.scores import Scores, score
@@ -134,7 +134,7 @@ def fit_latency_predictor(
     *,
     space: SearchSpace,
     device_id: str,
-    level: float = 0.9,
+    level: float = LEVEL,
     unit: str = "ms",
     sources: Sequence[CostPredictor] = (),
     reference: tuple[Architecture, float] | None = None,
@@ -158,7 +158,7 @@ def fit_cost_predictor(
     quantity: str,
     space: SearchSpace,
     device_id: str,
-    level: float = 0.9,
+    level: float = LEVEL,
     unit: str | None = None,
     sources: Sequence[CostPredictor] = (),
     reference: tuple[Architecture, float] | None = None,

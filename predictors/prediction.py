@@ -9,6 +9,9 @@ from predictors.errors import PredictorError
 
 FloatArray = npt.NDArray[np.float64]
 
+LEVEL = 0.9
+"""Of the intervals of cost predictors, unless another one is asked for."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prediction:

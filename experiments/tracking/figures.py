@@ -29,12 +29,12 @@ from hardware.files import write_text
 from nas.accuracy import metric_label
 
 _INK = "#1f2933"
-_FAINT = "#7b8794"
+FAINT_COLOR = "#7b8794"
 _GRID = "#e4e7eb"
-_FRONT = "#0b6e99"
-_VERIFIED = "#e08a1e"
+FRONT_COLOR = "#0b6e99"
+BEHIND_COLOR = "#e08a1e"
 _CLOUD = "#9fb3c8"
-_COLORS = (_FRONT, _VERIFIED, "#6a4c93", "#2a9d4e", "#c44536", "#5c6b73")
+_COLORS = (FRONT_COLOR, BEHIND_COLOR, "#6a4c93", "#2a9d4e", "#c44536", "#5c6b73")
 _FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', Roboto, Helvetica, Arial, sans-serif"
 _LOG_SPAN = 4.0
 _TICKS_PER_DECADE = (1, 1.5, 2, 3, 4, 5, 7)
@@ -62,6 +62,8 @@ def pareto_figure(
     figure = go.Figure()
     figure.add_trace(_cloud_trace(cloud))
     figure.add_trace(_verified_trace(others))
+    if (promised := _promise_trace(front)) is not None:
+        figure.add_trace(promised)
     figure.add_trace(_front_trace(front, verified=newest, label="verified front" if measured else "predicted front"))
     latencies = [number(point.get("latency_ms")) for point in front]
     latencies += others["latency_ms"].tolist() + cloud["latency_predicted_ms"].tolist()
@@ -70,8 +72,8 @@ def pareto_figure(
     counts += f" ({num_below} of them below the frame)" if num_below else ""
     label = _label([point.get("metric") for point in front] + cloud.get("metric", pd.Series(dtype=object)).tolist())
     note = f"bars: confidence intervals of {label} and of the median latency"
-    _lay_out(figure, title=title, subtitle=f"{counts}; {note}", empty=not front and not len(cloud))
-    _latency_axis(figure.update_xaxes, latencies, title="Latency of one inference (ms)")
+    lay_out(figure, title=title, subtitle=f"{counts}; {note}", empty=not front and not len(cloud))
+    latency_axis(figure.update_xaxes, latencies, title="Latency of one inference (ms)")
     figure.update_yaxes(
         title=f"{label[:1].upper()}{label[1:]} (%)", tickformat=".1~%", autorangeoptions={"minallowed": lowest}
     )
@@ -105,8 +107,8 @@ def joint_figure(front: Sequence[Point], devices: Sequence[str], *, title: str, 
         )
     label = _label([point.get("metric") for point in front])
     counts = f"{len(front)} networks, each once for every device; accuracies on {split}"
-    _lay_out(figure, title=title, subtitle=counts, empty=not front)
-    _latency_axis(figure.update_xaxes, latencies, title="Latency of one inference (ms)")
+    lay_out(figure, title=title, subtitle=counts, empty=not front)
+    latency_axis(figure.update_xaxes, latencies, title="Latency of one inference (ms)")
     figure.update_yaxes(title=f"{label[:1].upper()}{label[1:]} (%)", tickformat=".1~%")
     return figure
 
@@ -127,15 +129,15 @@ def predictor_figure(points: pd.DataFrame, *, title: str = "Latency predictor", 
         _add_bands(figure, low=float(both.min()) / 1.08, high=float(both.max()) * 1.08)
     for held_out, label, color, symbol in (
         (False, "used for fitting", _CLOUD, "circle"),
-        (True, "held out", _FRONT, "diamond"),
+        (True, "held out", FRONT_COLOR, "diamond"),
     ):
         rows = finite[finite["held_out"].astype(bool) == held_out]
         figure.add_trace(
             go.Scatter(
                 x=rows["latency_ms"],
                 y=rows["latency_predicted_ms"],
-                error_x=_bars(rows["latency_ms"], rows["latency_low_ms"], rows["latency_high_ms"], color=color),
-                error_y=_bars(
+                error_x=bars(rows["latency_ms"], rows["latency_low_ms"], rows["latency_high_ms"], color=color),
+                error_y=bars(
                     rows["latency_predicted_ms"],
                     rows["latency_predicted_low_ms"],
                     rows["latency_predicted_high_ms"],
@@ -148,10 +150,10 @@ def predictor_figure(points: pd.DataFrame, *, title: str = "Latency predictor", 
                 hovertemplate="%{text}<extra></extra>",
             )
         )
-    _lay_out(figure, title=title, subtitle=scores, empty=not len(finite))
+    lay_out(figure, title=title, subtitle=scores, empty=not len(finite))
     values = finite["latency_ms"].tolist() + finite["latency_predicted_ms"].tolist()
-    _latency_axis(figure.update_xaxes, values, title="Measured latency (ms)")
-    _latency_axis(figure.update_yaxes, values, title="Predicted latency (ms)")
+    latency_axis(figure.update_xaxes, values, title="Measured latency (ms)")
+    latency_axis(figure.update_yaxes, values, title="Predicted latency (ms)")
     return figure
 
 
@@ -170,7 +172,7 @@ def hypervolume_figure(
             x=list(range(1, len(hypervolume) + 1)),
             y=list(hypervolume),
             mode="lines",
-            line={"shape": "hv", "color": _FRONT, "width": 2.5},
+            line={"shape": "hv", "color": FRONT_COLOR, "width": 2.5},
             fill="tozeroy",
             fillcolor="rgba(11, 110, 153, 0.08)",
             name="hypervolume",
@@ -178,7 +180,7 @@ def hypervolume_figure(
         )
     )
     label = metric_label(metric)
-    _lay_out(figure, title=title, subtitle=f"predicted latency, {label} on the search split", empty=not hypervolume)
+    lay_out(figure, title=title, subtitle=f"predicted latency, {label} on the search split", empty=not hypervolume)
     figure.update_layout(showlegend=False)
     figure.update_xaxes(title="Evaluated architectures")
     figure.update_yaxes(title=f"Hypervolume ({label} x ms)")
@@ -239,15 +241,39 @@ def _front_trace(front: Sequence[Point], *, verified: pd.DataFrame, label: str) 
     return go.Scatter(
         x=x,
         y=y,
-        error_x=_bars(x, latency_low, latency_high, color=_FRONT),
-        error_y=_bars(y, accuracy_low, accuracy_high, color=_FRONT),
+        error_x=bars(x, latency_low, latency_high, color=FRONT_COLOR),
+        error_y=bars(y, accuracy_low, accuracy_high, color=FRONT_COLOR),
         mode="lines+markers",
         # Up to the next point nothing better is known: stairs, not straight lines.
-        line={"shape": "hv", "color": _FRONT, "width": 2},
-        marker={"color": _FRONT, "size": 11, "line": {"color": "white", "width": 1.5}},
+        line={"shape": "hv", "color": FRONT_COLOR, "width": 2},
+        marker={"color": FRONT_COLOR, "size": 11, "line": {"color": "white", "width": 1.5}},
         name=label,
         text=[front_hover(point, details=details.get(str(point["candidate"]), {})) for point in points],
         hovertemplate="%{text}<extra></extra>",
+    )
+
+
+def _promise_trace(front: Sequence[Point]) -> go.Scatter | None:
+    """Dotted lines from what was promised of each measured point to what was found; None without any."""
+    ends = [
+        (
+            (number(point.get("latency_predicted_ms")), number(point.get("accuracy_search"))),
+            (number(point.get("latency_ms")), number(point.get("accuracy"))),
+        )
+        for point in front
+        if point.get("provenance") != "predicted"
+    ]
+    known = [(promised, found) for promised, found in ends if all(map(math.isfinite, (*promised, *found)))]
+    if not known:
+        return None
+    return go.Scatter(
+        x=[x for promised, found in known for x in (promised[0], found[0], None)],
+        y=[y for promised, found in known for y in (promised[1], found[1], None)],
+        mode="lines+markers",
+        line={"color": FRONT_COLOR, "width": 1, "dash": "dot"},
+        marker={"color": "white", "size": [7, 0, 0] * len(known), "line": {"color": FRONT_COLOR, "width": 1.2}},
+        name="what was promised: predicted latency, search split",
+        hoverinfo="skip",
     )
 
 
@@ -256,11 +282,11 @@ def _verified_trace(rows: pd.DataFrame) -> go.Scatter:
     return go.Scatter(
         x=rows["latency_ms"],
         y=rows["accuracy"],
-        error_x=_bars(rows["latency_ms"], rows["latency_low_ms"], rows["latency_high_ms"], color="#f0c48a"),
-        error_y=_bars(rows["accuracy"], rows["accuracy_low"], rows["accuracy_high"], color="#f0c48a"),
+        error_x=bars(rows["latency_ms"], rows["latency_low_ms"], rows["latency_high_ms"], color="#f0c48a"),
+        error_y=bars(rows["accuracy"], rows["accuracy_low"], rows["accuracy_high"], color="#f0c48a"),
         mode="markers",
         marker={
-            "color": _VERIFIED,
+            "color": BEHIND_COLOR,
             "symbol": ["x" if flag else "circle" for flag in suspect],
             "size": 8,
             "line": {"color": "white", "width": 1},
@@ -292,7 +318,7 @@ def _bounds(points: Sequence[Point], *, key: str) -> tuple["pd.Series[float]", "
     return pd.Series([low for low, _ in pairs], dtype=float), pd.Series([high for _, high in pairs], dtype=float)
 
 
-def _bars(
+def bars(
     value: "pd.Series[float]", low: "pd.Series[float]", high: "pd.Series[float]", *, color: str
 ) -> dict[str, object]:
     """Asymmetric error bars; a bound that is missing shows none."""
@@ -324,13 +350,13 @@ def _add_bands(figure: go.Figure, *, low: float, high: float) -> None:
         )
     figure.add_trace(
         go.Scatter(
-            x=ends, y=ends, mode="lines", line={"color": _FAINT, "width": 1, "dash": "dot"}, name="equal",
+            x=ends, y=ends, mode="lines", line={"color": FAINT_COLOR, "width": 1, "dash": "dot"}, name="equal",
             hoverinfo="skip",
         )
     )  # fmt: skip
 
 
-def _latency_axis(update: object, values: Sequence[float], *, title: str) -> None:
+def latency_axis(update: object, values: Sequence[float], *, title: str) -> None:
     """Logarithmic when the span asks for it, with ticks a person can read (plotly's own have one label a decade)."""
     assert callable(update)
     finite = [value for value in values if math.isfinite(value) and value > 0]
@@ -350,10 +376,11 @@ def _latency_axis(update: object, values: Sequence[float], *, title: str) -> Non
     )
 
 
-def _lay_out(figure: go.Figure, *, title: str, subtitle: str, empty: bool) -> None:
+def lay_out(figure: go.Figure, *, title: str, subtitle: str, empty: bool) -> None:
+    """Give a figure its heading and the looks that all of a run's figures share; say so if there is nothing in it."""
     text = f"<b>{html.escape(title)}</b>"
     if subtitle:
-        text += f"<br><span style='font-size:13px;color:{_FAINT}'>{html.escape(subtitle)}</span>"
+        text += f"<br><span style='font-size:13px;color:{FAINT_COLOR}'>{html.escape(subtitle)}</span>"
     figure.update_layout(
         template="plotly_white",
         title={"text": text, "x": 0.0, "xref": "paper", "xanchor": "left", "font": {"size": 20, "color": _INK}},
@@ -371,12 +398,12 @@ def _lay_out(figure: go.Figure, *, title: str, subtitle: str, empty: bool) -> No
         hovermode="closest",
         autosize=True,
     )
-    axis = {"gridcolor": _GRID, "linecolor": _FAINT, "showline": True, "ticks": "outside", "zeroline": False}
+    axis = {"gridcolor": _GRID, "linecolor": FAINT_COLOR, "showline": True, "ticks": "outside", "zeroline": False}
     figure.update_xaxes(**axis)
     figure.update_yaxes(**axis)
     if empty:
         figure.update_layout(xaxis_visible=False, yaxis_visible=False, showlegend=False)
         figure.add_annotation(
             text="Nothing to show yet", showarrow=False, x=0.5, y=0.5, xref="paper", yref="paper",
-            font={"size": 18, "color": _FAINT},
+            font={"size": 18, "color": FAINT_COLOR},
         )  # fmt: skip

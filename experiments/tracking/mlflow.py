@@ -203,7 +203,8 @@ class MlflowTracker:
         self._log_difference(
             parent,
             params=recipe_params(view.recipe_yaml),
-            metrics=finite(dict(view.predictor_scores), prefix="predictor_"),
+            metrics=finite(dict(view.predictor_scores), prefix="predictor_")
+            | finite(dict(view.promises), prefix="verified_"),
             tags=tags,
             timestamp_ms=parent.info.start_time,
         )

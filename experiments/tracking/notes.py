@@ -16,12 +16,18 @@ def describe_run(view: RunView) -> str:
         lines.append(f"Latency predictor on held-out subnets: {scores['mape_percent']:.1f} % mean error.")
     if view.front:
         label = metric_label(view.front[0].get("metric"))
-        lines += ["", f"| architecture | {label} | latency, ms | MACs | provenance |", "|---|---|---|---|---|"]
+        lines += ["", f"| architecture | {label} | latency, ms | on the front | MACs | provenance |"]
+        lines += ["|---|---|---|---|---|---|"]
         lines += [_row(point) for point in view.front[:_LARGEST_ROWS]]
         left_out = len(view.front) - _LARGEST_ROWS
         if left_out > 0:
             lines.append(f"\n... and {left_out} more in pareto.json.")
+        if "hypervolume_found" in view.promises:
+            promised, found = view.promises["hypervolume_promised"], view.promises["hypervolume_found"]
+            lines += ["", f"Hypervolume promised {promised:.5g}, found {found:.5g} ({found / promised - 1:+.1%})."]
         lines += ["", "Open `pareto.html` among the artifacts: hover over a point for its intervals."]
+    elif len(view.verifications):
+        lines.append("Latencies are predicted, not measured: `pareto.html` among the artifacts shows that front.")
     else:
         lines.append("Nothing is verified yet.")
     return "\n".join(lines)
@@ -32,10 +38,15 @@ def _row(point: Mapping[str, object]) -> str:
         f"`{point['arch_id']}`",
         _interval(point.get("accuracy"), point.get("accuracy_interval"), scale=100.0, digits=1, unit=" %"),
         _interval(point.get("latency_ms"), point.get("latency_interval_ms"), scale=1.0, digits=3, unit=""),
+        _share(point.get("membership")),
         f"{float(str(point.get('macs') or 0)) / 1e6:.2f} M",
         str(point.get("provenance") or ""),
     ]
     return "| " + " | ".join(cells) + " |"
+
+
+def _share(value: object) -> str:
+    return f"{value:.0%}" if isinstance(value, float) else "-"
 
 
 def _interval(value: object, bounds: object, *, scale: float, digits: int, unit: str) -> str:

@@ -10,7 +10,7 @@ from datetime import datetime
 import pandas as pd
 import yaml
 
-from nas.tables import UNMEASURED
+from nas.tables import PREDICTED, UNMEASURED
 
 LARGEST_PARAM = 6_000
 LARGEST_TAG = 5_000
@@ -83,6 +83,7 @@ def candidate_records(evaluations: pd.DataFrame, verifications: pd.DataFrame) ->
         own = evaluation.get("device_id", next(iter(on_devices), None))
         verification = on_devices.get(own, {})
         row = evaluation or verification
+        # NaN where nothing was measured: a predicted latency has its own name and never this one.
         metrics = _metrics(evaluation, names=_EVALUATION_METRICS) | _metrics(verification, names=_VERIFICATION_METRICS)
         for device_id, further in on_devices.items():
             if device_id != own:
@@ -90,7 +91,8 @@ def candidate_records(evaluations: pd.DataFrame, verifications: pd.DataFrame) ->
                 metrics |= {metric_name(f"{name}/{device_id}"): value for name, value in found.items()}
         provenance = str(verification.get("provenance", ""))
         # Without its latency a candidate is no point of the verified front.
-        tags = {"archsmith.verified": "yes" if verification and provenance != UNMEASURED else "no"}
+        measured = verification and provenance not in (UNMEASURED, PREDICTED)
+        tags = {"archsmith.verified": "yes" if measured else "no"}
         if verification:
             tags["archsmith.provenance"] = provenance
         records[candidate_id] = CandidateRecord(

@@ -8,6 +8,9 @@ from nas.objectives import Limit
 SamplerName = Literal["surrogate", "mnasnet", "ofa-evolution", "gradient", "nsga2", "nsga3", "tpe", "gp", "random"]
 """Ours, published ones that we wrote as samplers, and those of Optuna."""
 
+MeasureMode = Literal["none", "verify", "active"]
+"""When a device measures what a search found: never, when it is verified, or already while searching."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SearchSettings:

@@ -136,10 +136,7 @@ def open_study(path: Path, *, name: str, pricer: Pricer, settings: SearchSetting
     space = pricer.space
     hint = f"move {path} away and search again: what was evaluated is kept in the tables"
     try:
-        storage = optuna.storages.RDBStorage(
-            sqlalchemy.URL.create("sqlite", database=str(path)).render_as_string(),
-            engine_kwargs={"connect_args": {"timeout": 60}},
-        )
+        storage = open_storage(path)
         study = optuna.create_study(
             study_name=name,
             storage=storage,
@@ -160,6 +157,14 @@ def open_study(path: Path, *, name: str, pricer: Pricer, settings: SearchSetting
         # RuntimeError: optuna's own, for the tables of another version
         raise RunError(f"the study {path} cannot be opened: {e}", hint=hint) from e
     return SearchStudy(study, space=space, limits=settings.limits)
+
+
+def open_storage(path: Path) -> optuna.storages.RDBStorage:
+    """Optuna's storage in the SQLite file `path`, which is made if it is missing."""
+    return optuna.storages.RDBStorage(
+        sqlalchemy.URL.create("sqlite", database=str(path)).render_as_string(),
+        engine_kwargs={"connect_args": {"timeout": 60}},
+    )
 
 
 def make_sampler(settings: SearchSettings, *, pricer: Pricer, seed: int) -> BaseSampler:

@@ -22,8 +22,9 @@ from hardware.files import has_manifest, read_json, read_manifest, sha256_file
 from nas.accuracy import predict_classes
 from nas.candidate import Candidate
 from nas.data import DataSplits
-from nas.errors import ExportError, RunError
+from nas.errors import ExportError, InfeasibleError, RunError
 from nas.export import Exported, choose_point, export_candidate
+from nas.objectives import Limit
 from nas.pareto import FrontPoint
 from nas.testing import ExportCase, ExporterContract, fingerprint
 from tests.fakes.devices import FlakyBackend, FlakySession
@@ -130,6 +131,15 @@ def test_nothing_is_exported_before_verification(provenance: str) -> None:
     with pytest.raises(RunError, match="no verified front") as caught:
         choose_point(make_front(points, provenance=provenance, split="search"), verified=points, arch_id=None)
     assert "nas verify" in caught.value.hint
+
+
+def test_limits_that_nothing_verified_meets_are_answered_with_what_is_reached() -> None:
+    points, limits = front(), [Limit(name="latency_ms", value=0.5, unit="ms")]
+    empty = make_front([], provenance="none", split="search")
+    with pytest.raises(InfeasibleError, match=r"within latency_ms <= 0.5 ms; the fastest, .* has 1 ms \(measured\)"):
+        choose_point(empty, verified=points, arch_id=None, limits=limits)
+    # A name is a decision.
+    assert choose_point(empty, verified=points, arch_id=points[3].arch_id, limits=limits) is points[3]
 
 
 def test_a_file_whose_outputs_differ_is_no_export(

@@ -59,16 +59,20 @@ def test_calls_of_a_stage_are_added_up_and_energy_says_where_it_comes_from() -> 
 def test_devices_are_charged_for_timed_runs() -> None:
     rows = pd.DataFrame(
         {
-            "device_id": ["a", "a", "b"],
-            "session_id": ["1", "2", "3"],
-            "unit": ["ms", "ms", "instructions"],
-            "raw_ms": [[[500.0, 500.0], [1000.0]], [[1.0]], [[1e9]]],
+            "device_id": ["a", "a", "a", "b"],
+            "session_id": ["1", "1", "2", "3"],
+            "purpose": ["reference", "search", "verify", "verify"],
+            "unit": ["ms", "ms", "ms", "instructions"],
+            "raw_ms": [[[500.0, 500.0], [1000.0]], [[0.5]], [[1.0]], [[1e9]]],
         }
     )
-    a, b = device_costs(rows)
-    assert (a.measurements, a.sessions) == (2, 2)
-    assert a.timed_seconds == pytest.approx(2.001)
-    assert (b.device_id, b.timed_seconds) == ("b", 0.0)
+    taken = pd.DataFrame({"session_id": ["2", "3"], "seconds": [7.0, 5.0]})
+    a, b = device_costs(rows, taken=taken)
+    assert (a.measurements, a.sessions) == (3, 2)
+    assert a.timed_seconds == pytest.approx(2.0015)
+    # Nobody recorded how long the device was taken for the first session.
+    assert a.seconds_by_purpose == {"search": pytest.approx(2.0005), "verify": 7.0}
+    assert (b.device_id, b.timed_seconds, b.seconds_by_purpose) == ("b", 0.0, {"verify": 5.0})
 
 
 def test_the_supernet_pays_for_itself_once_the_saved_seconds_reach_its_own() -> None:

@@ -200,6 +200,7 @@ def make_point(number: int = 0, **changed: object) -> FrontPoint:
         "latency_ms": 1.0,
         "latency_interval_ms": (0.9, 1.1),
         "latency_predicted_ms": 1.05,
+        "membership": 0.9,
         "provenance": "measured",
         "suspect": False,
         "macs": 1000,

@@ -108,6 +108,16 @@ def test_a_further_device_has_metrics_of_its_own() -> None:
     assert (second.candidate_id, second.metrics["latency_ms"]) == ("b", 8.0)
 
 
+def test_a_latency_that_was_not_measured_is_never_shown_as_one() -> None:
+    evaluated = frame(row("a")).assign(latency_predicted_ms=3.0)
+    verified = frame(row("a", accuracy=0.7, latency_ms=float("nan"))).assign(provenance="predicted")
+    (record,) = candidate_records(evaluated, verified)
+    assert record.tags == {"archsmith.verified": "no", "archsmith.provenance": "predicted"}
+    assert record.metrics["verify_accuracy"] == 0.7
+    assert record.metrics["latency_predicted_ms"] == 3.0
+    assert "latency_ms" not in record.metrics
+
+
 def test_a_space_with_very_many_genes_is_shown_as_one_text() -> None:
     genes = {f"gene{n}": n for n in range(LARGEST_GENES + 1)}
     architecture = json.dumps({"genes": genes, "space": "huge"})
