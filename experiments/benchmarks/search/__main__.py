@@ -56,7 +56,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="store_true",
         help="of nb201: what a search reaches that is told far more (minutes a device)",
     )
-    parser.add_argument("--gp-seeds", type=int, default=3, metavar="N", help="at most so many [default: %(default)s]")
+    parser.add_argument(
+        "--slow-seeds",
+        type=int,
+        default=3,
+        metavar="N",
+        help="at most so many of tpe, gp, ofa-evolution, gradient [default: %(default)s]",
+    )
     options, report = start(parser, argv)
     for name in options.parts:
         _PARTS[name](report, options)

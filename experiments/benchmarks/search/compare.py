@@ -17,7 +17,7 @@ from predictors.prediction import FloatArray
 AT = (60, 120, 200, 500)
 TO = (0.98, 0.99)
 _QUICK_BUDGET = 60
-_GP = "gp"
+_SLOW = ("tpe", "gp", "ofa-evolution", "gradient")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -95,7 +95,7 @@ def _budget(options: argparse.Namespace, sampler: str) -> int:
 
 
 def _seeds(options: argparse.Namespace, sampler: str) -> int:
-    return min(options.seeds, options.gp_seeds) if sampler == _GP else int(options.seeds)
+    return min(options.seeds, options.slow_seeds) if sampler in _SLOW else int(options.seeds)
 
 
 def _searched(
