@@ -15,6 +15,7 @@ from experiments.session import Session, is_trained, require_trainable
 from experiments.training_progress import following
 from hardware.files import MANIFEST_NAME, has_manifest
 from nas.accuracy import accuracy_row, metric_label
+from nas.baselines import adopted
 from nas.candidate import Candidate
 from nas.errors import CheckpointError, RunError
 from nas.export import Exported, choose_point, export_candidate
@@ -29,6 +30,7 @@ from nas.run import utc_now
 from nas.search.loop import Evaluated, run_search
 from nas.search.settings import SearchSettings
 from nas.search.study import Values, open_study
+from nas.tables import NO_TRIAL
 from nas.training.checkpoints import finished_checkpoints, load_checkpoint
 from nas.training.history import HistoryReader, TrainHistory
 from nas.training.loop import CHECKPOINTS, HISTORY
@@ -39,8 +41,6 @@ from searchspaces import Architecture
 
 ClusterFactory = Callable[[], AbstractContextManager[object]]
 """Enters the Ray cluster that the stage needs; entering it again is cheap."""
-
-_NO_TRIAL = -1
 
 
 def train_is_done(session: Session) -> bool:
@@ -371,7 +371,7 @@ def _record_refined(session: Session, arch: Architecture) -> bool:
                 **accuracy_row(refined.accuracy),
                 **session.pricer.price([arch])[0].row(),
                 "split": "search",
-                "trial_number": _NO_TRIAL,
+                "trial_number": NO_TRIAL,
                 "seconds": refined.seconds,
                 "utc_time": utc_now(),
             }
@@ -404,11 +404,15 @@ def verify(session: Session, *, reporter: Reporter) -> bool:
     if not len(evaluations):
         raise RunError(f"run {run.path} has no evaluated architectures", hint=f"nas search {run.path}")
     chosen = choose_for_verification(evaluations, space=run.space, device_id=session.device_id, num=recipe.candidates)
-    reporter.stage("verify", text=f"{len(chosen)} candidates on {session.device_id} and on the verify split")
+    baselines, left_out = adopted(run.baselines, data=session.workload.data, device=session.device)
+    beside = f" and {len(baselines)} baselines" if baselines else ""
+    reporter.stage("verify", text=f"{len(chosen)} candidates{beside} on {session.device_id} and on the verify split")
+    for sentence in left_out:
+        reporter.message(sentence)
     settings = VerifySettings(candidates=recipe.candidates, protocol=recipe.protocol, seed=session.recipe.seed)
     verified = verify_candidates(
         session.bench,
-        [session.bench.twin(candidate) for candidate in chosen],
+        [*(session.bench.twin(candidate) for candidate in chosen), *baselines],
         evaluations=evaluations,
         pricer=session.pricer,
         settings=settings,

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import nn
@@ -15,7 +15,8 @@ from nas.errors import CheckpointError
 from nas.training.checkpoints import WEIGHTS_FILE, load_tensors, save_tensors, tensors_to_bytes
 from searchspaces import Architecture, SearchSpace
 
-WeightsKind = Literal["inherited", "fine-tuned"]
+WeightsKind = Literal["inherited", "fine-tuned", "baseline"]
+"""Sliced from the supernet; trained further; those of an ONNX file from elsewhere, see `nas.baselines`."""
 
 _HASH_LENGTH = 16
 
@@ -56,11 +57,11 @@ class Candidate:
     def from_row(cls, row: Mapping[Any, object]) -> "Candidate":
         """Read what `row` wrote; other columns of a table's row are ignored."""
         kind = row["weights_kind"]
-        assert kind in ("inherited", "fine-tuned"), kind
+        assert kind in get_args(WeightsKind), kind
         return cls(
             architecture=Architecture.from_json(str(row["architecture"])),
             weights=str(row["weights"]),
-            weights_kind="inherited" if kind == "inherited" else "fine-tuned",
+            weights_kind=cast(WeightsKind, kind),
             precision=str(row["precision"]),
         )
 

@@ -9,6 +9,9 @@ import pyarrow as pa
 UNMEASURED = "unmeasured"
 """Provenance of a verified candidate whose device was dead: it has no latency."""
 
+NO_TRIAL, ADDED_TRIAL = -1, -2
+"""Trial numbers of what no study proposed: fine-tuned candidates, and architectures that somebody added."""
+
 # What is evaluated, measured and exported: the key that every table shares.
 _CANDIDATE = [
     ("candidate_id", pa.string()),

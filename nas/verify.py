@@ -9,13 +9,14 @@ import pandas as pd
 from hardware.errors import DeadDeviceError
 from hardware.measurement import CostMeasurement
 from nas.accuracy import Accuracy, accuracy_row
+from nas.baselines import BASELINE
 from nas.candidate import Candidate
 from nas.materialise import Workbench
 from nas.measure import measure_candidates
 from nas.pareto import front_order
 from nas.pricing import Pricer
 from nas.run import Run, utc_now
-from nas.tables import UNMEASURED
+from nas.tables import ADDED_TRIAL, UNMEASURED
 from searchspaces import SearchSpace
 
 VERIFY = "verify"
@@ -55,7 +56,7 @@ def choose_for_verification(
     """The space's two ends, then candidates of the predicted front and of the fronts behind it, spread over latencies.
 
     Accuracies have intervals, so candidates just behind the front may well belong to it. The ends, where they were
-    evaluated, show what the space can do.
+    evaluated, show what the space can do. Architectures that somebody added come on top of `num`.
     """
     rows = evaluations[evaluations["device_id"] == device_id].drop_duplicates("candidate_id", keep="last")
     rows = rows.sort_values(["latency_predicted_ms", "candidate_id"])
@@ -63,7 +64,8 @@ def choose_for_verification(
     records = rows.to_dict("records")
     ends = {space.smallest.arch_id, space.largest.arch_id}
     order.sort(key=lambda n: records[n]["arch_id"] not in ends)
-    return [Candidate.from_row(records[n]) for n in order[:num]]
+    named = [n for n in order[num:] if records[n]["trial_number"] == ADDED_TRIAL]
+    return [Candidate.from_row(records[n]) for n in [*order[:num], *named]]
 
 
 def verify_candidates(
@@ -84,7 +86,7 @@ def verify_candidates(
 
     Args:
         bench: makes artifacts.
-        chosen: what to verify.
+        chosen: what to verify; baselines may be among them.
         evaluations: rows of the search split, for what was promised.
         pricer: says again what was promised.
         settings: how thoroughly.
@@ -94,7 +96,7 @@ def verify_candidates(
         DeviceError: the device is busy, or the run was measured on another machine.
     """
     run, device_id = bench.run, bench.device.spec.device_id
-    verified = run.verifications()
+    verified = run.verifications_table.read()
     verified = verified[verified["device_id"] == device_id].drop_duplicates("candidate_id", keep="last")
     known = {str(row["candidate_id"]): row for row in verified.to_dict("records")}
     dead: DeadDeviceError | None = None
@@ -120,11 +122,11 @@ def verify_candidates(
                 {
                     **candidate.row(),
                     **accuracy_row(accuracy),
-                    **pricer.price([candidate.architecture])[0].row(),
+                    **_promised(run, candidate, pricer=pricer),
                     "split": "verify",
                     "accuracy_search": _accuracy(evaluations, candidate),
                     "accuracy_inherited": _accuracy(evaluations, bench.inherit(candidate.architecture)),
-                    **_latency_row(measured),
+                    **latency_row(measured),
                     "utc_time": utc_now(),
                 }
             ]
@@ -134,7 +136,14 @@ def verify_candidates(
     return Verified(num_new=added, dead=dead)
 
 
-def _latency_row(measured: CostMeasurement | None) -> dict[str, object]:
+def _promised(run: Run, candidate: Candidate, *, pricer: Pricer) -> Mapping[str, object]:
+    """The columns of a price; nothing is predicted of a baseline."""
+    if candidate.weights_kind != BASELINE:
+        return pricer.price([candidate.architecture])[0].row()
+    return run.baselines.get(candidate.architecture.arch_id).price_row(pricer.predictor.device_id)
+
+
+def latency_row(measured: CostMeasurement | None) -> dict[str, object]:
     """The columns of a latency, or of its absence."""
     if measured is None:
         nothing = dict.fromkeys(("latency_ms", "latency_low_ms", "latency_high_ms"), float("nan"))

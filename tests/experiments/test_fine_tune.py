@@ -6,57 +6,28 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
-import torch
 
 from experiments.pipeline import fine_tune
-from experiments.recipe import load_recipe
 from experiments.reporter import SilentReporter
-from experiments.session import Session, open_session
+from experiments.session import Session
 from experiments.workload import load_workload
-from hardware.cost import analytic_costs
 from nas.errors import CheckpointError, RunError
 from nas.specialize import Specialist
-from nas.training.checkpoints import Checkpoint, save_checkpoint
-from predictors import fit_latency_predictor
 from tests.experiments.conftest import InProcess
-
-RECIPE = """
-name: small
-data: {dataset: digits, search: 300, verify: 400, report: 300}
-space: {name: mbconv-small, settings: {resolutions: [8, 12], width: 0.25, stem_stride: 1}}
-train: {epochs: 1, recalibration_images: 100}
-refine: {epochs: 1}
-"""
+from tests.experiments.small_session import give_weights, open_untrained
 
 
 @pytest.fixture
 def untrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
     monkeypatch.setattr("experiments.pipeline.connect", lambda *_, **__: nullcontext())
-    (tmp_path / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
-    return open_session(load_recipe(tmp_path / "recipe.yaml"), tmp_path / "run")
+    return open_untrained(tmp_path)
 
 
 @pytest.fixture
 def session(untrained: Session) -> Session:
     """A run with a checkpoint of fresh weights and a predictor that only looks at MACs."""
-    run = untrained.run
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        weights = run.space.build_supernet(num_classes=10).state_dict()
-    save_checkpoint(
-        run.train_dir / "checkpoints",
-        Checkpoint(epoch=1, step=1, weights=weights, optimizer={}, details={"space_id": run.space.space_id}),
-    )
-    genomes_NG = np.unique(run.space.sample_many(20, np.random.default_rng(0)), axis=0)
-    macs_N = analytic_costs(run.space.op_table(genomes_NG)).macs_N
-    archs = [arch.to_json() for arch in run.space.architectures(genomes_NG)]
-    table = pd.DataFrame({"architecture": archs, "latency_ms": 0.01 + 1e-7 * macs_N})
-    fit_latency_predictor(table, space=run.space, device_id="onnxruntime-cpu").save(
-        run.predictor_dir("onnxruntime-cpu")
-    )
+    give_weights(untrained)
     return untrained
 
 
