@@ -52,8 +52,8 @@ def make_plan(recipe: Recipe, run_dir: Path) -> list[PlanLine]:
         ),
         PlanLine(
             subject="3 search",
-            text=f"{min(search.evaluations, space.size)} evaluations, {search.sampler}, {search.workers} worker(s), "
-            + (", ".join(str(limit) for limit in limits) or "no limit"),
+            text=f"{min(search.evaluations, space.size)} evaluations{_hours(search.hours)}, {search.sampler}, "
+            f"{search.workers} worker(s), " + (", ".join(str(limit) for limit in limits) or "no limit"),
         ),
         PlanLine(subject="4 refine", text=f"{refine.candidates} candidates, {refine.epochs} epochs each"),
         PlanLine(subject="5 verify", text=f"at most {recipe.verify.candidates} candidates measured and evaluated"),
@@ -63,6 +63,10 @@ def make_plan(recipe: Recipe, run_dir: Path) -> list[PlanLine]:
             subject="tracking", text=recipe.tracking.uri or f"MLflow in {run_dir / 'mlflow'} (SQLite), nas ui {run_dir}"
         ),
     ]
+
+
+def _hours(hours: float | None) -> str:
+    return "" if hours is None else f" or {hours:g} hours"
 
 
 def _open_input(recipe: Recipe, space: SearchSpace) -> str:

@@ -248,6 +248,9 @@ class SearchSettings(Section):
         default="surrogate", description="who proposes architectures: surrogate (ours), or one of Optuna's samplers"
     )
     evaluations: Count = Field(default=120, description="unique architectures evaluated")
+    hours: float | None = Field(
+        default=None, gt=0, le=1e6, description="of the search by the wall clock, all calls together; null: no limit"
+    )
     population: int = Field(
         default=24, ge=4, le=10_000, description="population of nsga2 and nsga3; first random ones of tpe and gp"
     )

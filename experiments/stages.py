@@ -11,6 +11,7 @@ from experiments.ray.pool import RayEvaluationPool
 from experiments.ray.trainer import train_on_ray
 from experiments.ray.tune_refine import refine_on_ray
 from experiments.reporter import Reporter
+from experiments.search_clock import SearchClock
 from experiments.session import Session, is_trained, require_trainable
 from experiments.training_progress import following
 from hardware.files import MANIFEST_NAME, has_manifest
@@ -220,14 +221,20 @@ def current_evaluations(session: Session) -> pd.DataFrame:
 
 
 def search_is_done(session: Session) -> bool:
-    """Whether enough unique architectures are evaluated, or the space has no more."""
-    return len(inherited_rows(session)) >= min(session.recipe.search.evaluations, session.run.space.size)
+    """Whether enough unique architectures are evaluated, the space has no more, or the hours are used up."""
+    num = len(inherited_rows(session))
+    return _is_enough(session, num) or (num > 0 and SearchClock(session).used_up() is not None)
+
+
+def _is_enough(session: Session, num: int) -> bool:
+    return num >= min(session.recipe.search.evaluations, session.run.space.size)
 
 
 def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_rows: Callable[[], None]) -> bool:
     """Stage 3: let Optuna propose, evaluate on a pool of Ray actors, remember everything."""
     recipe, run = session.recipe.search, session.run
     require_trained(session)
+    clock = SearchClock(session)
     reporter.stage("search", text=f"{recipe.sampler}, {recipe.evaluations} architectures of {run.space.size:,}")
     settings = SearchSettings(
         sampler=recipe.sampler,
@@ -248,7 +255,7 @@ def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_
     study = open_study(run.study_path, name=run.info.name, pricer=pricer, settings=settings)
     if search_is_done(session):
         study.recover(known)
-        reporter.done("finished before")
+        reporter.done("finished before" if _is_enough(session, len(rows)) else clock.used_up() or "")
         return False
 
     def record(evaluated: Sequence[Evaluated]) -> None:
@@ -279,6 +286,7 @@ def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_
                 known=known,
                 record=record,
                 on_progress=reporter.progress,
+                used_up=clock.used_up,
             )
         finally:
             pool.close()
