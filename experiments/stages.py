@@ -15,7 +15,7 @@ from experiments.search_clock import SearchClock
 from experiments.session import Session, is_trained, require_trainable
 from experiments.training_progress import following
 from hardware.files import MANIFEST_NAME, has_manifest
-from nas.accuracy import accuracy_row, metric_label
+from nas.accuracy import Accuracy, accuracy_row, metric_label
 from nas.baselines import adopted
 from nas.candidate import Candidate
 from nas.errors import CheckpointError, RunError
@@ -31,6 +31,7 @@ from nas.run import utc_now
 from nas.search.loop import Evaluated, run_search
 from nas.search.settings import SearchSettings
 from nas.search.study import Values, open_study
+from nas.soup import copy_dir
 from nas.tables import NO_TRIAL
 from nas.training.checkpoints import finished_checkpoints, load_checkpoint
 from nas.training.history import HistoryReader, TrainHistory
@@ -320,8 +321,15 @@ def refine(session: Session, *, cluster: ClusterFactory, reporter: Reporter) -> 
     return True
 
 
-def fine_tune(session: Session, archs: Sequence[Architecture], *, cluster: ClusterFactory, reporter: Reporter) -> bool:
-    """Fine-tune those of `archs` that are not yet, as Ray Tune trials, and append their rows.
+def fine_tune(
+    session: Session,
+    archs: Sequence[Architecture],
+    *,
+    cluster: ClusterFactory,
+    reporter: Reporter,
+    copies: int = 1,
+) -> bool:
+    """Fine-tune those of `archs` that are not yet, as Ray Tune trials, and append their rows; so many copies of each.
 
     Returns:
         Whether anything was left to do.
@@ -331,10 +339,11 @@ def fine_tune(session: Session, archs: Sequence[Architecture], *, cluster: Clust
     """
     recipe, run = session.recipe.refine, session.run
     # A trial may have finished just before the driver was killed.
-    missing = [arch for arch in archs if not _record_refined(session, arch)]
+    wanted = [(arch, copy_dir(run, arch.arch_id, number)) for arch in archs for number in range(copies)]
+    missing = [(arch, directory) for arch, directory in wanted if not _record_refined(session, arch, directory)]
     if not missing:
         return False
-    jobs = [(arch.to_json(), run.refine_dir(arch.arch_id)) for arch in missing]
+    jobs = [(arch.to_json(), directory) for arch, directory in missing]
     steps: dict[str, float] = {}
     total, label = len(missing) * recipe.epochs, metric_label(session.recipe.data.metric)
 
@@ -353,11 +362,11 @@ def fine_tune(session: Session, archs: Sequence[Architecture], *, cluster: Clust
             storage=run.path / "ray",
             on_result=on_result,
         )
-    failed = [arch for arch in missing if not _record_refined(session, arch)]
-    for arch in failed:
-        reporter.message(f"fine-tuning {arch.arch_id} failed: {errors.get(str(run.refine_dir(arch.arch_id)))}")
+    failed = [directory for arch, directory in missing if not _record_refined(session, arch, directory)]
+    for directory in failed:
+        reporter.message(f"fine-tuning {directory.name} failed: {errors.get(str(directory))}")
     if len(failed) == len(missing):
-        first = errors.get(str(run.refine_dir(failed[0].arch_id)))
+        first = errors.get(str(failed[0]))
         raise CheckpointError(
             f"fine-tuning failed for all {len(failed)} candidates; the first one: {first}",
             hint=f"correct the cause and run the same command on {run.path} again",
@@ -365,27 +374,32 @@ def fine_tune(session: Session, archs: Sequence[Architecture], *, cluster: Clust
     return True
 
 
-def _record_refined(session: Session, arch: Architecture) -> bool:
+def _record_refined(session: Session, arch: Architecture, directory: Path) -> bool:
     """Append the row of a finished fine-tuning; False while it is not finished."""
-    refined = read_refined(session.run.refine_dir(arch.arch_id))
+    refined = read_refined(directory)
     if refined is None or not session.run.candidates.has(refined.candidate):
         return False
-    if refined.candidate.candidate_id in set(session.run.evaluations()["candidate_id"]):
-        return True
+    record_trained(session, refined.candidate, accuracy=refined.accuracy, seconds=refined.seconds)
+    return True
+
+
+def record_trained(session: Session, candidate: Candidate, *, accuracy: Accuracy, seconds: float) -> None:
+    """Append the row of a candidate with weights of its own, unless there is one."""
+    if candidate.candidate_id in set(session.run.evaluations()["candidate_id"]):
+        return
     session.run.evaluations_table.append(
         [
             {
-                **refined.candidate.row(),
-                **accuracy_row(refined.accuracy),
-                **session.pricer.price([arch])[0].row(),
+                **candidate.row(),
+                **accuracy_row(accuracy),
+                **session.pricer.price([candidate.architecture])[0].row(),
                 "split": "search",
                 "trial_number": NO_TRIAL,
-                "seconds": refined.seconds,
+                "seconds": seconds,
                 "utc_time": utc_now(),
             }
         ]
     )
-    return True
 
 
 def _gain(session: Session) -> str:

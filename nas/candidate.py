@@ -15,8 +15,9 @@ from nas.errors import CheckpointError
 from nas.training.checkpoints import WEIGHTS_FILE, load_tensors, save_tensors, tensors_to_bytes
 from searchspaces import Architecture, SearchSpace
 
-WeightsKind = Literal["inherited", "fine-tuned", "baseline"]
-"""Sliced from the supernet; trained further; those of an ONNX file from elsewhere, see `nas.baselines`."""
+WeightsKind = Literal["inherited", "fine-tuned", "averaged", "baseline"]
+"""Sliced from the supernet; trained further; the mean of fine-tuned copies, see `nas.soup`; those of an ONNX file from
+elsewhere, see `nas.baselines`."""
 
 _HASH_LENGTH = 16
 
@@ -94,17 +95,25 @@ class CandidateStore:
         """Store the weights of an inherited candidate's recalibrated network."""
         self._write(self.path(candidate), candidate.architecture, network, kind=candidate.weights_kind)
 
-    def save_fine_tuned(self, arch: Architecture, network: nn.Module, *, precision: str = "fp32") -> Candidate:
-        """Store fine-tuned weights; the candidate's hash is that of the weights file.
+    def save_trained(
+        self,
+        arch: Architecture,
+        network: nn.Module,
+        *,
+        precision: str = "fp32",
+        kind: Literal["fine-tuned", "averaged"] = "fine-tuned",
+    ) -> Candidate:
+        """Store a network's own weights; the candidate's hash is that of the weights file.
 
         Args:
             arch: of the network.
             network: with its own, fp32 weights.
             precision: that the candidate is deployed and judged in.
+            kind: where the weights come from.
         """
         digest = hashlib.sha256(tensors_to_bytes(network.state_dict())).hexdigest()[:_HASH_LENGTH]
-        candidate = Candidate(architecture=arch, weights=digest, weights_kind="fine-tuned", precision=precision)
-        self._write(self.path(candidate), arch, network, kind="fine-tuned")
+        candidate = Candidate(architecture=arch, weights=digest, weights_kind=kind, precision=precision)
+        self._write(self.path(candidate), arch, network, kind=kind)
         return candidate
 
     def _write(self, path: Path, arch: Architecture, network: nn.Module, *, kind: WeightsKind) -> None:

@@ -13,9 +13,12 @@ from experiments.reporter import SilentReporter
 from experiments.session import Session
 from experiments.workload import load_workload
 from nas.errors import CheckpointError, RunError
+from nas.soup import read_soup
 from nas.specialize import Specialist
+from searchspaces import Architecture
 from tests.experiments.conftest import InProcess
 from tests.experiments.small_session import give_weights, open_untrained
+from tests.fakes.reporters import Heard
 
 
 @pytest.fixture
@@ -40,6 +43,24 @@ def in_process(
     return {}
 
 
+def first_answer(arch: Architecture) -> Specialist:
+    return Specialist(
+        architecture=arch,
+        accuracy=0.5,
+        accuracy_interval=(0.4, 0.6),
+        latency=1.0,
+        latency_interval=(0.9, 1.1),
+        unit="ms",
+        in_range=True,
+        within_limits=True,
+        evaluated=None,
+        macs=1,
+        params=1,
+        peak_memory_bytes=1,
+        others={},
+    )
+
+
 def test_an_architecture_that_is_asked_for_is_fine_tuned_once(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -61,22 +82,7 @@ def test_the_command_fine_tunes_the_first_answer(
 ) -> None:
     monkeypatch.setattr("experiments.stages.refine_on_ray", in_process)
     arch = session.run.space.smallest
-    first = Specialist(
-        architecture=arch,
-        accuracy=0.5,
-        accuracy_interval=(0.4, 0.6),
-        latency=1.0,
-        latency_interval=(0.9, 1.1),
-        unit="ms",
-        in_range=True,
-        within_limits=True,
-        evaluated=None,
-        macs=1,
-        params=1,
-        peak_memory_bytes=1,
-        others={},
-    )
-    monkeypatch.setattr("nas.specialize.specialize", lambda *_, **__: [first])
+    monkeypatch.setattr("nas.specialize.specialize", lambda *_, **__: [first_answer(arch)])
     document = json.loads(nas("specialize", session.run.path, "--fine-tune", "--format", "json").out)
     (row,) = session.run.evaluations().to_dict("records")
     assert document["fine_tuned"]["candidate"] == row["candidate_id"]
@@ -84,6 +90,41 @@ def test_the_command_fine_tunes_the_first_answer(
     table = nas("specialize", session.run.path, "--fine-tune")
     assert f"fine-tuned {arch.arch_id}" in table.out
     assert "finished before" in table.err
+
+
+def test_copies_are_averaged_once_and_the_better_mean_is_a_candidate(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.stages.refine_on_ray", in_process)
+    run, arch = session.run, session.run.space.smallest
+    heard = Heard()
+    fine_tune(session, [arch], reporter=heard, copies=3)
+    soup = read_soup(run.refine_dir(arch.arch_id))
+    assert soup is not None
+    rows = run.evaluations()
+    tuned = rows[rows["weights_kind"] == "fine-tuned"]
+    assert set(tuned["candidate_id"]) == set(soup.copies)
+    assert len(soup.copies) == 3
+    assert soup.best_copy.value == tuned["accuracy"].max()
+    averaged = rows[rows["weights_kind"] == "averaged"]["candidate_id"].tolist()
+    assert averaged == ([] if soup.candidate is None else [soup.candidate.candidate_id])
+    assert "of 3 copies" in heard.messages[-1]
+    fine_tune(session, [arch], reporter=heard, copies=3)
+    assert len(run.evaluations()) == len(rows)
+    assert read_soup(run.refine_dir(arch.arch_id)) == soup
+
+
+def test_the_command_says_what_averaging_came_to(
+    session: Session, monkeypatch: pytest.MonkeyPatch, nas: InProcess
+) -> None:
+    monkeypatch.setattr("experiments.stages.refine_on_ray", in_process)
+    monkeypatch.setattr("nas.specialize.specialize", lambda *_, **__: [first_answer(session.run.space.smallest)])
+    found = json.loads(nas("specialize", session.run.path, "--fine-tune", "--copies", "2", "--format", "json").out)
+    tuned = found["fine_tuned"]
+    assert len(tuned["soup"]["copies"]) == 2
+    assert tuned["accuracy"] == max(tuned["soup"][name]["accuracy"] for name in ("best_copy", "greedy"))
+    assert "2 copies, the best" in nas("specialize", session.run.path, "--fine-tune", "--copies", "2").out
+    assert nas("specialize", session.run.path, "--copies", "2").code == 2
 
 
 def test_trials_that_all_fail_say_why(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
