@@ -13,6 +13,7 @@ from experiments.ray.tune_refine import refine_on_ray
 from experiments.reporter import Reporter
 from experiments.search_clock import SearchClock
 from experiments.session import Session, is_trained, require_trainable
+from experiments.shared_supernet import reusable_accuracies, take_over_supernet
 from experiments.training_progress import following
 from hardware.files import MANIFEST_NAME, has_manifest
 from nas.accuracy import Accuracy, accuracy_row, metric_label
@@ -29,6 +30,7 @@ from nas.profile import ProfileSettings, profile_device, profile_path
 from nas.refine import choose_for_refinement, read_refined
 from nas.run import utc_now
 from nas.search.loop import Evaluated, run_search
+from nas.search.reuse import ReusingPool
 from nas.search.settings import SearchSettings
 from nas.search.study import Values, open_study
 from nas.soup import copy_dir
@@ -74,6 +76,9 @@ def train(
         load_checkpoint(run.checkpoint_dir(), expected={"space_id": run.space.space_id})
         reporter.done("finished before")
         return False
+    if recipe.epochs == 0:
+        reporter.done(f"that of {take_over_supernet(session)}, as it is")
+        return True
     phases = require_trainable(session.recipe, space=run.space)
     history_path = run.train_dir / HISTORY
     with watching(), cluster(), following(HistoryReader(history_path), phases=phases, reporter=reporter):
@@ -259,6 +264,8 @@ def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_
         reporter.done("finished before" if _is_enough(session, len(rows)) else clock.used_up() or "")
         return False
 
+    reusable = reusable_accuracies(session, reporter=reporter)
+
     def record(evaluated: Sequence[Evaluated]) -> None:
         run.evaluations_table.append(
             [
@@ -277,7 +284,9 @@ def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_
         on_rows()
 
     with cluster():
-        pool = RayEvaluationPool(run.path, num_workers=recipe.workers, threads_per_worker=1)
+        pool = ReusingPool(
+            RayEvaluationPool(run.path, num_workers=recipe.workers, threads_per_worker=1), known=reusable
+        )
         try:
             ended = run_search(
                 study,
@@ -291,6 +300,8 @@ def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_
             )
         finally:
             pool.close()
+    if recipe.cache:
+        reporter.message(f"{pool.num_reused} evaluations were taken from search.cache, which has {len(reusable)}")
     front = run.front()
     best = max((point.accuracy for point in front.points), default=float("nan"))
     label = metric_label(session.recipe.data.metric)

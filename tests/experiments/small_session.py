@@ -21,10 +21,10 @@ refine: {epochs: 1}
 """
 
 
-def open_untrained(path: Path, *, changes: str = "") -> Session:
+def open_untrained(path: Path, *, text: str = RECIPE, changes: str = "") -> Session:
     """A new run in `path`/run; `changes` are further lines of the recipe."""
     path.mkdir(parents=True, exist_ok=True)
-    (path / "recipe.yaml").write_text(RECIPE + changes, encoding="utf-8")
+    (path / "recipe.yaml").write_text(text + changes, encoding="utf-8")
     return open_session(load_recipe(path / "recipe.yaml"), path / "run")
 
 
@@ -34,10 +34,9 @@ def give_weights(session: Session, *, seed: int = 0) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         weights = run.space.build_supernet(num_classes=10).state_dict()
-    save_checkpoint(
-        run.train_dir / "checkpoints",
-        Checkpoint(epoch=1, step=1, weights=weights, optimizer={}, details={"space_id": run.space.space_id}),
-    )
+    details = {"space_id": run.space.space_id, "weights_id": run.space.weights_id}
+    checkpoint = Checkpoint(epoch=1, step=1, weights=weights, optimizer={}, details=details)
+    save_checkpoint(run.train_dir / "checkpoints", checkpoint)
     genomes_NG = np.unique(run.space.sample_many(20, np.random.default_rng(0)), axis=0)
     macs_N = analytic_costs(run.space.op_table(genomes_NG)).macs_N
     archs = [arch.to_json() for arch in run.space.architectures(genomes_NG)]
