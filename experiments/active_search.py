@@ -30,6 +30,7 @@ class ActiveSearch:
         sources: Sequence[LatencyPredictor],
         known: Callable[[], Mapping[str, Values]],
         record: Callable[[Sequence[Evaluated]], None],
+        used_up: Callable[[], str | None],
         reporter: Reporter,
     ) -> None:
         """Do nothing yet.
@@ -41,10 +42,11 @@ class ActiveSearch:
             sources: predictors of other devices that the predictor builds on.
             known: reads what is evaluated within the limits, with the latencies that are predicted now.
             record: stores results durably.
+            used_up: says that the search's time is over, see `run_search`.
             reporter: hears of progress.
         """
         self._session, self._settings = session, settings
-        self._known, self._record, self._reporter = known, record, reporter
+        self._known, self._record, self._used_up, self._reporter = known, record, used_up, reporter
         self._total = min(settings.evaluations, session.run.space.size)
         self._measuring = ActiveMeasuring(
             session.bench,
@@ -56,9 +58,10 @@ class ActiveSearch:
         )
 
     def is_done(self) -> bool:
-        """Whether everything is evaluated, and measured as far as it shall be."""
+        """Whether everything is evaluated, or as much as there is time for, and measured as far as it shall be."""
         num = len(self._known())
-        return num >= self._total and self._measuring.is_done(evaluations=num)
+        is_evaluated = num >= self._total or (num > 0 and self._used_up() is not None)
+        return is_evaluated and self._measuring.is_done(evaluations=num)
 
     def run(self, *, pool: Callable[[], AbstractContextManager[EvaluationPool]]) -> str:
         """Search and measure.
@@ -73,8 +76,9 @@ class ActiveSearch:
             EvaluationError: too many evaluations failed.
             DeviceError: the device is busy, or the run was measured on another machine.
         """
-        ended = f"{self._total} architectures evaluated"
-        if len(self._known()) < self._total:
+        ended = self._used_up() or f"{self._total} architectures evaluated"
+        num = len(self._known())
+        if num < self._total and not (num > 0 and self._used_up()):
             with pool() as workers:
                 ended = self._run_parts(workers)
         elif not self.is_done():
@@ -88,6 +92,9 @@ class ActiveSearch:
             wanted = math.ceil(self._total * part / ROUNDS)
             if len(self._known()) < wanted:
                 ended = self._evaluate(pool, wanted=wanted)
+                if (over := self._used_up()) is not None:
+                    self._measure(share=1.0)
+                    return over
                 self._measure(share=part / ROUNDS)
         # Latencies that are known better may put some beyond a limit.
         return self._evaluate(pool, wanted=self._total) if len(self._known()) < self._total else ended
@@ -110,6 +117,7 @@ class ActiveSearch:
             known=known,
             record=self._record,
             on_progress=lambda done, _: self._reporter.progress(done, self._total),
+            used_up=self._used_up,
         )
 
     def _measure(self, *, share: float) -> None:

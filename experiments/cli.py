@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from typer.core import TyperGroup
 
+from experiments.cli_add import add
 from experiments.cli_devices import app as devices_app
 from experiments.cli_jobs import list_, logs, resume, status, stop, submit
 from experiments.cli_ledger import ledger
@@ -62,6 +63,7 @@ app = typer.Typer(
 )
 app.add_typer(devices_app, name="devices")
 app.add_typer(spaces_app, name="spaces")
+app.command()(add)
 app.command()(specialize)
 app.command()(portfolio)
 app.command()(ledger)

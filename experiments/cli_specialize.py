@@ -39,6 +39,10 @@ def specialize(
     fine_tune: Annotated[
         bool, typer.Option("--fine-tune", help="Fine-tune the first one, as `nas refine` does, and say its accuracy.")
     ] = False,
+    copies: Annotated[
+        int,
+        typer.Option("--copies", min=1, max=100, help="Fine-tune so many, and average them where that is better."),
+    ] = 1,
     format_: FormatOption = Format.table,
 ) -> None:
     """Answer from a run's predictors: the best architectures of the whole space under limits.
@@ -50,8 +54,10 @@ def specialize(
 
         nas specialize runs/quickstart --device openvino-cpu --limit 'latency_ms<=0.3' --limit 'params<=50000' --top 3
 
-        nas specialize runs/quickstart --limit 'latency_ms<=0.02' --fine-tune
+        nas specialize runs/quickstart --limit 'latency_ms<=0.02' --fine-tune --copies 3
     """
+    if copies > 1 and not fine_tune:
+        raise typer.BadParameter("--copies goes with --fine-tune")
     from nas.run import open_run
     from nas.specialize import specialize as answer
 
@@ -59,7 +65,7 @@ def specialize(
     asked = [_limit(text) for text in limits or []]
     found = answer(run, device=device, limits=asked, top=top)
     device_id = device or run.info.device_id
-    tuned = _fine_tune(where, found[0]) if fine_tune else None
+    tuned = _fine_tune(where, found[0], copies=copies) if fine_tune else None
     if format_ is Format.json:
         document: dict[str, object] = {
             "run": str(where),
@@ -104,6 +110,8 @@ def specialize(
             f"candidate {tuned['candidate']}",
             highlight=False,
         )
+    if tuned is not None and tuned["soup"] is not None:
+        out.print(_soup_line(tuned["soup"]), highlight=False)
     if (unsure := [one for one in found if _is_open(one)]) and tuned is None:
         err = Console(stderr=True, soft_wrap=True)
         more = "" if len(unsure) == 1 else f" ({len(unsure) - 1} more: to_be_sure of --format json)"
@@ -129,27 +137,45 @@ def _measure_command(run: "Run", one: "Specialist", *, device_id: str) -> str:
     return shlex.join(words)
 
 
-def _fine_tune(where: Path, one: "Specialist") -> dict[str, Any]:
+def _soup_line(soup: dict[str, Any]) -> str:
+    values = {name: soup[name]["accuracy"] for name in ("best_copy", "greedy", "uniform")}
+    outcome = "kept" if soup["candidate"] is not None else "not kept: it is no better"
+    return (
+        f"{len(soup['copies'])} copies, the best {values['best_copy']:.2%}; mean of {len(soup['members'])} of them, "
+        f"chosen greedily, {values['greedy']:.2%} ({outcome}), of all {values['uniform']:.2%}"
+    )
+
+
+def _fine_tune(where: Path, one: "Specialist", *, copies: int) -> dict[str, Any]:
     """Fine-tune an architecture of a run, and what came of it."""
     from experiments.console import ConsoleReporter
     from experiments.pipeline import fine_tune
     from experiments.session import exclusive, resume_session
     from nas.refine import read_refined
+    from nas.soup import copy_dir, read_soup
 
     with exclusive(where):
         session = resume_session(where)
         with ConsoleReporter(Console(stderr=True, soft_wrap=not sys.stderr.isatty())) as reporter:
-            fine_tune(session, [one.architecture], reporter=reporter)
-        refined = read_refined(session.run.refine_dir(one.architecture.arch_id))
-    assert refined is not None
+            fine_tune(session, [one.architecture], reporter=reporter, copies=copies)
+        run, arch_id = session.run, one.architecture.arch_id
+        found = [read_refined(copy_dir(run, arch_id, number)) for number in range(copies)]
+        soup = read_soup(run.refine_dir(arch_id)) if copies > 1 else None
+    # A copy may have failed, and the others be there.
+    refined = [copy for copy in found if copy is not None]
+    best = max(refined, key=lambda copy: copy.accuracy.value)
+    candidate, accuracy = best.candidate, best.accuracy
+    if soup is not None and soup.candidate is not None:
+        candidate, accuracy = soup.candidate, soup.greedy
     return {
-        "arch_id": one.architecture.arch_id,
-        "candidate": refined.candidate.candidate_id,
+        "arch_id": arch_id,
+        "candidate": candidate.candidate_id,
         "split": "search",
-        "metric": refined.accuracy.metric,
-        "accuracy": refined.accuracy.value,
-        "accuracy_interval": list(refined.accuracy.interval),
-        "seconds": refined.seconds,
+        "metric": accuracy.metric,
+        "accuracy": accuracy.value,
+        "accuracy_interval": list(accuracy.interval),
+        "seconds": sum(copy.seconds for copy in refined),
+        "soup": None if soup is None else soup.to_json(),
     }
 
 

@@ -126,7 +126,7 @@ def duration(seconds: float) -> str:
 
 
 def front_table(document: dict[str, JSON]) -> Table:
-    """The front of `report.front_document` as a table."""
+    """The front of `report.front_document` as a table, baselines below it."""
     measured = document["provenance"] == "measured"
     title = f"{'Verified' if measured else 'Predicted'} Pareto front of {document['name']} on {document['device']}"
     if limits := document["limits"]:
@@ -151,6 +151,23 @@ def front_table(document: dict[str, JSON]) -> Table:
             str(point["weights_kind"]),
             f"{point['macs']:,}",
             f"{point['params']:,}",
+        )
+    baselines = document["baselines"]
+    assert isinstance(baselines, list)
+    if points and baselines:
+        table.add_section()
+    for point in baselines:
+        low, high = point["accuracy_interval"]
+        fast, slow = point["latency_interval_ms"]
+        measured = point["latency_ms"] is not None
+        table.add_row(
+            escape(point["name"]),
+            f"{point['accuracy']:.2%}  {low:.1%} - {high:.1%}",
+            f"{point['latency_ms']:.4f}  {fast:.4f} - {slow:.4f}" if measured else "-",
+            f"{point['provenance']}{' (suspect)' if point['suspect'] else ''}",
+            str(point["weights_kind"]),
+            "-" if point["macs"] is None else f"{point['macs']:,}",
+            "-" if point["params"] is None else f"{point['params']:,}",
         )
     return table
 
@@ -271,12 +288,16 @@ def _promised_columns(promises: JSON) -> dict[str, dict[str, JSON]]:
 
 
 def front_csv(document: dict[str, JSON]) -> str:
-    """The front as CSV text; intervals become two columns, and values by device "column/device"."""
-    points = document["points"]
+    """The front as CSV text; intervals become two columns, and values by device "column/device".
+
+    Baselines come after it, their names as `name`; what they do not have is empty.
+    """
+    points, baselines = document["points"], document.get("baselines", [])
     assert isinstance(points, list)
+    assert isinstance(baselines, list)
     promised = _promised_columns(document.get("promises"))
     rows = []
-    for point in points:
+    for point in (*points, *baselines):
         row = dict(point) | promised.get(point.get("candidate"), {})
         row["accuracy_low"], row["accuracy_high"] = row.pop("accuracy_interval")
         interval = row.pop("latency_interval_ms")

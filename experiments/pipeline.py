@@ -14,6 +14,7 @@ from experiments.recipe import Recipe
 from experiments.report import run_view, write_report
 from experiments.reporter import STAGES, Reporter
 from experiments.session import Session
+from experiments.soups import average_copies
 from experiments.stage_costs import recorded
 from experiments.tracking.mlflow import MlflowTracker
 from hardware.errors import DeadDeviceError
@@ -144,7 +145,12 @@ def reaching_device(recipe: Recipe, *, address: str | None) -> Iterator[str | No
 
 
 def fine_tune(
-    session: Session, archs: Sequence[Architecture], *, reporter: Reporter, address: str | None = None
+    session: Session,
+    archs: Sequence[Architecture],
+    *,
+    reporter: Reporter,
+    address: str | None = None,
+    copies: int = 1,
 ) -> None:
     """Fine-tune architectures of a trained run as the stage `refine` does, beside those that it chooses.
 
@@ -153,18 +159,25 @@ def fine_tune(
         archs: which ones; those that are fine-tuned already stay as they are.
         reporter: hears of progress.
         address: Ray cluster; None starts an embedded instance if one is needed.
+        copies: of each; the mean of two or more is a candidate too where that helps, see `nas.soup`.
 
     Raises:
         RunError: the supernet is not trained.
         CheckpointError: fine-tuning failed for all of them.
     """
     stages.require_trained(session)
-    reporter.stage("refine", text=f"{len(archs)} architectures, {session.recipe.refine.epochs} epochs each")
+    each = f"{session.recipe.refine.epochs} epochs each" + (f", {copies} copies" if copies > 1 else "")
+    reporter.stage("refine", text=f"{len(archs)} architectures, {each}")
     with ExitStack() as stack:
         cluster = _Cluster(stack, session=session, address=address)
         changed = recorded(
-            session, "refine", lambda: stages.fine_tune(session, archs, cluster=cluster, reporter=reporter)
+            session,
+            "refine",
+            lambda: stages.fine_tune(session, archs, cluster=cluster, reporter=reporter, copies=copies),
         )
+    if copies > 1:
+        for arch in archs:
+            average_copies(session, arch, copies=copies, reporter=reporter)
     reporter.done("fine-tuned" if changed else "finished before")
 
 

@@ -52,7 +52,8 @@ def make_plan(recipe: Recipe, run_dir: Path) -> list[PlanLine]:
         ),
         PlanLine(
             subject="3 search",
-            text=f"{min(search.evaluations, space.size)} evaluations, {search.sampler}, {search.workers} worker(s), "
+            text=f"{min(search.evaluations, space.size)} evaluations{_hours(search.hours)}, {search.sampler}, "
+            f"{search.workers} worker(s), "
             + (", ".join(str(limit) for limit in limits) or "no limit")
             + _measured_text(search),
         ),
@@ -76,6 +77,10 @@ def _measured_text(search: SearchSettings) -> str:
         return ""
     budget = "as long as profiling took" if search.device_seconds is None else f"{search.device_seconds:g} s"
     return f"; undecided ones measured meanwhile, at most {budget}"
+
+
+def _hours(hours: float | None) -> str:
+    return "" if hours is None else f" or {hours:g} hours"
 
 
 def _open_input(recipe: Recipe, space: SearchSpace) -> str:

@@ -154,7 +154,13 @@ class TrainSettings(Section):
     method: Literal["sandwich", "progressive"] = Field(
         default="sandwich", description="all subnets at once, or opened one kind of choice after the other"
     )
-    epochs: Count = Field(default=40, description="passes over the training split, all phases together")
+    epochs: int = Field(
+        default=40,
+        ge=0,
+        le=1_000_000,
+        description="passes over the training split, all phases together; 0: the supernet of from_checkpoint as it is",
+        json_schema_extra={"allowed": "an integer >= 1, or 0 with train.from_checkpoint"},
+    )
     phases: Annotated[tuple[PhaseSettings, ...], Field(strict=False)] = Field(
         default=(), description="progressive: phases by hand; empty: the published ones, in proportion to `epochs`"
     )
@@ -192,6 +198,12 @@ class TrainSettings(Section):
         description="directory of a supernet of the same space to start from; null: fresh weights",
         json_schema_extra=OPERATIONAL,
     )
+
+    @model_validator(mode="after")
+    def _has_a_supernet(self) -> Self:
+        if self.epochs == 0 and self.from_checkpoint is None:
+            raise ValueError("epochs: got 0, expected an integer >= 1, or 0 with train.from_checkpoint")
+        return self
 
     @model_validator(mode="after")
     def _batch_divides(self) -> Self:
@@ -249,11 +261,19 @@ class SearchSettings(Section):
         description="who proposes architectures: surrogate (ours), a published search, or one of Optuna's samplers",
     )
     evaluations: Count = Field(default=120, description="unique architectures evaluated")
+    hours: float | None = Field(
+        default=None, gt=0, le=1e6, description="of the search by the wall clock, all calls together; null: no limit"
+    )
     population: int = Field(
         default=24,
         ge=4,
         le=10_000,
         description="population of nsga2, nsga3 and mnasnet; first random ones of tpe and gp",
+    )
+    cache: Annotated[tuple[Annotated[str, AfterValidator(_absolute_place)], ...], Field(strict=False)] = Field(
+        default=(),
+        description="directories of runs with the same supernet and data: what they have evaluated is looked up",
+        json_schema_extra=OPERATIONAL,
     )
     workers: Workers = Field(default=2, description="evaluation workers", json_schema_extra=OPERATIONAL)
     subnets_per_task: Workers = Field(default=4, description="subnets judged by one task")

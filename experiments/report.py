@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from experiments.tracking.figures import hypervolume_figure, joint_figure, pareto_figure, predictor_figure, write_html
 from experiments.tracking.promise_figure import promise_figure
 from hardware.files import JSON, read_json, write_json
+from nas.baseline_points import BaselinePoint, baseline_points
 from nas.errors import RunError
 from nas.joint_front import joint_warnings
 from nas.pareto import FrontPoint, ParetoFront, hypervolume_by_evaluation, unmeasured_points, verified_rows
@@ -55,6 +56,7 @@ def front_document(run: Run, *, device: str | None = None) -> dict[str, JSON]:
         "points": [point.to_json() for point in front.points],
         "promises": run_promises(run, device_id).to_json(),
         "unmeasured": [point.to_json() for point in unmeasured],
+        "baselines": [point.to_json() for point in _baselines(run, front)],
         "predictor": profile,
         "warnings": [
             *front_warnings(front, profile=profile, unmeasured=unmeasured),
@@ -90,6 +92,12 @@ def verified_warnings(run: Run, device_id: str) -> list[str]:
             "set search.measure to verify and run `nas verify`"
         )
     return warnings
+
+
+def _baselines(run: Run, front: ParetoFront) -> list[BaselinePoint]:
+    """Those of the front's device, compared with the front once it is verified."""
+    points = front.points if front.split == "verify" else ()
+    return baseline_points(run.baseline_rows(), device_id=front.device_id, front=points)
 
 
 def joint_document(run: Run) -> dict[str, JSON]:
@@ -197,6 +205,7 @@ def _front_figure(run: Run, front: ParetoFront, *, device_id: str) -> go.Figure:
         [dict(point.to_json()) for point in front.points],
         evaluations,
         verified_rows(verifications, device_id=device_id),
+        baselines=[dict(point.to_json()) for point in _baselines(run, front)],
         title=f"{verb} front of {run.info.name} on {device_id}" + (" (with warnings)" if warned else ""),
     )
 
@@ -320,6 +329,7 @@ def run_view(
         history=TrainHistory(run.train_dir / HISTORY).rows(),
         evaluations=evaluations,
         verifications=run.verifications(),
+        baselines=run.baseline_rows(),
         front=[dict(point.to_json()) for point in front.points] if front.provenance == "measured" else [],
         predictor_scores={key: float(str(value)) for key, value in scores.items() if value is not None},
         promises=run_promises(run, run.info.device_id).figures() if front.provenance == "measured" else {},

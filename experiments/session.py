@@ -225,6 +225,13 @@ def _require_same_data(path: Path, data: DataSplits) -> None:
         )
 
 
+def source_sha256(run: Run) -> str | None:
+    """Checksum of the data that a run began with; None if it has not recorded one."""
+    path = run.path / _DATA_FILE
+    known = read_json(path) if path.exists() else None
+    return str(known["source_sha256"]) if isinstance(known, dict) and "source_sha256" in known else None
+
+
 def is_trained(run: Run, *, recipe: Recipe) -> bool:
     """Whether the supernet has all its epochs."""
     finished = finished_checkpoints(run.train_dir / CHECKPOINTS)
@@ -242,6 +249,8 @@ def require_trainable(recipe: Recipe, *, space: SearchSpace) -> tuple[Phase, ...
     try:
         if recipe.train.from_checkpoint is not None:
             check_start(Path(recipe.train.from_checkpoint), space)
+        if recipe.train.epochs == 0:
+            return ()
         return phases_of(space, train_settings(recipe))
     except (CheckpointError, TrainingError) as e:
         raise RecipeError(f"section train of the recipe does not fit: {e}", hint=e.hint) from e

@@ -12,10 +12,13 @@ from experiments.ray.pool import RayEvaluationPool
 from experiments.ray.trainer import train_on_ray
 from experiments.ray.tune_refine import refine_on_ray
 from experiments.reporter import Reporter
+from experiments.search_clock import SearchClock
 from experiments.session import Session, is_trained, require_trainable
+from experiments.shared_supernet import reusable_accuracies, take_over_supernet
 from experiments.training_progress import following
 from hardware.files import MANIFEST_NAME, has_manifest
-from nas.accuracy import accuracy_row, metric_label
+from nas.accuracy import Accuracy, accuracy_row, metric_label
+from nas.baselines import adopted
 from nas.candidate import Candidate
 from nas.errors import CheckpointError, RunError
 from nas.export import Exported, choose_point, export_candidate
@@ -28,9 +31,13 @@ from nas.profile import ProfileSettings, profile_device, profile_path
 from nas.refine import choose_for_refinement, read_refined
 from nas.run import utc_now
 from nas.search.loop import Evaluated, run_search
+from nas.search.pool import EvaluationPool
 from nas.search.repricing import newest_study
+from nas.search.reuse import ReusingPool
 from nas.search.settings import SearchSettings
 from nas.search.study import Values, open_study
+from nas.soup import copy_dir
+from nas.tables import NO_TRIAL
 from nas.training.checkpoints import load_checkpoint
 from nas.training.finished import CHECKPOINTS, finished_checkpoints
 from nas.training.history import HistoryReader, TrainHistory
@@ -42,8 +49,6 @@ from searchspaces import Architecture
 
 ClusterFactory = Callable[[], AbstractContextManager[object]]
 """Enters the Ray cluster that the stage needs; entering it again is cheap."""
-
-_NO_TRIAL = -1
 
 
 def train_is_done(session: Session) -> bool:
@@ -75,6 +80,9 @@ def train(
         load_checkpoint(run.checkpoint_dir(), expected={"space_id": run.space.space_id})
         reporter.done("finished before")
         return False
+    if recipe.epochs == 0:
+        reporter.done(f"that of {take_over_supernet(session)}, as it is")
+        return True
     phases = require_trainable(session.recipe, space=run.space)
     history_path = run.train_dir / HISTORY
     with watching(), cluster(), following(HistoryReader(history_path), phases=phases, reporter=reporter):
@@ -218,14 +226,20 @@ def current_evaluations(session: Session) -> pd.DataFrame:
 
 
 def search_is_done(session: Session) -> bool:
-    """Whether enough unique architectures are evaluated, or the space has no more."""
-    return len(inherited_rows(session)) >= min(session.recipe.search.evaluations, session.run.space.size)
+    """Whether enough unique architectures are evaluated, the space has no more, or the hours are used up."""
+    num = len(inherited_rows(session))
+    return _is_enough(session, num) or (num > 0 and SearchClock(session).used_up() is not None)
+
+
+def _is_enough(session: Session, num: int) -> bool:
+    return num >= min(session.recipe.search.evaluations, session.run.space.size)
 
 
 def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_rows: Callable[[], None]) -> bool:
     """Stage 3: let Optuna propose, evaluate on a pool of Ray actors, remember everything."""
     recipe, run = session.recipe.search, session.run
     require_trained(session)
+    clock = SearchClock(session)
     reporter.stage("search", text=f"{recipe.sampler}, {recipe.evaluations} architectures of {run.space.size:,}")
     settings = SearchSettings(
         sampler=recipe.sampler,
@@ -238,6 +252,8 @@ def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_
     pricer = session.pricer
     require_reachable(run.space, costs=pricer.costs, limits=settings.limits, seed=settings.seed)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+    reusable = reusable_accuracies(session, reporter=reporter)
 
     def record(evaluated: Sequence[Evaluated]) -> None:
         run.evaluations_table.append(
@@ -257,13 +273,18 @@ def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_
         on_rows()
 
     @contextmanager
-    def pool() -> Iterator[RayEvaluationPool]:
+    def pool() -> Iterator[EvaluationPool]:
         with cluster():
             workers = RayEvaluationPool(run.path, num_workers=recipe.workers, threads_per_worker=1)
+            reusing = ReusingPool(workers, known=reusable)
             try:
-                yield workers
+                yield reusing
             finally:
                 workers.close()
+                if recipe.cache:
+                    reporter.message(
+                        f"{reusing.num_reused} evaluations were taken from search.cache, which has {len(reusable)}"
+                    )
 
     if recipe.measure == "active":
         active = ActiveSearch(
@@ -273,6 +294,7 @@ def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_
             sources=_sources(session),
             known=lambda: _known(session),
             record=record,
+            used_up=clock.used_up,
             reporter=reporter,
         )
         if active.is_done():
@@ -285,7 +307,7 @@ def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_
         study = open_study(run.study_path, name=name, pricer=pricer, settings=settings)
         if search_is_done(session):
             study.recover(known)
-            reporter.done("finished before")
+            reporter.done("finished before" if _is_enough(session, len(known)) else clock.used_up() or "")
             return False
         with pool() as workers:
             ended = run_search(
@@ -296,6 +318,7 @@ def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_
                 known=known,
                 record=record,
                 on_progress=reporter.progress,
+                used_up=clock.used_up,
             )
     front = run.front()
     best = max((point.accuracy for point in front.points), default=float("nan"))
@@ -335,8 +358,15 @@ def refine(session: Session, *, cluster: ClusterFactory, reporter: Reporter) -> 
     return True
 
 
-def fine_tune(session: Session, archs: Sequence[Architecture], *, cluster: ClusterFactory, reporter: Reporter) -> bool:
-    """Fine-tune those of `archs` that are not yet, as Ray Tune trials, and append their rows.
+def fine_tune(
+    session: Session,
+    archs: Sequence[Architecture],
+    *,
+    cluster: ClusterFactory,
+    reporter: Reporter,
+    copies: int = 1,
+) -> bool:
+    """Fine-tune those of `archs` that are not yet, as Ray Tune trials, and append their rows; so many copies of each.
 
     Returns:
         Whether anything was left to do.
@@ -346,10 +376,11 @@ def fine_tune(session: Session, archs: Sequence[Architecture], *, cluster: Clust
     """
     recipe, run = session.recipe.refine, session.run
     # A trial may have finished just before the driver was killed.
-    missing = [arch for arch in archs if not _record_refined(session, arch)]
+    wanted = [(arch, copy_dir(run, arch.arch_id, number)) for arch in archs for number in range(copies)]
+    missing = [(arch, directory) for arch, directory in wanted if not _record_refined(session, arch, directory)]
     if not missing:
         return False
-    jobs = [(arch.to_json(), run.refine_dir(arch.arch_id)) for arch in missing]
+    jobs = [(arch.to_json(), directory) for arch, directory in missing]
     steps: dict[str, float] = {}
     total, label = len(missing) * recipe.epochs, metric_label(session.recipe.data.metric)
 
@@ -368,11 +399,11 @@ def fine_tune(session: Session, archs: Sequence[Architecture], *, cluster: Clust
             storage=run.path / "ray",
             on_result=on_result,
         )
-    failed = [arch for arch in missing if not _record_refined(session, arch)]
-    for arch in failed:
-        reporter.message(f"fine-tuning {arch.arch_id} failed: {errors.get(str(run.refine_dir(arch.arch_id)))}")
+    failed = [directory for arch, directory in missing if not _record_refined(session, arch, directory)]
+    for directory in failed:
+        reporter.message(f"fine-tuning {directory.name} failed: {errors.get(str(directory))}")
     if len(failed) == len(missing):
-        first = errors.get(str(run.refine_dir(failed[0].arch_id)))
+        first = errors.get(str(failed[0]))
         raise CheckpointError(
             f"fine-tuning failed for all {len(failed)} candidates; the first one: {first}",
             hint=f"correct the cause and run the same command on {run.path} again",
@@ -380,27 +411,32 @@ def fine_tune(session: Session, archs: Sequence[Architecture], *, cluster: Clust
     return True
 
 
-def _record_refined(session: Session, arch: Architecture) -> bool:
+def _record_refined(session: Session, arch: Architecture, directory: Path) -> bool:
     """Append the row of a finished fine-tuning; False while it is not finished."""
-    refined = read_refined(session.run.refine_dir(arch.arch_id))
+    refined = read_refined(directory)
     if refined is None or not session.run.candidates.has(refined.candidate):
         return False
-    if refined.candidate.candidate_id in set(session.run.evaluations()["candidate_id"]):
-        return True
+    record_trained(session, refined.candidate, accuracy=refined.accuracy, seconds=refined.seconds)
+    return True
+
+
+def record_trained(session: Session, candidate: Candidate, *, accuracy: Accuracy, seconds: float) -> None:
+    """Append the row of a candidate with weights of its own, unless there is one."""
+    if candidate.candidate_id in set(session.run.evaluations()["candidate_id"]):
+        return
     session.run.evaluations_table.append(
         [
             {
-                **refined.candidate.row(),
-                **accuracy_row(refined.accuracy),
-                **session.pricer.price([arch])[0].row(),
+                **candidate.row(),
+                **accuracy_row(accuracy),
+                **session.pricer.price([candidate.architecture])[0].row(),
                 "split": "search",
-                "trial_number": _NO_TRIAL,
-                "seconds": refined.seconds,
+                "trial_number": NO_TRIAL,
+                "seconds": seconds,
                 "utc_time": utc_now(),
             }
         ]
     )
-    return True
 
 
 def _gain(session: Session) -> str:
@@ -429,13 +465,17 @@ def verify(session: Session, *, reporter: Reporter) -> bool:
     chosen = choose_for_verification(evaluations, space=run.space, device_id=session.device_id, num=recipe.candidates)
     measure = session.recipe.search.measure != "none"
     where = f"on {session.device_id} and on" if measure else "on"
-    reporter.stage("verify", text=f"{len(chosen)} candidates {where} the verify split")
+    baselines, left_out = adopted(run.baselines, data=session.workload.data, device=session.device)
+    beside = f" and {len(baselines)} baselines" if baselines else ""
+    reporter.stage("verify", text=f"{len(chosen)} candidates{beside} {where} the verify split")
+    for sentence in left_out:
+        reporter.message(sentence)
     settings = VerifySettings(
         candidates=recipe.candidates, protocol=recipe.protocol, seed=session.recipe.seed, measure=measure
     )
     verified = verify_candidates(
         session.bench,
-        [session.bench.twin(candidate) for candidate in chosen],
+        [*(session.bench.twin(candidate) for candidate in chosen), *baselines],
         evaluations=evaluations,
         pricer=session.pricer,
         settings=settings,

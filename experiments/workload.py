@@ -20,6 +20,7 @@ from nas.materialise import Workbench
 from nas.refine import FineTuning, RefineSettings
 from nas.run import Run, open_run
 from nas.search.pool import SubnetScore
+from nas.soup import copy_settings
 from nas.training.context import TrainContext
 from nas.training.loop import train_supernet
 from nas.training.settings import PhaseSettings, TrainSettings
@@ -97,7 +98,7 @@ class Workload:
             space=self.run.space,
             data=self.data,
             store=self.run.candidates,
-            settings=self.refine_settings,
+            settings=copy_settings(self.refine_settings, directory),
             precision=self.device.spec.precision,
         )
         tuning.run(Architecture.from_json(arch_json), directory=directory, on_epoch=on_epoch)

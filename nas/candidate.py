@@ -3,11 +3,13 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 from searchspaces import Architecture
 
-WeightsKind = Literal["inherited", "fine-tuned"]
+WeightsKind = Literal["inherited", "fine-tuned", "averaged", "baseline"]
+"""Sliced from the supernet; trained further; the mean of fine-tuned copies, see `nas.soup`; those of an ONNX file from
+elsewhere, see `nas.baselines`."""
 
 HASH_LENGTH = 16
 """Hexadecimal digits of the weights' hash."""
@@ -49,11 +51,11 @@ class Candidate:
     def from_row(cls, row: Mapping[Any, object]) -> "Candidate":
         """Read what `row` wrote; other columns of a table's row are ignored."""
         kind = row["weights_kind"]
-        assert kind in ("inherited", "fine-tuned"), kind
+        assert kind in get_args(WeightsKind), kind
         return cls(
             architecture=Architecture.from_json(str(row["architecture"])),
             weights=str(row["weights"]),
-            weights_kind="inherited" if kind == "inherited" else "fine-tuned",
+            weights_kind=cast(WeightsKind, kind),
             precision=str(row["precision"]),
         )
 

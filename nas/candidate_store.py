@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
@@ -35,17 +36,25 @@ class CandidateStore:
         """Store the weights of an inherited candidate's recalibrated network."""
         self._write(self.path(candidate), candidate.architecture, network, kind=candidate.weights_kind)
 
-    def save_fine_tuned(self, arch: Architecture, network: nn.Module, *, precision: str = "fp32") -> Candidate:
-        """Store fine-tuned weights; the candidate's hash is that of the weights file.
+    def save_trained(
+        self,
+        arch: Architecture,
+        network: nn.Module,
+        *,
+        precision: str = "fp32",
+        kind: Literal["fine-tuned", "averaged"] = "fine-tuned",
+    ) -> Candidate:
+        """Store a network's own weights; the candidate's hash is that of the weights file.
 
         Args:
             arch: of the network.
             network: with its own, fp32 weights.
             precision: that the candidate is deployed and judged in.
+            kind: where the weights come from.
         """
         digest = hashlib.sha256(tensors_to_bytes(network.state_dict())).hexdigest()[:HASH_LENGTH]
-        candidate = Candidate(architecture=arch, weights=digest, weights_kind="fine-tuned", precision=precision)
-        self._write(self.path(candidate), arch, network, kind="fine-tuned")
+        candidate = Candidate(architecture=arch, weights=digest, weights_kind=kind, precision=precision)
+        self._write(self.path(candidate), arch, network, kind=kind)
         return candidate
 
     def _write(self, path: Path, arch: Architecture, network: nn.Module, *, kind: WeightsKind) -> None:

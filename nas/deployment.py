@@ -13,6 +13,7 @@ from torch import nn
 
 from hardware.artifacts.artifact import Artifact
 from hardware.device import Device
+from hardware.formats import onnx_importer
 from nas.accuracy import Accuracy, predict_classes, score
 from nas.data import DataSplits, Examples, PreprocessedNetwork
 from nas.errors import ExportError
@@ -72,6 +73,25 @@ class Deployment:
             path=path,
             precision=spec.precision,
             calibration=inputs[:_CALIBRATION_IMAGES].float() if spec.precision != "fp32" else None,
+        )
+
+    def adopt(self, source: Artifact, *, path: Path) -> Artifact:
+        """Make an ONNX file of somebody else into the device's artifact, which is written to `path` if it is another.
+
+        Args:
+            source: takes raw inputs as `deployable` networks do; made int8 if the device computes so and it does not.
+            path: of the artifact.
+
+        Raises:
+            DeviceError: the device's files cannot be made from ONNX.
+            MeasurementError: the format does not know an operator; it is named.
+        """
+        precision, inputs = self.device.spec.precision, self.data.train.inputs
+        return onnx_importer(self.device).import_onnx(
+            source,
+            path=path,
+            precision=precision,
+            calibration=inputs[:_CALIBRATION_IMAGES].float() if source.precision != precision else None,
         )
 
     def accuracy(self, artifact: Artifact, images: Examples) -> Accuracy:

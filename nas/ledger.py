@@ -151,7 +151,7 @@ def ledger(
     return Ledger(
         stages=stages,
         devices=device_costs(run.measurements(), taken=run.sessions_table.read()),
-        evaluations=len(inherited),
+        evaluations=inherited["candidate_id"].nunique(),
         evaluation_seconds=float(inherited["seconds"].sum()),
         fine_tunings=len(tuned),
         fine_tuning_seconds=float(tuned["seconds"].sum()),

@@ -10,6 +10,7 @@ from hardware.artifacts.artifact import Artifact
 from hardware.device import Device
 from hardware.lease import UnitLock
 from nas.accuracy import Accuracy
+from nas.baselines import BASELINE
 from nas.candidate import Candidate, inherited_candidate
 from nas.data import DataSplits, Examples
 from nas.deployment import Comparison, Deployment
@@ -104,7 +105,9 @@ class Workbench:
         return self.deployment.deployable(self.network(candidate), shape=self._shape(candidate))
 
     def build(self, candidate: Candidate, path: Path) -> Artifact:
-        """Write the candidate's artifact for the device to `path`."""
+        """Write the candidate's artifact for the device to `path`; a baseline's file may be run from where it is."""
+        if candidate.weights_kind == BASELINE:
+            return self.deployment.adopt(self.run.baselines.open(candidate), path=path)
         return self.deployment.build(self.network(candidate), shape=self._shape(candidate), path=path)
 
     def artifact(self, candidate: Candidate) -> Artifact:

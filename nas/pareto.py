@@ -37,7 +37,7 @@ class FrontPoint:
         provenance: "measured", "predicted" or "unmeasured" (there is none), of `latency_ms`.
         suspect: the measurement failed its own checks.
         macs, params: counts for one image.
-        weights_kind: "inherited" or "fine-tuned".
+        weights_kind: "inherited", "fine-tuned" or "averaged".
         architecture: its JSON.
     """
 

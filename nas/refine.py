@@ -140,7 +140,7 @@ class FineTuning:
                 ),
             )
             on_epoch({"epoch": epoch + 1, "loss": loss, "accuracy": accuracy.value})
-        candidate = self._store.save_fine_tuned(arch, network, precision=self._precision)
+        candidate = self._store.save_trained(arch, network, precision=self._precision)
         result: dict[str, JSON] = {
             "candidate": dict(candidate.row()),
             "accuracy": accuracy_row(accuracy),

@@ -16,6 +16,7 @@ from hardware.errors import StorageError
 from hardware.files import JSON, TEMPORARY_PREFIX, has_manifest, read_json, read_manifest, write_json, write_text
 from hardware.measurement import MEASUREMENT_SCHEMA
 from hardware.table import Table
+from nas.baselines import BASELINE, BaselineStore
 from nas.errors import CheckpointError, RunError
 from nas.joint_front import JointFront, compute_joint_front
 from nas.limits import recipe_limits
@@ -129,6 +130,11 @@ class Run:
 
         return CandidateStore(self.path / "candidates", space=self.space, num_classes=self.info.num_classes)
 
+    @cached_property
+    def baselines(self) -> BaselineStore:
+        """Networks of other people that are shown beside the front."""
+        return BaselineStore(self.path / "baselines")
+
     def measurements_table(self, device_id: str) -> Table:
         """What was measured on one device."""
         return Table(self._measurements_dir / device_id, schema=MEASUREMENT_SCHEMA)
@@ -170,8 +176,14 @@ class Run:
         return pd.concat(frames, ignore_index=True)
 
     def verifications(self) -> pd.DataFrame:
-        """Everything that was measured and evaluated on the verify split."""
-        return self.verifications_table.read()
+        """Every candidate that was measured and evaluated on the verify split; baselines are none."""
+        rows = self.verifications_table.read()
+        return rows[rows["weights_kind"] != BASELINE].astype({"macs": "int64", "params": "int64"})
+
+    def baseline_rows(self) -> pd.DataFrame:
+        """The baselines among what was measured and evaluated on the verify split; `macs` and `params` may be null."""
+        rows = self.verifications_table.read()
+        return rows[rows["weights_kind"] == BASELINE]
 
     def limits(self, device: str) -> tuple[Limit, ...]:
         """The limits that the recipe sets now, as far as they hold on a device: on others than its own only counts.

@@ -12,6 +12,9 @@ UNMEASURED = "unmeasured"
 PREDICTED = "predicted"
 """Provenance of a verified candidate that was not to be measured: its latency is the predicted one."""
 
+NO_TRIAL, ADDED_TRIAL = -1, -2
+"""Trial numbers of what no study proposed: fine-tuned candidates, and architectures that somebody added."""
+
 # What is evaluated, measured and exported: the key that every table shares.
 _CANDIDATE = [
     ("candidate_id", pa.string()),

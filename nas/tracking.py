@@ -26,6 +26,7 @@ class RunView:
         history: rows of the training history in order; numbers only, each with "step".
         evaluations: the evaluations table.
         verifications: the verifications table; it may be empty.
+        baselines: rows of baselines, with the columns of `verifications`; None as long as there are none.
         front: the points of pareto.json; empty before verification.
         predictor_scores: figures of the latency predictor on held-out subnets, by name; empty before profiling.
         promises: figures of promised against found, by name (see `nas.promises`); empty before
@@ -47,10 +48,18 @@ class RunView:
     predictor_scores: Mapping[str, float]
     hypervolume: Sequence[float]
     promises: Mapping[str, float] = field(default_factory=dict)
+    baselines: pd.DataFrame | None = None
     artifacts: Sequence[Path] = ()
     tags: Mapping[str, str] = field(default_factory=dict)
     status: RunStatus = "running"
     error: str | None = None
+
+    @property
+    def verified_rows(self) -> pd.DataFrame:
+        """What is verified, baselines included."""
+        if self.baselines is None or not len(self.baselines):
+            return self.verifications
+        return pd.concat([self.verifications, self.baselines]) if len(self.verifications) else self.baselines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

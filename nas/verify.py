@@ -9,13 +9,14 @@ import pandas as pd
 from hardware.errors import DeadDeviceError
 from hardware.measurement import CostMeasurement
 from nas.accuracy import Accuracy, accuracy_row
+from nas.baselines import BASELINE
 from nas.candidate import Candidate
 from nas.materialise import Workbench
 from nas.measure import measure_candidates
 from nas.pareto import front_order
 from nas.pricing import Pricer
 from nas.run import Run, utc_now
-from nas.tables import PREDICTED, UNMEASURED
+from nas.tables import ADDED_TRIAL, PREDICTED, UNMEASURED
 from searchspaces import SearchSpace
 
 VERIFY = "verify"
@@ -57,7 +58,7 @@ def choose_for_verification(
     """The space's two ends, then candidates of the predicted front and of the fronts behind it, spread over latencies.
 
     Accuracies have intervals, so candidates just behind the front may well belong to it. The ends, where they were
-    evaluated, show what the space can do.
+    evaluated, show what the space can do. Architectures that somebody added come on top of `num`.
     """
     rows = evaluations[evaluations["device_id"] == device_id].drop_duplicates("candidate_id", keep="last")
     rows = rows.sort_values(["latency_predicted_ms", "candidate_id"])
@@ -65,7 +66,8 @@ def choose_for_verification(
     records = rows.to_dict("records")
     ends = {space.smallest.arch_id, space.largest.arch_id}
     order.sort(key=lambda n: records[n]["arch_id"] not in ends)
-    return [Candidate.from_row(records[n]) for n in order[:num]]
+    named = [n for n in order[num:] if records[n]["trial_number"] == ADDED_TRIAL]
+    return [Candidate.from_row(records[n]) for n in [*order[:num], *named]]
 
 
 def verify_candidates(
@@ -87,7 +89,7 @@ def verify_candidates(
 
     Args:
         bench: makes artifacts.
-        chosen: what to verify.
+        chosen: what to verify; baselines may be among them.
         evaluations: rows of the search split, for what was promised.
         pricer: says again what was promised.
         settings: how thoroughly.
@@ -97,7 +99,7 @@ def verify_candidates(
         DeviceError: the device is busy, or the run was measured on another machine.
     """
     run, device_id = bench.run, bench.device.spec.device_id
-    verified = run.verifications()
+    verified = run.verifications_table.read()
     verified = verified[verified["device_id"] == device_id].drop_duplicates("candidate_id", keep="last")
     known = {str(row["candidate_id"]): row for row in verified.to_dict("records")}
     dead: DeadDeviceError | None = None
@@ -130,11 +132,11 @@ def verify_candidates(
                 {
                     **candidate.row(),
                     **accuracy_row(accuracy),
-                    **pricer.price([candidate.architecture])[0].row(),
+                    **_promised(run, candidate, pricer=pricer),
                     "split": "verify",
                     "accuracy_search": _accuracy(evaluations, candidate),
                     "accuracy_inherited": _accuracy(evaluations, bench.inherit(candidate.architecture)),
-                    **_latency_row(measured, without=without),
+                    **latency_row(measured, without=without),
                     "utc_time": utc_now(),
                 }
             ]
@@ -152,7 +154,14 @@ def _is_told(before: Mapping[Hashable, object], measured: CostMeasurement | None
     return without == UNMEASURED or before["provenance"] != UNMEASURED
 
 
-def _latency_row(measured: CostMeasurement | None, *, without: str) -> dict[str, object]:
+def _promised(run: Run, candidate: Candidate, *, pricer: Pricer) -> Mapping[str, object]:
+    """The columns of a price; nothing is predicted of a baseline."""
+    if candidate.weights_kind != BASELINE:
+        return pricer.price([candidate.architecture])[0].row()
+    return run.baselines.get(candidate.architecture.arch_id).price_row(pricer.predictor.device_id)
+
+
+def latency_row(measured: CostMeasurement | None, *, without: str) -> dict[str, object]:
     """The columns of a latency, or of its absence, of which `without` is the provenance."""
     if measured is None:
         nothing = dict.fromkeys(("latency_ms", "latency_low_ms", "latency_high_ms"), float("nan"))

@@ -16,6 +16,7 @@ import plotly.graph_objects as go
 
 from experiments.tracking.hover import (
     Point,
+    baseline_hover,
     by_device,
     evaluated_hover,
     front_hover,
@@ -41,7 +42,12 @@ _TICKS_PER_DECADE = (1, 1.5, 2, 3, 4, 5, 7)
 
 
 def pareto_figure(
-    front: Sequence[Point], evaluations: pd.DataFrame, verifications: pd.DataFrame, *, title: str = "Verified front"
+    front: Sequence[Point],
+    evaluations: pd.DataFrame,
+    verifications: pd.DataFrame,
+    *,
+    baselines: Sequence[Point] = (),
+    title: str = "Verified front",
 ) -> go.Figure:
     """Accuracy against latency: the verified front, what else was verified, and what was only predicted.
 
@@ -49,6 +55,7 @@ def pareto_figure(
         front: the points of pareto.json.
         evaluations: the evaluations table: accuracy on the search split, predicted latency.
         verifications: the verifications table: accuracy on the verify split, measured latency.
+        baselines: the baselines of pareto.json; those without a latency are left out.
         title: first line of the heading, for example the run's name and device.
 
     Returns:
@@ -65,7 +72,9 @@ def pareto_figure(
     if (promised := _promise_trace(front)) is not None:
         figure.add_trace(promised)
     figure.add_trace(_front_trace(front, verified=newest, label="verified front" if measured else "predicted front"))
-    latencies = [number(point.get("latency_ms")) for point in front]
+    if baselines := [point for point in baselines if math.isfinite(number(point.get("latency_ms")))]:
+        figure.add_trace(_baseline_trace(baselines))
+    latencies = [number(point.get("latency_ms")) for point in (*front, *baselines)]
     latencies += others["latency_ms"].tolist() + cloud["latency_predicted_ms"].tolist()
     lowest, num_below = _lowest_shown([number(point.get("accuracy")) for point in front], cloud=cloud["accuracy"])
     counts = f"{len(front)} on the front, {len(newest)} verified, {len(cloud)} evaluated"
@@ -293,6 +302,18 @@ def _verified_trace(rows: pd.DataFrame) -> go.Scatter:
         },
         name="verified, not on the front",
         text=[verified_hover(row) for row in rows.to_dict("records")],
+        hovertemplate="%{text}<extra></extra>",
+    )
+
+
+def _baseline_trace(points: Sequence[Point]) -> go.Scatter:
+    return go.Scatter(
+        x=[number(point["latency_ms"]) for point in points],
+        y=[number(point["accuracy"]) for point in points],
+        mode="markers",
+        marker={"color": _INK, "symbol": "diamond-open", "size": 11, "line": {"width": 2}},
+        name="baseline",
+        text=[baseline_hover(point) for point in points],
         hovertemplate="%{text}<extra></extra>",
     )
 

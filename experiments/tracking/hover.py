@@ -33,6 +33,23 @@ def front_hover(point: Point, *, details: Mapping[object, object]) -> str:
     )
 
 
+def baseline_hover(point: Point) -> str:
+    """A baseline beside the front."""
+    low, high = pair(point.get("latency_interval_ms"))
+    accuracy = "[{}, {}]".format(*(_percent(bound) for bound in pair(point.get("accuracy_interval"))))
+    return _hover(
+        arch_id=point.get("name"),
+        candidate=point.get("candidate"),
+        kind=point.get("weights_kind"),
+        lines=[
+            f"{metric_label(point.get('metric'))} {_percent(point.get('accuracy'))}  {accuracy}",
+            f"latency {_ms(point.get('latency_ms'))}  [{_ms(low)}, {_ms(high)}]",
+            _counts(point.get("macs"), params=point.get("params")),
+            f"provenance: {html.escape(str(point.get('provenance')))}" + _warning(point.get("suspect")),
+        ],
+    )
+
+
 def joint_hover(point: Point) -> str:
     """A point of the joint front, with its latency on every device."""
     accuracy = "[{}, {}]".format(*(_percent(bound) for bound in pair(point.get("accuracy_interval"))))

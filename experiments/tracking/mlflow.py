@@ -83,7 +83,7 @@ class MlflowTracker:
                 experiment_id, run_name=view.name, tags={RUN_TAG: view.run_id, KIND_TAG: "run"}
             )
             self._sync_parent(parent, view=view)
-            self._sync_children(parent, records=candidate_records(view.evaluations, view.verifications))
+            self._sync_children(parent, records=candidate_records(view.evaluations, view.verified_rows))
             self._sync_artifacts(parent, view=view)
             status = view.status.upper()  # MLflow has the same four
             if status == "RUNNING" and parent.info.status != status:

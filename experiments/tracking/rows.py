@@ -10,6 +10,7 @@ from datetime import datetime
 import pandas as pd
 import yaml
 
+from nas.baselines import BASELINE
 from nas.tables import PREDICTED, UNMEASURED
 
 LARGEST_PARAM = 6_000
@@ -83,6 +84,7 @@ def candidate_records(evaluations: pd.DataFrame, verifications: pd.DataFrame) ->
         own = evaluation.get("device_id", next(iter(on_devices), None))
         verification = on_devices.get(own, {})
         row = evaluation or verification
+        genes = _genes(row.get("architecture"))
         # NaN where nothing was measured: a predicted latency has its own name and never this one.
         metrics = _metrics(evaluation, names=_EVALUATION_METRICS) | _metrics(verification, names=_VERIFICATION_METRICS)
         for device_id, further in on_devices.items():
@@ -97,8 +99,8 @@ def candidate_records(evaluations: pd.DataFrame, verifications: pd.DataFrame) ->
             tags["archsmith.provenance"] = provenance
         records[candidate_id] = CandidateRecord(
             candidate_id=candidate_id,
-            name=f"{row.get('arch_id', candidate_id)} {row.get('weights_kind', '')}".strip(),
-            params=_genes(row.get("architecture")) | {key: str(row[key]) for key in _LABELS if key in row},
+            name=f"{_name(row, genes=genes) or candidate_id} {row.get('weights_kind', '')}".strip(),
+            params=genes | {key: str(row[key]) for key in _LABELS if key in row},
             metrics=metrics,
             tags=tags,
             timestamp_ms=_timestamp_ms(row.get("utc_time")),
@@ -147,6 +149,11 @@ def _plain(value: object) -> object:
         return None
     item = getattr(value, "item", None)
     return item() if callable(item) else value
+
+
+def _name(row: Mapping[str, object], *, genes: Mapping[str, str]) -> object:
+    """An architecture's id, a baseline's own name; None if the row has neither."""
+    return genes.get("name") if row.get("weights_kind") == BASELINE else row.get("arch_id")
 
 
 def _genes(architecture: object) -> dict[str, str]:

@@ -50,8 +50,9 @@ def run_search(
     known: Mapping[str, Values],
     record: Callable[[Sequence[Evaluated]], None],
     on_progress: Callable[[int, int], None],
+    used_up: Callable[[], str | None] = lambda: None,
 ) -> str:
-    """Evaluate architectures until `settings.evaluations` unique ones are known.
+    """Evaluate architectures until `settings.evaluations` unique ones are known, or another budget is used up.
 
     `record` is called with every finished task's results before their trials are told, so that a kill between the two
     loses nothing: the next call finds the rows.
@@ -64,6 +65,8 @@ def run_search(
         known: values by arch_id of what earlier calls evaluated and the limits allow.
         record: stores results durably.
         on_progress: called with (evaluated, wanted).
+        used_up: asked before each task but the first; says which other budget ends the search, None while it goes on.
+            Tasks that were begun are finished.
 
     Returns:
         Why it ended, a short sentence.
@@ -71,7 +74,7 @@ def run_search(
     Raises:
         EvaluationError: more than half of the tasks fail, after the first five or when nothing is left to try.
     """
-    search = _Search(study, pricer=pricer, pool=pool, settings=settings, known=known)
+    search = _Search(study, pricer=pricer, pool=pool, settings=settings, known=known, used_up=used_up)
     return search.run(record=record, on_progress=on_progress)
 
 
@@ -84,7 +87,9 @@ class _Search:
         pool: EvaluationPool,
         settings: SearchSettings,
         known: Mapping[str, Values],
+        used_up: Callable[[], str | None],
     ) -> None:
+        self._used_up, self._ended_by = used_up, ""
         self._study, self._pricer, self._pool, self._settings = study, pricer, pool, settings
         self._space = pricer.space
         self._known = dict(known)
@@ -111,7 +116,7 @@ class _Search:
         on_progress(min(len(self._known), wanted), wanted)
         while True:
             # One task more than workers, so that no worker waits for the driver.
-            while len(self._tasks) <= self._pool.num_workers and self._missing() > 0 and not self._exhausted:
+            while len(self._tasks) <= self._pool.num_workers and self._missing() > 0 and not self._must_end():
                 self._submit()
             if not self._tasks:
                 break
@@ -120,7 +125,15 @@ class _Search:
         if self._missing() <= 0:
             return f"{len(self._known)} architectures evaluated"
         self._require_few_failures()
+        if self._ended_by:
+            return f"{len(self._known)} of {wanted} architectures evaluated: {self._ended_by}"
         return f"no further architecture to evaluate after {len(self._known)} of {wanted}"
+
+    def _must_end(self) -> bool:
+        """Whether nothing new is begun: the space is exhausted, or a budget is used up and something was evaluated."""
+        if not self._ended_by and (self._known or self._tasks):
+            self._ended_by = self._used_up() or ""
+        return self._exhausted or bool(self._ended_by)
 
     def _missing(self) -> int:
         return self._settings.evaluations - len(self._known) - len(self._in_flight)

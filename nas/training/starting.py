@@ -3,6 +3,7 @@
 A supernet directory is what `nas.supernet_files.save_supernet` writes, or any checkpoint of a run's training.
 """
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,11 +11,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from hardware.errors import StorageError
-from hardware.files import MANIFEST_NAME, Manifest, has_manifest, read_manifest
+from hardware.files import JSON, MANIFEST_NAME, Manifest, has_manifest, read_manifest, staged_file, write_manifest
 from nas.errors import CheckpointError, RunError
 from nas.run import open_run
-from nas.training.checkpoints import load_tensors
-from nas.training.finished import WEIGHTS_FILE
+from nas.training.checkpoints import load_tensors, save_tensors
+from nas.training.finished import OPTIMIZER_FILE, WEIGHTS_FILE
 from searchspaces import SearchSpace
 from searchspaces.elastic.supernet import Supernet
 
@@ -56,6 +57,39 @@ def start_from(supernet: Supernet, directory: Path) -> None:
     own = supernet.state_dict()
     found = load_tensors(directory / WEIGHTS_FILE)
     supernet.load_state_dict({name: found[name] if found[name].shape == own[name].shape else own[name] for name in own})
+
+
+def take_over(
+    directory: Path, *, space: SearchSpace, num_classes: int, checkpoints: Path, details: Mapping[str, JSON]
+) -> None:
+    """Copy a supernet directory byte by byte to `checkpoints`/epoch-0000, where a run finds it trained.
+
+    Args:
+        directory: a supernet of the same weights and classes.
+        space: of the run.
+        num_classes: of the run.
+        checkpoints: of the run.
+        details: kept in the new manifest.
+
+    Raises:
+        CheckpointError: as `check_start`, or it has other classes.
+        StorageError: it cannot be written.
+    """
+    check_start(directory, space)
+    few, classifier = _shapes_of(space)
+    shapes = _shapes_in(directory / WEIGHTS_FILE)
+    found = {shapes[name][0] for name in few if name in classifier}
+    if found != {num_classes}:
+        raise CheckpointError(
+            f"the supernet in {directory} has {', '.join(map(str, sorted(found)))} classes, this run has {num_classes}",
+            hint="train it on, so that it learns the other classes: train.epochs of 1 or more",
+        )
+    target = checkpoints / "epoch-0000"
+    with staged_file(target / WEIGHTS_FILE) as temporary:
+        shutil.copyfile(directory / WEIGHTS_FILE, temporary)
+    save_tensors(target / OPTIMIZER_FILE, {})
+    own: dict[str, JSON] = {"epoch": 0, "step": 0, "space_id": space.space_id, "weights_id": space.weights_id}
+    write_manifest(target, files=[WEIGHTS_FILE, OPTIMIZER_FILE], details={**own, **details})
 
 
 def start_sha256(directory: Path) -> str:

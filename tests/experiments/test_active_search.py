@@ -89,7 +89,7 @@ class Bed:
         self.measuring = Measuring(self.session)
         self.found: dict[str, tuple[Architecture, float]] = {}
         self.kill_after: int | None = None
-        self.pools = 0
+        self.pools, self.time_for = 0, 1_000
         self.settings = SearchSettings(
             sampler="nsga2", evaluations=evaluations, population=4, subnets_per_task=1, limits=(), seed=0
         )
@@ -130,6 +130,7 @@ class Bed:
             sources=(),
             known=self.known,
             record=self.record,
+            used_up=lambda: "time is over" if len(self.found) >= self.time_for else None,
             reporter=Heard(),
         )
 
@@ -184,3 +185,14 @@ def test_a_call_that_was_killed_while_measuring_measures_without_workers(bed: Be
     search.run(pool=bed.pool)
     assert bed.measuring.calls[-1] == (8, 1.0)
     assert bed.pools == 1
+
+
+def test_a_search_whose_time_is_over_measures_what_it_has_and_goes_on_later(bed: Bed) -> None:
+    bed.time_for = 4
+    assert bed.search().run(pool=bed.pool).startswith("time is over, ")
+    assert bed.measuring.calls == [(2, 0.25), (4, 1.0)]
+    assert bed.search().is_done()
+    bed.time_for = 1_000
+    assert not bed.search().is_done()
+    bed.search().run(pool=bed.pool)
+    assert len(bed.found) == 8

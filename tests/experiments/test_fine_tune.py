@@ -6,57 +6,31 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
-import torch
 
 from experiments.pipeline import fine_tune
-from experiments.recipe import load_recipe
 from experiments.reporter import SilentReporter
-from experiments.session import Session, open_session
+from experiments.session import Session
 from experiments.workload import load_workload
-from hardware.cost import analytic_costs
 from nas.errors import CheckpointError, RunError
+from nas.soup import read_soup
 from nas.specialize import Specialist
-from nas.training.checkpoints import Checkpoint, save_checkpoint
-from predictors import fit_latency_predictor
+from searchspaces import Architecture
 from tests.experiments.conftest import InProcess
-
-RECIPE = """
-name: small
-data: {dataset: digits, search: 300, verify: 400, report: 300}
-space: {name: mbconv-small, settings: {resolutions: [8, 12], width: 0.25, stem_stride: 1}}
-train: {epochs: 1, recalibration_images: 100}
-refine: {epochs: 1}
-"""
+from tests.experiments.small_session import give_weights, open_untrained
+from tests.fakes.reporters import Heard
 
 
 @pytest.fixture
 def untrained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
     monkeypatch.setattr("experiments.pipeline.connect", lambda *_, **__: nullcontext())
-    (tmp_path / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
-    return open_session(load_recipe(tmp_path / "recipe.yaml"), tmp_path / "run")
+    return open_untrained(tmp_path)
 
 
 @pytest.fixture
 def session(untrained: Session) -> Session:
     """A run with a checkpoint of fresh weights and a predictor that only looks at MACs."""
-    run = untrained.run
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        weights = run.space.build_supernet(num_classes=10).state_dict()
-    save_checkpoint(
-        run.train_dir / "checkpoints",
-        Checkpoint(epoch=1, step=1, weights=weights, optimizer={}, details={"space_id": run.space.space_id}),
-    )
-    genomes_NG = np.unique(run.space.sample_many(20, np.random.default_rng(0)), axis=0)
-    macs_N = analytic_costs(run.space.op_table(genomes_NG)).macs_N
-    archs = [arch.to_json() for arch in run.space.architectures(genomes_NG)]
-    table = pd.DataFrame({"architecture": archs, "latency_ms": 0.01 + 1e-7 * macs_N})
-    fit_latency_predictor(table, space=run.space, device_id="onnxruntime-cpu").save(
-        run.predictor_dir("onnxruntime-cpu")
-    )
+    give_weights(untrained)
     return untrained
 
 
@@ -67,6 +41,24 @@ def in_process(
     for arch, directory in jobs:
         workload.fine_tune(arch, directory=directory, on_epoch=partial(on_result, str(directory)))
     return {}
+
+
+def first_answer(arch: Architecture) -> Specialist:
+    return Specialist(
+        architecture=arch,
+        accuracy=0.5,
+        accuracy_interval=(0.4, 0.6),
+        latency=1.0,
+        latency_interval=(0.9, 1.1),
+        unit="ms",
+        in_range=True,
+        within_limits=True,
+        evaluated=None,
+        macs=1,
+        params=1,
+        peak_memory_bytes=1,
+        others={},
+    )
 
 
 def test_an_architecture_that_is_asked_for_is_fine_tuned_once(
@@ -90,22 +82,7 @@ def test_the_command_fine_tunes_the_first_answer(
 ) -> None:
     monkeypatch.setattr("experiments.stages.refine_on_ray", in_process)
     arch = session.run.space.smallest
-    first = Specialist(
-        architecture=arch,
-        accuracy=0.5,
-        accuracy_interval=(0.4, 0.6),
-        latency=1.0,
-        latency_interval=(0.9, 1.1),
-        unit="ms",
-        in_range=True,
-        within_limits=True,
-        evaluated=None,
-        macs=1,
-        params=1,
-        peak_memory_bytes=1,
-        others={},
-    )
-    monkeypatch.setattr("nas.specialize.specialize", lambda *_, **__: [first])
+    monkeypatch.setattr("nas.specialize.specialize", lambda *_, **__: [first_answer(arch)])
     document = json.loads(nas("specialize", session.run.path, "--fine-tune", "--format", "json").out)
     (row,) = session.run.evaluations().to_dict("records")
     assert document["fine_tuned"]["candidate"] == row["candidate_id"]
@@ -113,6 +90,41 @@ def test_the_command_fine_tunes_the_first_answer(
     table = nas("specialize", session.run.path, "--fine-tune")
     assert f"fine-tuned {arch.arch_id}" in table.out
     assert "finished before" in table.err
+
+
+def test_copies_are_averaged_once_and_the_better_mean_is_a_candidate(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.stages.refine_on_ray", in_process)
+    run, arch = session.run, session.run.space.smallest
+    heard = Heard()
+    fine_tune(session, [arch], reporter=heard, copies=3)
+    soup = read_soup(run.refine_dir(arch.arch_id))
+    assert soup is not None
+    rows = run.evaluations()
+    tuned = rows[rows["weights_kind"] == "fine-tuned"]
+    assert set(tuned["candidate_id"]) == set(soup.copies)
+    assert len(soup.copies) == 3
+    assert soup.best_copy.value == tuned["accuracy"].max()
+    averaged = rows[rows["weights_kind"] == "averaged"]["candidate_id"].tolist()
+    assert averaged == ([] if soup.candidate is None else [soup.candidate.candidate_id])
+    assert "of 3 copies" in heard.messages[-1]
+    fine_tune(session, [arch], reporter=heard, copies=3)
+    assert len(run.evaluations()) == len(rows)
+    assert read_soup(run.refine_dir(arch.arch_id)) == soup
+
+
+def test_the_command_says_what_averaging_came_to(
+    session: Session, monkeypatch: pytest.MonkeyPatch, nas: InProcess
+) -> None:
+    monkeypatch.setattr("experiments.stages.refine_on_ray", in_process)
+    monkeypatch.setattr("nas.specialize.specialize", lambda *_, **__: [first_answer(session.run.space.smallest)])
+    found = json.loads(nas("specialize", session.run.path, "--fine-tune", "--copies", "2", "--format", "json").out)
+    tuned = found["fine_tuned"]
+    assert len(tuned["soup"]["copies"]) == 2
+    assert tuned["accuracy"] == max(tuned["soup"][name]["accuracy"] for name in ("best_copy", "greedy"))
+    assert "2 copies, the best" in nas("specialize", session.run.path, "--fine-tune", "--copies", "2").out
+    assert nas("specialize", session.run.path, "--copies", "2").code == 2
 
 
 def test_trials_that_all_fail_say_why(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,12 +58,12 @@ def test_stored_weights_compute_the_same_bit_for_bit(store: CandidateStore, trai
 def test_fine_tuned_candidates_are_named_after_their_weights(store: CandidateStore, tmp_path: Path) -> None:
     supernet = fresh_supernet()
     network = supernet.extract(SPACE.smallest)
-    first = store.save_fine_tuned(SPACE.smallest, network)
+    first = store.save_trained(SPACE.smallest, network)
     assert first.weights_kind == "fine-tuned"
-    assert store.save_fine_tuned(SPACE.smallest, network) == first
+    assert store.save_trained(SPACE.smallest, network) == first
     with torch.no_grad():
         next(network.parameters()).add_(1.0)
-    second = store.save_fine_tuned(SPACE.smallest, network)
+    second = store.save_trained(SPACE.smallest, network)
     assert second.candidate_id != first.candidate_id
     assert sorted(path.name for path in (tmp_path / "candidates").iterdir()) == sorted(
         [first.candidate_id, second.candidate_id]

@@ -179,6 +179,17 @@ def test_a_few_failed_subnets_do_not_squash_the_front() -> None:
     assert pareto_figure(points, evaluations(), verified).layout.yaxis.autorangeoptions.minallowed is None
 
 
+def test_baselines_are_marked_and_wait_for_their_latency() -> None:
+    evaluated = evaluations()
+    verified = verifications(evaluated)
+    point = {"name": "resnet & co", "candidate": "x", "accuracy": 0.94, "latency_ms": 0.15, "weights_kind": "baseline"}
+    figure = pareto_figure(front(verified), evaluated, verified, baselines=[point, point | {"latency_ms": None}])
+    shown = trace(figure, "baseline")
+    assert (shown.x, shown.y) == ((0.15,), (0.94,))
+    assert "resnet &amp; co" in shown.text[0]
+    assert all(one.name != "baseline" for one in pareto_figure(front(verified), evaluated, verified).data)
+
+
 def test_a_predicted_front_is_called_so() -> None:
     evaluated = evaluations()
     verified = verifications(evaluated)

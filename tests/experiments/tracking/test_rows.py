@@ -118,6 +118,15 @@ def test_a_latency_that_was_not_measured_is_never_shown_as_one() -> None:
     assert "latency_ms" not in record.metrics
 
 
+def test_a_baseline_goes_by_its_own_name() -> None:
+    architecture = json.dumps({"genes": {"name": "resnet", "sha256": "0a"}, "space": "onnx"})
+    baseline = row("x", architecture=architecture, weights_kind="baseline", macs=math.nan, params=7)
+    (record,) = candidate_records(frame(), pd.DataFrame([baseline]))
+    assert record.name == "resnet baseline"
+    assert (record.params["space"], record.params["weights_kind"]) == ("onnx", "baseline")
+    assert record.metrics == {"verify_accuracy": 0.5, "params": 7}
+
+
 def test_a_space_with_very_many_genes_is_shown_as_one_text() -> None:
     genes = {f"gene{n}": n for n in range(LARGEST_GENES + 1)}
     architecture = json.dumps({"genes": genes, "space": "huge"})

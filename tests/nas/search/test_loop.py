@@ -123,6 +123,7 @@ class Search:
         self.rows: list[Evaluated] = []
         self.told: list[tuple[int, int]] = []
         self.dies_after_records = 0
+        self.used_up: Callable[[], str | None] = lambda: None
 
     def known(self) -> dict[str, Values]:
         return {
@@ -161,6 +162,7 @@ class Search:
             known=self.known(),
             record=self.record,
             on_progress=lambda done, wanted: self.told.append((done, wanted)),
+            used_up=self.used_up,
         )
 
     def trials(self) -> list[optuna.trial.FrozenTrial]:
@@ -521,3 +523,18 @@ def test_unseen_neighbours_of_a_large_space_are_new_and_within_the_limit() -> No
     impossible = replace(limit, value=limit.value / 100)
     none_left = Neighbours(space, costs=pricer.costs, limits=[impossible], rng=np.random.default_rng(0))
     assert none_left.find(near=[], is_new=lambda arch: True) is None
+
+
+def test_another_budget_ends_a_search_which_goes_on_with_more(quick_search: Search) -> None:
+    judge = CountingJudge()
+    # Used up from the beginning: what bounds every front is evaluated all the same.
+    quick_search.used_up = lambda: "two hours are over"
+    assert quick_search.run(SerialPool(judge)) == "3 of 12 architectures evaluated: two hours are over"
+    assert_nothing_twice(quick_search, judge)
+    assert quick_search.run(SerialPool(judge)) == "3 of 12 architectures evaluated: two hours are over"
+    quick_search.used_up = lambda: "three are" if len(quick_search.rows) >= 6 else None
+    assert quick_search.run(SerialPool(judge)).endswith("of 12 architectures evaluated: three are")
+    assert 6 <= len(quick_search.rows) < 12
+    quick_search.used_up = lambda: None
+    assert quick_search.run(SerialPool(judge)) == "12 architectures evaluated"
+    assert_nothing_twice(quick_search, judge)

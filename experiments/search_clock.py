@@ -1,0 +1,29 @@
+"""The hours that a search may take."""
+
+import time
+
+from experiments.session import Session
+
+_SECONDS = 3600.0
+
+
+class SearchClock:
+    """Adds up the time of the stage `search`: of earlier calls as the run's table says, and of this one from now on.
+
+    A call that was killed left no row, so its time is not counted.
+    """
+
+    def __init__(self, session: Session) -> None:
+        rows = session.run.stages_table.read()
+        self._hours = session.recipe.search.hours
+        self._before = float(rows[rows["stage"] == "search"]["seconds"].sum())
+        self._start = time.monotonic()
+
+    def used_up(self) -> str | None:
+        """What to say when the hours of the recipe are used up; None as long as they are not, or without a limit."""
+        if self._hours is None:
+            return None
+        seconds = self._before + time.monotonic() - self._start
+        if seconds < self._hours * _SECONDS:
+            return None
+        return f"{seconds / _SECONDS:.3g} of search.hours={self._hours:g} are used up, give more to go on"
