@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import TYPE_CHECKING, Literal, cast, get_args
 
 from hardware.artifacts.artifact import Artifact
 from hardware.artifacts.onnx import open_in_one_piece, open_onnx
@@ -20,9 +20,11 @@ from hardware.errors import DeviceError, StorageError
 from hardware.files import JSON, has_manifest, read_manifest, write_bytes, write_manifest
 from hardware.formats import onnx_importer
 from nas.candidate import Candidate
-from nas.data import DataSplits
 from nas.errors import RunError
 from searchspaces import Architecture
+
+if TYPE_CHECKING:
+    from nas.data import DataSplits
 
 BASELINE: Literal["baseline"] = "baseline"
 SPACE_ID = "onnx"
@@ -141,7 +143,7 @@ class BaselineStore:
 
 
 def read_baseline(
-    path: Path, *, name: str | None, takes: BaselineInput, data: DataSplits, device: Device, folder: Path
+    path: Path, *, name: str | None, takes: BaselineInput, data: "DataSplits", device: Device, folder: Path
 ) -> tuple[Baseline, Artifact]:
     """Look at an ONNX file and make it one that takes raw inputs.
 
@@ -178,7 +180,7 @@ def read_baseline(
     return baseline, source
 
 
-def misfit(source: Artifact, *, data: DataSplits, device: Device) -> tuple[str, str] | None:
+def misfit(source: Artifact, *, data: "DataSplits", device: Device) -> tuple[str, str] | None:
     """Why an ONNX file cannot be compared with a run's candidates on a device, and what to do; None if it can."""
     spec = device.spec
     expected, answers = (spec.batch, *data.native_shape), (spec.batch, data.num_classes)
@@ -207,7 +209,7 @@ def misfit(source: Artifact, *, data: DataSplits, device: Device) -> tuple[str, 
     return None
 
 
-def adopted(store: BaselineStore, *, data: DataSplits, device: Device) -> tuple[list[Candidate], list[str]]:
+def adopted(store: BaselineStore, *, data: "DataSplits", device: Device) -> tuple[list[Candidate], list[str]]:
     """A run's baselines as candidates on a device, and sentences about those that cannot run there."""
     candidates, left_out = [], []
     for baseline in store.all():
