@@ -43,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--accuracy", type=Path, metavar="FILE", help="of nb201: data.anb of analog-nasbench, or its wheel"
     )
+    parser.add_argument(
+        "--first-seed", type=int, default=0, metavar="N", help="settings of ofa were chosen on 0 to 2 [default: 0]"
+    )
     parser.add_argument("--work", type=Path, metavar="DIR", help="keeps finished searches, one file a sampler")
     parser.add_argument(
         "--evaluations",

@@ -72,7 +72,7 @@ def compare(
             _searched(
                 report, store, case, problem, sampler, seed=seed, budget=_budget(options, sampler), computed=computed
             )
-            for seed in range(_seeds(options, sampler))
+            for seed in range(options.first_seed, options.first_seed + _seeds(options, sampler))
         ]
         curves[sampler] = _curves(searches, front)
         _add(report, f"{case}/{sampler}", curves[sampler], wanted=(wanted or {}) if sampler == OURS else {})

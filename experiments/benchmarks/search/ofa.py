@@ -33,7 +33,7 @@ def add_ofa(report: BenchmarkReport, options: argparse.Namespace) -> None:
     objectives = read_ofa_objectives(table=table, predictor=predictor)
     limits_L = _limits(objectives, num=_QUICK_LIMITS if options.quick else _LIMITS)
     ours_SL, theirs_SL, seconds = [], [], []
-    for seed in range(options.seeds):
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
         started_s = time.perf_counter()
         front = predicted_front(objectives.space, objectives.both, seed=seed)
         found_s = time.perf_counter()
