@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from experiments.cli_options import err_console
 from experiments.cli_spaces import Format, FormatOption
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def add(
     from nas import open_run
 
     own = [_architecture(text) for text in archs or []]
-    err = Console(stderr=True, soft_wrap=not sys.stderr.isatty())
+    err = err_console()
     recipe = load_recipe(open_run(where).recipe_path)
     with (
         exclusive(where),

@@ -1,7 +1,6 @@
 """The commands `nas devices list | show | measure | calibrate | check`."""
 
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -9,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from experiments.cli_options import err_console, out_console
 from experiments.cli_spaces import Format, FormatOption
 
 if TYPE_CHECKING:
@@ -175,7 +174,7 @@ def show(
                 str(row["utc_time"])[:16],
                 escape(str(row["suspect_reason"])),
             )
-        _out().print(shown)
+        out_console(width=160).print(shown)
 
 
 @app.command()
@@ -246,7 +245,7 @@ def measure(
         typer.echo(f"{name}    {value:,.0f}")
     typer.echo(f"measured    {record.num_rounds} rounds of {record.runs_per_round} runs, drift {record.drift:+.1%}")
     if record.suspect:
-        _err().print(f"[yellow]suspect[/yellow]: {escape(record.suspect_reason)}", highlight=False)
+        err_console().print(f"[yellow]suspect[/yellow]: {escape(record.suspect_reason)}", highlight=False)
 
 
 @app.command()
@@ -310,7 +309,7 @@ def calibrate(
     chosen = get_device(device, threads=threads, batch=batch, connectors=_connectors())
     searched = _space(space)
     sources = calibrated_elsewhere(device, space=searched, sibling=fp32_sibling(chosen)) if transfer else []
-    with _connected(address), ConsoleReporter(_err()) as reporter:
+    with _connected(address), ConsoleReporter(err_console()) as reporter:
         told = f", building on {', '.join(one.device_id for one in sources)}" if sources else ""
         reporter.stage("calibrate", text=f"{samples} + {held_out} subnets on {device}{told}")
         found = run(
@@ -383,7 +382,7 @@ def _measure_file(device: "Device", path: Path, *, calibration: Path | None, pro
     from experiments.console import ConsoleReporter
     from experiments.measure_file import measure_file
 
-    with ConsoleReporter(_err()) as reporter:
+    with ConsoleReporter(err_console()) as reporter:
         reporter.stage("measure", text=f"{path.name} on {device.spec.device_id}")
         record = measure_file(
             device,
@@ -408,7 +407,7 @@ def _measure_architecture(
     else:
         arch = Architecture.from_json(_architecture_text(what))
         space.validate(arch)
-    with ConsoleReporter(_err()) as reporter:
+    with ConsoleReporter(err_console()) as reporter:
         reporter.stage("measure", text=f"{arch.arch_id} on {device.spec.device_id}")
         found = measure_architectures(
             device,
@@ -453,11 +452,3 @@ def _document(record: "CostMeasurement") -> dict[str, object]:
 def _rows(frame: "pd.DataFrame") -> list[dict[str, object]]:
     rows = frame[list(_SHOWN)].assign(utc_time=frame["utc_time"].astype(str)).to_dict("records")
     return [{str(key): value for key, value in row.items()} for row in rows]
-
-
-def _out() -> Console:
-    return Console(soft_wrap=False, width=None if sys.stdout.isatty() else 160)
-
-
-def _err() -> Console:
-    return Console(stderr=True, soft_wrap=not sys.stderr.isatty())

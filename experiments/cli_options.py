@@ -1,10 +1,12 @@
-"""What commands that take a recipe share."""
+"""What commands share: arguments, options and consoles."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 RecipeArgument = Annotated[Path, typer.Argument(metavar="RECIPE", help="Recipe file (YAML).", show_default=False)]
 SetOption = Annotated[
@@ -16,6 +18,13 @@ FromOption = Annotated[
 ]
 QuickOption = Annotated[bool, typer.Option("--quick", help="Apply the recipe's `quick` block: small, for trying out.")]
 
+WhereArgument = Annotated[
+    Path, typer.Argument(metavar="RUN|RECIPE", help="Run directory, or a recipe to start one.", show_default=False)
+]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.", show_default=False)]
+AddressOption = Annotated[str | None, typer.Option("--address", help="Ray cluster; default: an embedded instance.")]
+DeviceOption = Annotated[str | None, typer.Option("--device", metavar="ID", help="Device id; default: the recipe's.")]
+
 
 def overrides(set_: list[str] | None, *, from_: Path | None = None) -> list[str]:
     """What `load_recipe` is to change, from what was typed."""
@@ -25,3 +34,13 @@ def overrides(set_: list[str] | None, *, from_: Path | None = None) -> list[str]
 def default_run_dir(name: str, *, quick: bool) -> Path:
     """Where a recipe's run is if nobody says otherwise."""
     return Path("runs") / (f"{name}-quick" if quick else name)
+
+
+def out_console(*, width: int = 140) -> Console:
+    """Standard output for tables; of this width where nobody watches."""
+    return Console(width=None if sys.stdout.isatty() else width)
+
+
+def err_console() -> Console:
+    """Standard error for everything that is no result; lines are not broken where nobody watches."""
+    return Console(stderr=True, soft_wrap=not sys.stderr.isatty())

@@ -1,14 +1,13 @@
 """The command `nas portfolio`."""
 
 import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from experiments.cli_options import err_console, out_console
 from experiments.cli_spaces import Format, FormatOption
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ def portfolio(
         }
         typer.echo(json.dumps(document, indent=2))
         return
-    out, err = Console(width=None if sys.stdout.isatty() else 160), Console(stderr=True, soft_wrap=True)
+    out, err = out_console(width=160), err_console()
     if chosen is None:
         err.print(
             f"no {max_models} architectures together meet all {len(targets)} budgets: allow more (--max-models)",

@@ -3,14 +3,13 @@
 import json
 import re
 import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
+from experiments.cli_options import err_console, out_console
 from experiments.cli_spaces import Format, FormatOption
 
 if TYPE_CHECKING:
@@ -101,7 +100,7 @@ def specialize(
             "" if one.peak_memory_bytes is None else f"{one.peak_memory_bytes:,}",
             ", ".join(notes),
         )
-    out = Console(width=None if sys.stdout.isatty() else 160)
+    out = out_console(width=160)
     out.print(table)
     if tuned is not None:
         low, high = tuned["accuracy_interval"]
@@ -113,9 +112,8 @@ def specialize(
     if tuned is not None and tuned["soup"] is not None:
         out.print(_soup_line(tuned["soup"]), highlight=False)
     if (unsure := [one for one in found if _is_open(one)]) and tuned is None:
-        err = Console(stderr=True, soft_wrap=True)
         more = "" if len(unsure) == 1 else f" ({len(unsure) - 1} more: to_be_sure of --format json)"
-        err.print(
+        err_console().print(
             f"to be sure, measure {unsure[0].architecture.arch_id}{more}:\n"
             f"  {_measure_command(run, unsure[0], device_id=device_id)}",
             highlight=False,
@@ -156,7 +154,7 @@ def _fine_tune(where: Path, one: "Specialist", *, copies: int) -> dict[str, Any]
 
     with exclusive(where):
         session = resume_session(where)
-        with ConsoleReporter(Console(stderr=True, soft_wrap=not sys.stderr.isatty())) as reporter:
+        with ConsoleReporter(err_console()) as reporter:
             fine_tune(session, [one.architecture], reporter=reporter, copies=copies)
         run, arch_id = session.run, one.architecture.arch_id
         found = [read_refined(copy_dir(run, arch_id, number)) for number in range(copies)]
