@@ -1,25 +1,14 @@
-"""The search loop: ask, look up, price, judge on the pool, remember, tell."""
+"""The search with inherited weights: propose, judge on the pool, remember, tell."""
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-import numpy as np
-from optuna.trial import Trial
-
-from nas.errors import EvaluationError
 from nas.pricing import Price, Pricer
-from nas.search.neighbours import Neighbours
 from nas.search.pool import EvaluationPool, SubnetScore, TaskResult
+from nas.search.proposals import Proposal, Proposals
 from nas.search.settings import SearchSettings
 from nas.search.study import SearchStudy, Values
 from searchspaces import Architecture
-
-_LOGGER = logging.getLogger(__name__)
-
-# After so many useless proposals in a row (duplicates, infeasible ones) an unseen neighbour is proposed instead.
-_PATIENCE = 8
-_FAILURES_BEFORE_STOP = 5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,15 +19,6 @@ class Evaluated:
     trial_number: int
     price: Price
     score: SubnetScore
-
-
-@dataclass(slots=True)
-class _Proposal:
-    """An architecture in a task, with every trial that waits for its value (later duplicates join)."""
-
-    architecture: Architecture
-    price: Price
-    trials: list[Trial] = field(default_factory=list)
 
 
 def run_search(
@@ -71,114 +51,44 @@ def run_search(
     Raises:
         EvaluationError: more than half of the tasks fail, after the first five or when nothing is left to try.
     """
-    search = _Search(study, pricer=pricer, pool=pool, settings=settings, known=known)
+    search = _Search(Proposals(study, pricer=pricer, settings=settings, known=known), pool=pool, settings=settings)
     return search.run(record=record, on_progress=on_progress)
 
 
 class _Search:
-    def __init__(
-        self,
-        study: SearchStudy,
-        *,
-        pricer: Pricer,
-        pool: EvaluationPool,
-        settings: SearchSettings,
-        known: Mapping[str, Values],
-    ) -> None:
-        self._study, self._pricer, self._pool, self._settings = study, pricer, pool, settings
-        self._space = pricer.space
-        self._known = dict(known)
-        self._in_flight: dict[str, _Proposal] = {}
-        self._tasks: dict[int, list[_Proposal]] = {}
-        self._failed: set[str] = set()
-        self._neighbours = Neighbours(
-            pricer.space,
-            costs=pricer.costs,
-            limits=settings.limits,
-            rng=np.random.default_rng((settings.seed, len(known))),
-        )
-        self._exhausted = False
-        self._num_tasks = self._num_failed = 0
-        self._last_failure = ""
+    def __init__(self, proposals: Proposals, *, pool: EvaluationPool, settings: SearchSettings) -> None:
+        self._proposals, self._pool, self._settings = proposals, pool, settings
+        self._tasks: dict[int, list[Proposal]] = {}
 
     def run(self, *, record: Callable[[Sequence[Evaluated]], None], on_progress: Callable[[int, int], None]) -> str:
-        self._study.recover(self._known)
-        # The ends of the space first: they bound every front, and every sampler learns from them.
-        for end in (self._space.smallest, self._space.largest):
-            if end.arch_id not in self._known:
-                self._study.propose_next(end)
-        wanted = self._settings.evaluations
-        on_progress(min(len(self._known), wanted), wanted)
+        proposals = self._proposals
+        on_progress(*proposals.progress)
         while True:
             # One task more than workers, so that no worker waits for the driver.
-            while len(self._tasks) <= self._pool.num_workers and self._missing() > 0 and not self._exhausted:
+            while len(self._tasks) <= self._pool.num_workers and proposals.missing() > 0 and not proposals.exhausted:
                 self._submit()
             if not self._tasks:
                 break
             self._finish(self._pool.next_result(), record=record)
-            on_progress(min(len(self._known), wanted), wanted)
-        if self._missing() <= 0:
-            return f"{len(self._known)} architectures evaluated"
-        self._require_few_failures()
-        return f"no further architecture to evaluate after {len(self._known)} of {wanted}"
-
-    def _missing(self) -> int:
-        return self._settings.evaluations - len(self._known) - len(self._in_flight)
+            on_progress(*proposals.progress)
+        return proposals.ended()
 
     def _submit(self) -> None:
-        proposals: list[_Proposal] = []
-        while len(proposals) < min(self._settings.subnets_per_task, self._missing() + len(proposals)):
-            proposal = self._propose()
+        task: list[Proposal] = []
+        while len(task) < self._settings.subnets_per_task and self._proposals.missing() > 0:
+            proposal = self._proposals.take()
             if proposal is None:
-                self._exhausted = True
                 break
-            proposals.append(proposal)
-        if proposals:
-            self._num_tasks += 1
-            self._tasks[self._num_tasks] = proposals
-            self._pool.submit(self._num_tasks, architectures=[proposal.architecture for proposal in proposals])
-
-    def _propose(self) -> _Proposal | None:
-        """The next architecture worth judging, or None when there is none left."""
-        useless = 0
-        while self._num_seen() < self._space.size:
-            if useless >= _PATIENCE:
-                near = [proposal.architecture for proposal in self._in_flight.values()]
-                neighbour = self._neighbours.find(near=near, is_new=self._is_new)
-                if neighbour is None:
-                    return None
-                self._study.propose_next(neighbour)
-            trial, arch = self._study.ask()
-            price = self._pricer.price([arch])[0]
-            self._study.constrain(trial, price)
-            if arch.arch_id in self._known:
-                self._study.tell(trial, self._known[arch.arch_id])
-            elif arch.arch_id in self._in_flight:
-                self._in_flight[arch.arch_id].trials.append(trial)
-            elif arch.arch_id in self._failed:
-                self._study.fail(trial, reason="the evaluation of this architecture failed before")
-            elif self._exceeds(price):
-                self._study.tell_infeasible(trial, price)
-            else:
-                proposal = _Proposal(architecture=arch, price=price, trials=[trial])
-                self._in_flight[arch.arch_id] = proposal
-                return proposal
-            useless += 1
-        return None
-
-    def _num_seen(self) -> int:
-        return len(self._known) + len(self._in_flight) + len(self._failed)
-
-    def _exceeds(self, price: Price) -> bool:
-        return any(limit.violation(price.cost(limit.name)) > 0 for limit in self._settings.limits)
-
-    def _is_new(self, arch: Architecture) -> bool:
-        return not (arch.arch_id in self._known or arch.arch_id in self._in_flight or arch.arch_id in self._failed)
+            task.append(proposal)
+        if task:
+            number = self._proposals.count_task()
+            self._tasks[number] = task
+            self._pool.submit(number, architectures=[proposal.architecture for proposal in task])
 
     def _finish(self, result: TaskResult, *, record: Callable[[Sequence[Evaluated]], None]) -> None:
-        proposals = self._tasks.pop(result.task_id)
+        task = self._tasks.pop(result.task_id)
         if result.error is not None:
-            self._fail(proposals, reason=result.error)
+            self._proposals.fail(task, reason=result.error)
             return
         scores = {score.arch_id: score for score in result.scores}
         record(
@@ -189,33 +99,8 @@ class _Search:
                     price=proposal.price,
                     score=scores[proposal.architecture.arch_id],
                 )
-                for proposal in proposals
+                for proposal in task
             ]
         )
-        for proposal in proposals:
-            arch_id = proposal.architecture.arch_id
-            score = scores[arch_id]
-            values = Values(accuracy=score.accuracy.value, latency_ms=proposal.price.latency_predicted_ms)
-            self._known[arch_id] = values
-            del self._in_flight[arch_id]
-            for trial in proposal.trials:
-                self._study.tell(trial, values)
-
-    def _fail(self, proposals: Sequence[_Proposal], *, reason: str) -> None:
-        self._num_failed += 1
-        self._last_failure = reason
-        for proposal in proposals:
-            self._failed.add(proposal.architecture.arch_id)
-            del self._in_flight[proposal.architecture.arch_id]
-            for trial in proposal.trials:
-                self._study.fail(trial, reason=reason)
-        _LOGGER.warning("evaluation failed: %s", reason)
-        if self._num_tasks >= _FAILURES_BEFORE_STOP:
-            self._require_few_failures()
-
-    def _require_few_failures(self) -> None:
-        if self._num_failed * 2 > self._num_tasks:
-            raise EvaluationError(
-                f"{self._num_failed} of {self._num_tasks} evaluation tasks failed; the last one: {self._last_failure}",
-                hint="correct the cause and run the same command again: finished evaluations are kept",
-            )
+        for proposal in task:
+            self._proposals.tell(proposal, accuracy=scores[proposal.architecture.arch_id].accuracy.value)
