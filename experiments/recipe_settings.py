@@ -254,6 +254,13 @@ class SearchSettings(Section):
     workers: Workers = Field(default=2, description="evaluation workers", json_schema_extra=OPERATIONAL)
     subnets_per_task: Workers = Field(default=4, description="subnets judged by one task")
     limits: SearchLimits = Field(default=SearchLimits(), description="constraints")
+    early_stopping: float | None = Field(
+        default=None,
+        ge=0.5,
+        lt=1,
+        description="confidence with which a candidate must be unable to reach the front to be stopped; null: none is",
+        json_schema_extra={"allowed": "a number from 0.5 to below 1, for example 0.95, or null"},
+    )
 
 
 class RefineSettings(Section):

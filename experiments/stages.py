@@ -14,7 +14,7 @@ from experiments.reporter import Reporter
 from experiments.session import Session, is_trained, require_trainable
 from experiments.training_progress import following
 from hardware.files import MANIFEST_NAME, has_manifest
-from nas.accuracy import accuracy_row, metric_label
+from nas.accuracy import metric_label
 from nas.candidate import Candidate
 from nas.errors import CheckpointError, RunError
 from nas.export import Exported, choose_point, export_candidate
@@ -25,10 +25,10 @@ from nas.pareto import unmeasured_points, verified_points
 from nas.pricing import require_reachable, search_limits
 from nas.profile import ProfileSettings, profile_device, profile_path
 from nas.refine import choose_for_refinement, read_refined
-from nas.run import utc_now
 from nas.search.loop import Evaluated, run_search
+from nas.search.records import evaluation_row, known_rivals, known_values, record_evaluated
 from nas.search.settings import SearchSettings
-from nas.search.study import Values, open_study
+from nas.search.study import open_study
 from nas.training.checkpoints import finished_checkpoints, load_checkpoint
 from nas.training.history import HistoryReader, TrainHistory
 from nas.training.loop import CHECKPOINTS, HISTORY
@@ -208,7 +208,17 @@ def current_evaluations(session: Session) -> pd.DataFrame:
     Left out are those of an earlier supernet's inherited weights, and those beyond the limits of the search, which may
     be newer than they; on a further device only the limits on counts matter.
     """
-    rows = session.run.evaluations_on(session.device_id)
+    return _still_counting(session, session.run.evaluations_on(session.device_id))
+
+
+def stopped_rows(session: Session, *, of_epochs: int = 0) -> pd.DataFrame:
+    """What early stopping ended, of those that still count, one an architecture; of fine-tunings of `of_epochs`."""
+    rows = session.run.stopped()
+    rows = rows[(rows["device_id"] == session.device_id) & (rows["of_epochs"] == of_epochs)]
+    return _still_counting(session, rows).drop_duplicates("arch_id", keep="last")
+
+
+def _still_counting(session: Session, rows: pd.DataFrame) -> pd.DataFrame:
     weights = session.bench.inherit(session.run.space.smallest).weights
     current = (rows["weights_kind"] != "inherited") | (rows["weights"] == weights)
     for limit in search_limits(session.recipe.search.limits.model_dump()):
@@ -221,7 +231,8 @@ def current_evaluations(session: Session) -> pd.DataFrame:
 
 def search_is_done(session: Session) -> bool:
     """Whether enough unique architectures are evaluated, or the space has no more."""
-    return len(inherited_rows(session)) >= min(session.recipe.search.evaluations, session.run.space.size)
+    known = known_values(inherited_rows(session), stopped_rows(session))
+    return len(known) >= min(session.recipe.search.evaluations, session.run.space.size)
 
 
 def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_rows: Callable[[], None]) -> bool:
@@ -236,14 +247,12 @@ def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_
         subnets_per_task=recipe.subnets_per_task,
         limits=search_limits(recipe.limits.model_dump()),
         seed=session.recipe.seed,
+        early_stopping=recipe.early_stopping,
     )
     pricer = session.pricer
     require_reachable(run.space, costs=pricer.costs, limits=settings.limits, seed=settings.seed)
     rows = inherited_rows(session)
-    known = {
-        str(row["arch_id"]): Values(accuracy=float(row["accuracy"]), latency_ms=float(row["latency_predicted_ms"]))
-        for row in rows.to_dict("records")
-    }
+    known = known_values(rows, stopped_rows(session))
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = open_study(run.study_path, name=run.info.name, pricer=pricer, settings=settings)
     if search_is_done(session):
@@ -252,20 +261,7 @@ def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_
         return False
 
     def record(evaluated: Sequence[Evaluated]) -> None:
-        run.evaluations_table.append(
-            [
-                {
-                    **session.bench.inherit(one.architecture).row(),
-                    **accuracy_row(one.score.accuracy),
-                    **one.price.row(),
-                    "split": "search",
-                    "trial_number": one.trial_number,
-                    "seconds": one.score.seconds,
-                    "utc_time": utc_now(),
-                }
-                for one in evaluated
-            ]
-        )
+        record_evaluated(run, evaluated, inherit=session.bench.inherit)
         on_rows()
 
     with cluster():
@@ -279,9 +275,12 @@ def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_
                 known=known,
                 record=record,
                 on_progress=reporter.progress,
+                rivals=known_rivals(rows, run.answers_table.read()),
             )
         finally:
             pool.close()
+    if num_stopped := len(stopped_rows(session)):
+        ended += f", {num_stopped} of them stopped early"
     front = run.front()
     best = max((point.accuracy for point in front.points), default=float("nan"))
     label = metric_label(session.recipe.data.metric)
@@ -366,15 +365,13 @@ def _record_refined(session: Session, arch: Architecture) -> bool:
         return True
     session.run.evaluations_table.append(
         [
-            {
-                **refined.candidate.row(),
-                **accuracy_row(refined.accuracy),
-                **session.pricer.price([arch])[0].row(),
-                "split": "search",
-                "trial_number": _NO_TRIAL,
-                "seconds": refined.seconds,
-                "utc_time": utc_now(),
-            }
+            evaluation_row(
+                refined.candidate,
+                accuracy=refined.accuracy,
+                price=session.pricer.price([arch])[0],
+                trial_number=_NO_TRIAL,
+                seconds=refined.seconds,
+            )
         ]
     )
     return True

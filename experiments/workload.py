@@ -1,6 +1,6 @@
 """What a worker needs of a run: data, supernet and settings, loaded from the run directory alone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,7 @@ from nas.evaluation import SubnetJudge
 from nas.materialise import Workbench
 from nas.refine import FineTuning, RefineSettings
 from nas.run import Run, open_run
-from nas.search.pool import SubnetScore
+from nas.search.pool import Judge
 from nas.training.context import TrainContext
 from nas.training.loop import train_supernet
 from nas.training.settings import PhaseSettings, TrainSettings
@@ -73,7 +73,7 @@ class Workload:
             recalibration_images=self.recipe.train.recalibration_images,
             seed=self.recipe.seed,
             # Accuracy is that of the candidate whose cost is measured: an int8 device's is found in its own runtime.
-            scorer=None if device.spec.precision == "fp32" else Deployment(device, data=self.data).score_on_search,
+            classify=None if device.spec.precision == "fp32" else Deployment(device, data=self.data).classes,
         )
 
     @cached_property
@@ -86,7 +86,7 @@ class Workload:
         fleet = self.run.path / FLEET_FILE
         return recipe_device(self.recipe, fleet=fleet if fleet.is_file() else None)
 
-    def judge(self) -> Callable[[Sequence[Architecture]], tuple[SubnetScore, ...]]:
+    def judge(self) -> Judge:
         """The function that evaluation workers apply to a task."""
         return self.subnet_judge.judge
 

@@ -20,7 +20,7 @@ from nas.errors import CheckpointError, RunError
 from nas.joint_front import JointFront, compute_joint_front
 from nas.pareto import ParetoFront, compute_front
 from nas.pricing import Pricer
-from nas.tables import EVALUATION_SCHEMA, STAGE_SCHEMA, VERIFICATION_SCHEMA
+from nas.tables import ANSWER_SCHEMA, EVALUATION_SCHEMA, STAGE_SCHEMA, STOPPED_SCHEMA, VERIFICATION_SCHEMA
 from nas.training.checkpoints import WEIGHTS_FILE, finished_checkpoints, load_checkpoint
 from nas.training.loop import CHECKPOINTS
 from predictors import PredictorError, load_predictor
@@ -68,6 +68,8 @@ class Run:
         self.path = path
         self.info = info
         self.evaluations_table = Table(path / "tables" / "evaluations", schema=EVALUATION_SCHEMA)
+        self.stopped_table = Table(path / "tables" / "stopped", schema=STOPPED_SCHEMA)
+        self.answers_table = Table(path / "tables" / "answers", schema=ANSWER_SCHEMA)
         self._measurements_dir = path / "tables" / "measurements"
         self.verifications_table = Table(path / "tables" / "verifications", schema=VERIFICATION_SCHEMA)
         self.stages_table = Table(path / "tables" / "stages", schema=STAGE_SCHEMA)
@@ -133,6 +135,10 @@ class Run:
     def evaluations(self) -> pd.DataFrame:
         """Everything that was evaluated on the search split; see `nas.tables`."""
         return self.evaluations_table.read()
+
+    def stopped(self) -> pd.DataFrame:
+        """What early stopping ended before it was evaluated to the end; see `nas.tables`."""
+        return self.stopped_table.read()
 
     def evaluations_on(self, device: str) -> pd.DataFrame:
         """What was evaluated on the search split, with the costs that are predicted for a device.

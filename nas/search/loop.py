@@ -7,6 +7,7 @@ from nas.pricing import Price, Pricer
 from nas.search.pool import EvaluationPool, SubnetScore, TaskResult
 from nas.search.proposals import Proposal, Proposals
 from nas.search.settings import SearchSettings
+from nas.search.stopping import Rival, Rivals, Stopping
 from nas.search.study import SearchStudy, Values
 from searchspaces import Architecture
 
@@ -30,6 +31,7 @@ def run_search(
     known: Mapping[str, Values],
     record: Callable[[Sequence[Evaluated]], None],
     on_progress: Callable[[int, int], None],
+    rivals: Rivals | None = None,
 ) -> str:
     """Evaluate architectures until `settings.evaluations` unique ones are known.
 
@@ -44,6 +46,7 @@ def run_search(
         known: values by arch_id of what earlier calls evaluated and the limits allow.
         record: stores results durably.
         on_progress: called with (evaluated, wanted).
+        rivals: with early stopping, those whose answers earlier calls kept.
 
     Returns:
         Why it ended, a short sentence.
@@ -51,13 +54,18 @@ def run_search(
     Raises:
         EvaluationError: more than half of the tasks fail, after the first five or when nothing is left to try.
     """
-    search = _Search(Proposals(study, pricer=pricer, settings=settings, known=known), pool=pool, settings=settings)
+    search = _Search(
+        Proposals(study, pricer=pricer, settings=settings, known=known),
+        pool=pool,
+        settings=settings,
+        rivals=rivals or Rivals(),
+    )
     return search.run(record=record, on_progress=on_progress)
 
 
 class _Search:
-    def __init__(self, proposals: Proposals, *, pool: EvaluationPool, settings: SearchSettings) -> None:
-        self._proposals, self._pool, self._settings = proposals, pool, settings
+    def __init__(self, proposals: Proposals, *, pool: EvaluationPool, settings: SearchSettings, rivals: Rivals) -> None:
+        self._proposals, self._pool, self._settings, self._rivals = proposals, pool, settings, rivals
         self._tasks: dict[int, list[Proposal]] = {}
 
     def run(self, *, record: Callable[[Sequence[Evaluated]], None], on_progress: Callable[[int, int], None]) -> str:
@@ -83,7 +91,16 @@ class _Search:
         if task:
             number = self._proposals.count_task()
             self._tasks[number] = task
-            self._pool.submit(number, architectures=[proposal.architecture for proposal in task])
+            self._pool.submit(
+                number, architectures=[proposal.architecture for proposal in task], stopping=self._stopping(task)
+            )
+
+    def _stopping(self, task: Sequence[Proposal]) -> Stopping | None:
+        confidence = self._settings.early_stopping
+        if confidence is None:
+            return None
+        rivals = tuple(self._rivals.of(proposal.price.latency_predicted_ms) for proposal in task)
+        return Stopping(confidence=confidence, rivals=rivals)
 
     def _finish(self, result: TaskResult, *, record: Callable[[Sequence[Evaluated]], None]) -> None:
         task = self._tasks.pop(result.task_id)
@@ -103,4 +120,12 @@ class _Search:
             ]
         )
         for proposal in task:
-            self._proposals.tell(proposal, accuracy=scores[proposal.architecture.arch_id].accuracy.value)
+            score = scores[proposal.architecture.arch_id]
+            if score.answers is not None:
+                self._rivals.add(
+                    Rival(arch_id=score.arch_id, answers=score.answers),
+                    accuracy=score.accuracy.value,
+                    latency_ms=proposal.price.latency_predicted_ms,
+                )
+            # What was stopped is told as it is estimated on the whole split: below its rival, so never on the front.
+            self._proposals.tell(proposal, accuracy=score.stopped.accuracy if score.stopped else score.accuracy.value)

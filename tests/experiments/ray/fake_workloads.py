@@ -18,7 +18,8 @@ from hardware.device import DeviceSpec
 from hardware.files import JSON, write_json
 from nas.accuracy import Accuracy
 from nas.errors import CheckpointError, TrainingError
-from nas.search.pool import SubnetScore
+from nas.search.pool import Judge, SubnetScore
+from nas.search.stopping import Stopping
 from nas.training.context import TrainContext
 from searchspaces import Architecture
 
@@ -115,7 +116,7 @@ class FakeWorkload:
         (self.run_dir / "mark").write_text(os.environ[MARK])
         time.sleep(600)
 
-    def judge(self) -> Callable[[Sequence[Architecture]], tuple[SubnetScore, ...]]:
+    def judge(self) -> Judge:
         return self.judge_subnets
 
     def _meet(self, num: int) -> None:
@@ -125,7 +126,9 @@ class FakeWorkload:
         while len(list(self.run_dir.glob("met-*"))) < num and time.monotonic() < deadline:
             time.sleep(0.05)
 
-    def judge_subnets(self, architectures: Sequence[Architecture]) -> tuple[SubnetScore, ...]:
+    def judge_subnets(
+        self, architectures: Sequence[Architecture], /, *, stopping: Stopping | None = None
+    ) -> tuple[SubnetScore, ...]:
         self.num_judged += 1
         if self.behaviour.get("judge") == "for ever":
             self.work_for_ever()

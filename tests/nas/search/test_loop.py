@@ -18,6 +18,7 @@ from nas.search.loop import Evaluated, run_search
 from nas.search.neighbours import Neighbours, enumerate_genomes
 from nas.search.pool import EvaluationPool, SerialPool, SubnetScore, TaskResult
 from nas.search.settings import SamplerName, SearchSettings
+from nas.search.stopping import Stopping
 from nas.search.study import SearchStudy, Values, make_sampler, open_study
 from searchspaces import Architecture, Choice, get_space
 from tests.nas.search.small_spaces import EIGHTEEN
@@ -52,7 +53,9 @@ class CountingJudge:
         self.num_tasks = 0
         self.dies_at = dies_at
 
-    def __call__(self, archs: Sequence[Architecture]) -> tuple[SubnetScore, ...]:
+    def __call__(
+        self, archs: Sequence[Architecture], /, *, stopping: Stopping | None = None
+    ) -> tuple[SubnetScore, ...]:
         self.num_tasks += 1
         if self.num_tasks == self.dies_at:
             raise KillError
