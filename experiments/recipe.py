@@ -85,7 +85,7 @@ class Recipe(Section):
     @model_validator(mode="after")
     def _stops_what_it_can(self) -> Self:
         confidence = self.search.early_stopping
-        if confidence is not None and self.data.metric != "top1":
+        if confidence is not None and self.search.candidates == "inherit" and self.data.metric != "top1":
             raise ValueError(
                 f"search.early_stopping: got {confidence}, expected null: answers are compared image by image, "
                 f"which says nothing of data.metric {self.data.metric}"

@@ -12,6 +12,7 @@ from experiments.ray.trainer import train_on_ray
 from experiments.ray.tune_refine import refine_on_ray
 from experiments.reporter import Reporter
 from experiments.session import Session, is_trained, require_trainable
+from experiments.train_candidates import search_by_training
 from experiments.training_progress import following
 from hardware.files import MANIFEST_NAME, has_manifest
 from nas.accuracy import metric_label
@@ -26,7 +27,7 @@ from nas.pricing import require_reachable, search_limits
 from nas.profile import ProfileSettings, profile_device, profile_path
 from nas.refine import choose_for_refinement, read_refined
 from nas.search.loop import Evaluated, run_search
-from nas.search.records import evaluation_row, known_rivals, known_values, record_evaluated
+from nas.search.records import NO_TRIAL, known_rivals, known_values, record_evaluated, record_refined
 from nas.search.settings import SearchSettings
 from nas.search.study import open_study
 from nas.training.checkpoints import finished_checkpoints, load_checkpoint
@@ -39,8 +40,6 @@ from searchspaces import Architecture
 
 ClusterFactory = Callable[[], AbstractContextManager[object]]
 """Enters the Ray cluster that the stage needs; entering it again is cheap."""
-
-_NO_TRIAL = -1
 
 
 def train_is_done(session: Session) -> bool:
@@ -229,17 +228,14 @@ def _still_counting(session: Session, rows: pd.DataFrame) -> pd.DataFrame:
     return rows[current]
 
 
-def search_is_done(session: Session) -> bool:
-    """Whether enough unique architectures are evaluated, or the space has no more."""
-    known = known_values(inherited_rows(session), stopped_rows(session))
-    return len(known) >= min(session.recipe.search.evaluations, session.run.space.size)
-
-
 def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_rows: Callable[[], None]) -> bool:
-    """Stage 3: let Optuna propose, evaluate on a pool of Ray actors, remember everything."""
+    """Stage 3: let Optuna propose, judge on a pool of Ray actors or train as Ray Tune trials, remember everything."""
     recipe, run = session.recipe.search, session.run
     require_trained(session)
-    reporter.stage("search", text=f"{recipe.sampler}, {recipe.evaluations} architectures of {run.space.size:,}")
+    text = f"{recipe.sampler}, {recipe.evaluations} architectures of {run.space.size:,}"
+    if recipe.candidates == "train":
+        text += f", each fine-tuned for {recipe.epochs} epochs"
+    reporter.stage("search", text=text)
     settings = SearchSettings(
         sampler=recipe.sampler,
         evaluations=recipe.evaluations,
@@ -251,11 +247,20 @@ def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_
     )
     pricer = session.pricer
     require_reachable(run.space, costs=pricer.costs, limits=settings.limits, seed=settings.seed)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if recipe.candidates == "train":
+        return search_by_training(
+            session,
+            settings=settings,
+            stopped=stopped_rows(session, of_epochs=recipe.epochs),
+            cluster=cluster,
+            reporter=reporter,
+            on_rows=on_rows,
+        )
     rows = inherited_rows(session)
     known = known_values(rows, stopped_rows(session))
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = open_study(run.study_path, name=run.info.name, pricer=pricer, settings=settings)
-    if search_is_done(session):
+    if len(known) >= min(settings.evaluations, run.space.size):
         study.recover(known)
         reporter.done("finished before")
         return False
@@ -301,6 +306,10 @@ def refine(session: Session, *, cluster: ClusterFactory, reporter: Reporter) -> 
     """Stage 4: fine-tune candidates around the front as Ray Tune trials."""
     recipe = session.recipe.refine
     require_trained(session)
+    if session.recipe.search.candidates == "train":
+        reporter.stage("refine", text="nothing: the search fine-tunes its candidates")
+        reporter.done("finished before")
+        return False
     if not len(inherited_rows(session)):
         raise RunError(f"run {session.run.path} has no evaluated architectures", hint=f"nas search {session.run.path}")
     reporter.stage("refine", text=f"{recipe.candidates} candidates around the front, {recipe.epochs} epochs each")
@@ -361,19 +370,7 @@ def _record_refined(session: Session, arch: Architecture) -> bool:
     refined = read_refined(session.run.refine_dir(arch.arch_id))
     if refined is None or not session.run.candidates.has(refined.candidate):
         return False
-    if refined.candidate.candidate_id in set(session.run.evaluations()["candidate_id"]):
-        return True
-    session.run.evaluations_table.append(
-        [
-            evaluation_row(
-                refined.candidate,
-                accuracy=refined.accuracy,
-                price=session.pricer.price([arch])[0],
-                trial_number=_NO_TRIAL,
-                seconds=refined.seconds,
-            )
-        ]
-    )
+    record_refined(session.run, refined, price=session.pricer.price([arch])[0], trial_number=NO_TRIAL)
     return True
 
 

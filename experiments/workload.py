@@ -1,7 +1,7 @@
 """What a worker needs of a run: data, supernet and settings, loaded from the run directory alone."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -90,15 +90,25 @@ class Workload:
         """The function that evaluation workers apply to a task."""
         return self.subnet_judge.judge
 
-    def fine_tune(self, arch_json: str, *, directory: Path, on_epoch: Callable[[dict[str, float]], None]) -> None:
-        """Fine-tune one candidate, or go on doing so; called by a refinement trial."""
+    def fine_tune(
+        self,
+        arch_json: str,
+        *,
+        directory: Path,
+        on_epoch: Callable[[dict[str, float]], None],
+        epochs: int | None = None,
+        use_gpu: bool = False,
+    ) -> None:
+        """Fine-tune one candidate, or go on doing so; called by a trial of the refinement or of the search."""
+        settings = self.refine_settings
         tuning = FineTuning(
             judge=self.subnet_judge,
             space=self.run.space,
             data=self.data,
             store=self.run.candidates,
-            settings=self.refine_settings,
+            settings=settings if epochs is None else replace(settings, epochs=epochs),
             precision=self.device.spec.precision,
+            device="cuda" if use_gpu else "cpu",
         )
         tuning.run(Architecture.from_json(arch_json), directory=directory, on_epoch=on_epoch)
 

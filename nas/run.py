@@ -103,6 +103,10 @@ class Run:
         """Checkpoints of one candidate's fine-tuning."""
         return self.path / "refine" / arch_id
 
+    def trained_dir(self, arch_id: str, *, epochs: int) -> Path:
+        """Checkpoints of one candidate that the search fine-tunes for so many epochs."""
+        return self.path / "search" / f"{epochs:04d}-epochs" / arch_id
+
     def predictor_dir(self, device_id: str, *, quantity: str = "latency") -> Path:
         """The stored predictor of a device's latency, or of another quantity."""
         directory = self.path / "predictors" / device_id

@@ -60,7 +60,8 @@ class JudgedStore:
                     content = json.loads(line)
                 except json.JSONDecodeError:
                     continue  # torn when the benchmark was killed
-                self._known[content.pop("arch_id")] = Judged(answers=bytes.fromhex(content.pop("answers")), **content)
+                arch_id, answers = content.pop("arch_id"), bytes.fromhex(content.pop("answers"))
+                self._known[arch_id] = Judged(answers=answers, **content)
 
     @property
     def num_images(self) -> int:

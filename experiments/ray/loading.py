@@ -25,8 +25,16 @@ class Workload(Protocol):
     def judge(self) -> Judge:
         """Return the function that judges the subnets of a task."""
 
-    def fine_tune(self, arch_json: str, *, directory: Path, on_epoch: Callable[[dict[str, float]], None]) -> None:
-        """Fine-tune one candidate, or go on doing so."""
+    def fine_tune(
+        self,
+        arch_json: str,
+        *,
+        directory: Path,
+        on_epoch: Callable[[dict[str, float]], None],
+        epochs: int | None = None,
+        use_gpu: bool = False,
+    ) -> None:
+        """Fine-tune one candidate, or go on doing so; `epochs` are those of the section `refine` if None."""
 
 
 def load(run_dir: str, *, loader: str) -> Workload:

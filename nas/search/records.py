@@ -7,11 +7,15 @@ import pandas as pd
 from nas.accuracy import Accuracy, accuracy_row
 from nas.candidate import Candidate
 from nas.pricing import Price
+from nas.refine import Refined
 from nas.run import Run, utc_now
 from nas.search.loop import Evaluated
 from nas.search.stopping import Rival, Rivals, Stopped
 from nas.search.study import Values
 from searchspaces import Architecture
+
+NO_TRIAL = -1
+"""`trial_number` of what no trial of a study stands for."""
 
 
 def evaluation_row(
@@ -50,6 +54,17 @@ def stopped_row(
         "epoch": stopped.epoch,
         "of_epochs": stopped.of_epochs,
     }
+
+
+def record_refined(run: Run, refined: Refined, *, price: Price, trial_number: int) -> bool:
+    """Append the row of a finished fine-tuning to the table `evaluations`; False if it has it already."""
+    if refined.candidate.candidate_id in set(run.evaluations()["candidate_id"]):
+        return False
+    row = evaluation_row(
+        refined.candidate, accuracy=refined.accuracy, price=price, trial_number=trial_number, seconds=refined.seconds
+    )
+    run.evaluations_table.append([row])
+    return True
 
 
 def record_evaluated(run: Run, evaluated: Sequence[Evaluated], *, inherit: Callable[[Architecture], Candidate]) -> None:

@@ -196,6 +196,14 @@ def most_differences(met: int, *, n: int, num_images: int, error: float) -> int:
     return low
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """The accuracy that a fine-tuning will end with: by the median gain, and at most, with the stated confidence."""
+
+    expected: float
+    most: float
+
+
 class FineTuningGains:
     """What finished fine-tunings of a search still gained after each epoch: how far another one may yet come.
 
@@ -218,12 +226,14 @@ class FineTuningGains:
         """
         self._curves[arch_id] = tuple(curve)
 
-    def bound(self, epoch: int, *, accuracy: float) -> float | None:
-        """The most that a candidate with this accuracy after epoch `epoch` (from 1) ends with; None: not known yet."""
+    def outlook(self, epoch: int, *, accuracy: float) -> Outlook | None:
+        """Where a candidate ends that has this accuracy after epoch `epoch` (from 1); None: too few have finished."""
         gains = sorted(curve[-1] - curve[epoch - 1] for curve in self._curves.values() if len(curve) > epoch)
         # A little less: .95 * 20 is not quite 19 in binary.
         k = math.ceil(self._confidence * (len(gains) + 1) - 1e-9)
-        return accuracy + gains[k - 1] if k <= len(gains) else None
+        if not 1 <= k <= len(gains):
+            return None
+        return Outlook(expected=accuracy + gains[(len(gains) - 1) // 2], most=accuracy + gains[k - 1])
 
 
 def beaten_by(front: Mapping[str, tuple[float, float]], *, accuracy: float, latency_ms: float) -> str | None:

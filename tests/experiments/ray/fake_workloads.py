@@ -163,7 +163,15 @@ class FakeWorkload:
             for arch in architectures
         )
 
-    def fine_tune(self, arch_json: str, *, directory: Path, on_epoch: Callable[[dict[str, float]], None]) -> None:
+    def fine_tune(
+        self,
+        arch_json: str,
+        *,
+        directory: Path,
+        on_epoch: Callable[[dict[str, float]], None],
+        epochs: int | None = None,
+        use_gpu: bool = False,
+    ) -> None:
         arch = Architecture.from_json(arch_json)
         if self.behaviour.get("refine") == "for ever":
             self.work_for_ever()
