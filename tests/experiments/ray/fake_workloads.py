@@ -22,6 +22,7 @@ from nas.search.pool import Judge, SubnetScore
 from nas.search.stopping import Stopping
 from nas.training.context import TrainContext
 from searchspaces import Architecture
+from tests.nas.search.trainings import metrics_after, write_result
 
 LOADER = "tests.experiments.ray.fake_workloads:load"
 BEHAVIOUR = "behaviour.json"
@@ -176,7 +177,7 @@ class FakeWorkload:
         if self.behaviour.get("refine") == "for ever":
             self.work_for_ever()
         directory.mkdir(parents=True, exist_ok=True)
-        match directory.name:
+        match self.behaviour.get(arch.arch_id, directory.name):
             case "nan":
                 raise TrainingError(f"the loss of {arch.arch_id} is nan", hint="lower refine.learning_rate")
             case "bug":
@@ -184,7 +185,12 @@ class FakeWorkload:
         first = len(list(directory.glob("epoch-*")))
         for epoch in range(first + 1, self.behaviour["epochs"] + 1):
             (directory / f"epoch-{epoch}").touch()
-            on_epoch({"epoch": epoch, "accuracy": 0.5, "threads": torch.get_num_threads()})
+            metrics = {"epoch": epoch, "accuracy": 0.5, "threads": torch.get_num_threads()}
+            if self.behaviour.get("refine") == "results":
+                metrics = metrics_after(epoch, 0.5)
+            on_epoch(metrics)
             if directory.name == "dies-once" and first_time(directory / "died"):
                 die()
+        if self.behaviour.get("refine") == "results":
+            write_result(directory, arch, curve=[0.5] * self.behaviour["epochs"])
         (directory / "thread").write_text(threading.current_thread().name)
