@@ -105,9 +105,12 @@ def search_by_training(
             gpus_per_trial=recipe.gpus_per_trial,
             storage=run.path / "ray",
         )
+    ended = search.ended()
+    if num_stopped := search.num_stopped:
+        ended += f", {num_stopped} of them stopped early"
     front = run.front()
     best = max((point.accuracy for point in front.points), default=float("nan"))
-    reporter.done(f"{search.ended()}; predicted front of {len(front.points)} points, best {label} on search {best:.2%}")
+    reporter.done(f"{ended}; predicted front of {len(front.points)} points, best {label} on search {best:.2%}")
     return True
 
 

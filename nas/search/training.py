@@ -38,6 +38,7 @@ class TrainingSearch:
 
     Attributes:
         max_concurrent: fine-tunings at the same time.
+        num_stopped: fine-tunings that this call stopped.
     """
 
     def __init__(
@@ -69,6 +70,7 @@ class TrainingSearch:
         self._proposals, self._directory_of, self._epochs, self._metric = proposals, directory_of, epochs, metric
         self._confidence, self.max_concurrent = confidence, max_concurrent
         self._record, self._on_progress = record, on_progress
+        self.num_stopped = 0
         self._in_flight: dict[Path, Proposal] = {}
         self._stopping: dict[Path, tuple[Stopped, Mapping[str, float]]] = {}
         self._gains = FineTuningGains(confidence=confidence or 0.0)
@@ -140,6 +142,7 @@ class TrainingSearch:
             self.fail(directory, reason="it ended without a result")
             return
         self._record(trained)
+        self.num_stopped += trained.stopped is not None
         del self._in_flight[directory]
         value = trained.stopped.accuracy if trained.stopped else trained.accuracy.value
         self._proposals.tell(proposal, accuracy=value)
