@@ -1,39 +1,31 @@
-"""What early stopping saves in a search with inherited weights, and whether it loses points of the front.
+"""Early stopping of judging: searches with and without it, on subnets that are judged once."""
 
-Searches of a run's space, each with and without early stopping, by several samplers. Every subnet that any of them
-proposes is judged once, to the end, and its answers are kept image by image in --work; the searches then take these
-answers as they would take them from a worker: until a subnet cannot beat its rival any more. So it is known of every
-stopped subnet whether it was a point of the front after all.
-
-The seconds of a search are those of its subnets: of the recalibration, which nothing shortens, and of the judged share
-of the search split. At the end, some subnets are judged by the real judge both ways, by the clock.
-"""
-
+import argparse
 import json
 import statistics
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import optuna
 
-from experiments.benchmarks.harness import BenchmarkReport, benchmark_parser, start
-from experiments.workload import Workload, load_workload
+from experiments.benchmarks.harness import BenchmarkReport
+from experiments.workload import Workload
 from nas.accuracy import top1
 from nas.evaluation import SubnetJudge
 from nas.pareto import hypervolume, pareto_mask, reference_latency
 from nas.pricing import Pricer
 from nas.search.loop import Evaluated, run_search
 from nas.search.pool import SerialPool, SubnetScore
-from nas.search.settings import SamplerName, SearchSettings
+from nas.search.settings import SearchSettings
 from nas.search.stopping import Rival, Stopping, judge_until_beaten, pack_answers, unpack_answers
 from nas.search.study import SearchStudy, make_sampler
 from searchspaces import Architecture
 
-SAMPLERS: tuple[SamplerName, ...] = ("random", "nsga2", "surrogate")
 _BATCH = 128
 _POPULATION = 24
 
@@ -45,6 +37,17 @@ class Judged:
     answers: bytes
     recalibration_s: float
     classification_s: float
+
+
+class Known(Protocol):
+    """Knows the answers of subnets on a search split of `num_images`."""
+
+    @property
+    def num_images(self) -> int:
+        """Of the search split."""
+
+    def __call__(self, arch: Architecture) -> Judged:
+        """What is known of a subnet."""
 
 
 class JudgedStore:
@@ -133,34 +136,18 @@ class Searched:
         return hypervolume(np.array(self.accuracies)[whole_N], np.array(self.latencies)[whole_N], reference=reference)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark."""
-    parser = benchmark_parser("early_stopping", description=__doc__, seeds=3)
-    parser.add_argument("--run", type=Path, required=True, metavar="DIR", help="a run with supernet and profile")
-    parser.add_argument("--work", type=Path, metavar="DIR", help="keeps judged subnets, to go on from")
-    parser.add_argument("--evaluations", type=int, default=120, metavar="N", help="of a search [default: %(default)s]")
-    parser.add_argument("--confidence", type=float, default=0.95, metavar="P", help="[default: %(default)s]")
-    parser.add_argument("--samplers", default=",".join(SAMPLERS), metavar="A,B", help="[default: %(default)s]")
-    options, report = start(parser, argv)
-    workload = load_workload(options.run)
+def add_images(report: BenchmarkReport, options: argparse.Namespace, *, workload: Workload, pricer: Pricer) -> None:
+    """Add the figures of searches with inherited weights."""
     store = JudgedStore(workload.subnet_judge, directory=options.work)
     budget, seeds = (24, 1) if options.quick else (options.evaluations, options.seeds)
-    pricer = Pricer(workload.run.space, predictor=workload.run.predictor(), num_classes=workload.data.num_classes)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     report.note("evaluations", budget)
-    report.note("confidence", options.confidence)
-    report.note("search_images", store.num_images)
     rows = []
     for sampler in options.samplers.split(","):
         pairs = []
         for seed in range(seeds):
             settings = SearchSettings(
-                sampler=sampler,
-                evaluations=budget,
-                population=_POPULATION,
-                subnets_per_task=1,
-                limits=(),
-                seed=seed,
+                sampler=sampler, evaluations=budget, population=_POPULATION, subnets_per_task=1, limits=(), seed=seed
             )
             plain = search(store, pricer=pricer, settings=settings, confidence=None)
             stopping = search(store, pricer=pricer, settings=settings, confidence=options.confidence)
@@ -173,11 +160,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         headings=["", "stopped", "images saved", "seconds saved", "lost of front", "hypervolume", "range"],
         rows=rows,
     )
-    _clock(report, workload=workload, pricer=pricer, confidence=options.confidence, num=4 if options.quick else 24)
-    return report.finish()
+    _clock(report, workload=workload, confidence=options.confidence, num=4 if options.quick else 24)
 
 
-def search(store: JudgedStore, *, pricer: Pricer, settings: SearchSettings, confidence: float | None) -> Searched:
+def search(store: Known, *, pricer: Pricer, settings: SearchSettings, confidence: float | None) -> Searched:
     """One search with the real loop, study and rule, on subnets that are judged once.
 
     Args:
@@ -273,7 +259,7 @@ def _report_sampler(report: BenchmarkReport, sampler: str, pairs: Sequence[tuple
     ]
 
 
-def _clock(report: BenchmarkReport, *, workload: Workload, pricer: Pricer, confidence: float, num: int) -> None:
+def _clock(report: BenchmarkReport, *, workload: Workload, confidence: float, num: int) -> None:
     """Judge random subnets with the real judge, to the end and against a rival, in turns: seconds by the clock."""
     judge, space = workload.subnet_judge, workload.run.space
     (best,) = judge.judge([space.largest], stopping=Stopping(confidence=confidence, rivals=(None,)))
@@ -290,7 +276,3 @@ def _clock(report: BenchmarkReport, *, workload: Workload, pricer: Pricer, confi
         images += short.accuracy.num_images
     report.add("clock/images_saved", 1.0 - images / num / len(judge.data.search))
     report.add("clock/seconds_saved", 1.0 - totals["stopped"] / totals["whole"])
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
