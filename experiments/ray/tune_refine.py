@@ -1,8 +1,9 @@
 """Fine-tuning candidates as Ray Tune trials."""
 
+import logging
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from experiments.ray.failures import describe, hinted_cause
 from experiments.ray.loading import DEFAULT_LOADER, HostLock, load
 
 QUIET = 0
-TUNE_ENVIRONMENT = {
+_ENVIRONMENT = {
     # Tune's own handler would swallow Ctrl-C and return what there is.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     # However quiet it is told to be, the new output prints to standard output, where the command line may print JSON.
@@ -92,7 +93,7 @@ def refine_on_ray(
             verbose=QUIET,
         ),
     )
-    with temporary_environment(TUNE_ENVIRONMENT):
+    with quiet_tune():
         try:
             results = tuner.fit()
         except TuneError as e:
@@ -106,6 +107,19 @@ def refine_on_ray(
         directory = names[(result.config or {})["job"]["directory"]]
         errors[directory] = None if result.error is None else reason_of(result.error)
     return errors
+
+
+@contextmanager
+def quiet_tune() -> Iterator[None]:
+    """Keep Tune from standard output, from signals, and from printing the traceback of each failure: we say why."""
+    logger = logging.getLogger("ray.tune.execution.tune_controller")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with temporary_environment(_ENVIRONMENT):
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 class _Reporting(Callback):

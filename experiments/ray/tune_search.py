@@ -14,14 +14,13 @@ from ray.tune.search import Searcher
 
 from experiments.errors import ClusterError
 from experiments.ray.cluster import require_cpus
-from experiments.ray.environment import temporary_environment
 from experiments.ray.failures import describe
 from experiments.ray.loading import DEFAULT_LOADER
 from experiments.ray.tune_refine import (
     QUIET,
     REPORTED,
-    TUNE_ENVIRONMENT,
     fine_tune_trial,
+    quiet_tune,
     reason_of,
     trial_name,
 )
@@ -90,7 +89,7 @@ def train_on_ray_tune(
             verbose=QUIET,
         ),
     )
-    with temporary_environment(TUNE_ENVIRONMENT):
+    with quiet_tune():
         try:
             tuner.fit()
         except TuneError as e:
