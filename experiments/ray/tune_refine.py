@@ -4,6 +4,7 @@ import logging
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from experiments.errors import ClusterError
 from experiments.ray.cluster import require_cpus
 from experiments.ray.environment import temporary_environment
 from experiments.ray.failures import describe, hinted_cause
-from experiments.ray.loading import DEFAULT_LOADER, HostLock, load
+from experiments.ray.loading import DEFAULT_LOADER, HostLock, Workload, load
 
 QUIET = 0
 _ENVIRONMENT = {
@@ -167,7 +168,7 @@ def fine_tune_trial(config: dict[str, Any]) -> None:
             tune.report({REPORTED: metrics})
             held.enter_context(lock.computing())
 
-        workload = load(config["run_dir"], loader=config["loader"])
+        workload = _load_once(config["run_dir"], loader=config["loader"])
         workload.fine_tune(
             job["architecture"],
             directory=Path(job["directory"]),
@@ -175,6 +176,12 @@ def fine_tune_trial(config: dict[str, Any]) -> None:
             epochs=job.get("epochs"),
             use_gpu=job.get("use_gpu", False),
         )
+
+
+@lru_cache(maxsize=1)
+def _load_once(run_dir: str, *, loader: str) -> Workload:
+    """The workload of the run, also for the next trial in this process."""
+    return load(run_dir, loader=loader)
 
 
 def reason_of(error: BaseException) -> str:

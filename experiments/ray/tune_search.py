@@ -14,6 +14,7 @@ from ray.tune.search import Searcher
 
 from experiments.errors import ClusterError
 from experiments.ray.cluster import require_cpus
+from experiments.ray.environment import temporary_environment
 from experiments.ray.failures import describe
 from experiments.ray.loading import DEFAULT_LOADER
 from experiments.ray.tune_refine import (
@@ -24,8 +25,10 @@ from experiments.ray.tune_refine import (
     reason_of,
     trial_name,
 )
+from hardware.files import write_text
 from nas.search.training import Job, TrainingSearch
 
+_FAILURE_FILE = "failure.txt"
 _UNLIMITED = -1  # trials: the study says when there are enough
 
 
@@ -71,11 +74,13 @@ def train_on_ray_tune(
     }
     job = {"epochs": epochs, "use_gpu": gpus_per_trial > 0}
     tuner = Tuner(
-        tune.with_resources(fine_tune_trial, {"CPU": cpus_per_trial, "GPU": gpus_per_trial}),
+        tune.with_resources(_train_candidate, {"CPU": cpus_per_trial, "GPU": gpus_per_trial}),
         tune_config=TuneConfig(
             search_alg=_Proposing(driver, constants=constants, job=job),
             scheduler=_StoppingScheduler(driver),
             num_samples=_UNLIMITED,
+            # Most of a trial's overhead is a process that starts and loads data and supernet.
+            reuse_actors=True,
             trial_name_creator=trial_name,
             trial_dirname_creator=trial_name,
         ),
@@ -89,7 +94,8 @@ def train_on_ray_tune(
             verbose=QUIET,
         ),
     )
-    with quiet_tune():
+    # By itself Tune starts one trial at a time with a search algorithm that is not its own.
+    with quiet_tune(), temporary_environment({"TUNE_MAX_PENDING_TRIALS_PG": str(search.max_concurrent)}):
         try:
             tuner.fit()
         except TuneError as e:
@@ -99,6 +105,17 @@ def train_on_ray_tune(
             ) from e
     if driver.error is not None:
         raise driver.error
+
+
+def _train_candidate(config: dict[str, Any]) -> None:
+    """One trial; says itself why it fails: Tune's own files come too late, and are pickles."""
+    path = Path(config["job"]["directory"]) / _FAILURE_FILE
+    path.unlink(missing_ok=True)
+    try:
+        fine_tune_trial(config)
+    except Exception as e:
+        write_text(path, reason_of(e))
+        raise
 
 
 def require_gpus(share: float) -> None:
@@ -197,9 +214,9 @@ class _Listening(Callback):
         self._driver = driver
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
-        error = trial.get_pickled_error()
-        reason = "the trial failed" if error is None else reason_of(error)
         directory = Path(trial.config["job"]["directory"])
+        path = directory / _FAILURE_FILE
+        reason = path.read_text(encoding="utf-8") if path.exists() else "the worker's process died"
         self._driver.guarded(lambda: self._driver.search.fail(directory, reason=reason))
 
 
