@@ -14,6 +14,7 @@ from nas.search.loop import Evaluated, run_search
 from nas.search.pool import EvaluationPool
 from nas.search.repricing import open_repriced_study
 from nas.search.settings import SearchSettings
+from nas.search.stopping import Rivals
 from nas.search.study import Values
 from predictors import LatencyPredictor
 
@@ -29,6 +30,7 @@ class ActiveSearch:
         profile: ProfileSettings,
         sources: Sequence[LatencyPredictor],
         known: Callable[[], Mapping[str, Values]],
+        rivals: Callable[[], Rivals],
         record: Callable[[Sequence[Evaluated]], None],
         used_up: Callable[[], str | None],
         reporter: Reporter,
@@ -41,12 +43,14 @@ class ActiveSearch:
             profile: how subnets are measured and predictors fitted.
             sources: predictors of other devices that the predictor builds on.
             known: reads what is evaluated within the limits, with the latencies that are predicted now.
+            rivals: with early stopping, those whose answers are kept.
             record: stores results durably.
             used_up: says that the search's time is over, see `run_search`.
             reporter: hears of progress.
         """
         self._session, self._settings = session, settings
-        self._known, self._record, self._used_up, self._reporter = known, record, used_up, reporter
+        self._known, self._rivals, self._record = known, rivals, record
+        self._used_up, self._reporter = used_up, reporter
         self._total = min(settings.evaluations, session.run.space.size)
         self._measuring = ActiveMeasuring(
             session.bench,
@@ -118,6 +122,7 @@ class ActiveSearch:
             record=self._record,
             on_progress=lambda done, _: self._reporter.progress(done, self._total),
             used_up=self._used_up,
+            rivals=self._rivals(),
         )
 
     def _measure(self, *, share: float) -> None:

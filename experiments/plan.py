@@ -40,6 +40,7 @@ def make_plan(recipe: Recipe, run_dir: Path) -> list[PlanLine]:
     is_done = directory.ok and (run_dir / "run.json").exists() and is_trained(open_run(run_dir), recipe=recipe)
     profile, search, refine = recipe.profile, recipe.search, recipe.refine
     limits = search_limits(search.limits.model_dump())
+    trains = search.candidates == "train"
     return [
         PlanLine(subject="space", text=f"{space.space_id}: {space.size:,} architectures{_open_input(recipe, space)}"),
         _data_line(recipe, space=space),
@@ -54,10 +55,16 @@ def make_plan(recipe: Recipe, run_dir: Path) -> list[PlanLine]:
             subject="3 search",
             text=f"{min(search.evaluations, space.size)} evaluations{_hours(search.hours)}, {search.sampler}, "
             f"{search.workers} worker(s), "
+            + (f"each fine-tuned for {search.epochs} epochs, " if trains else "")
             + (", ".join(str(limit) for limit in limits) or "no limit")
             + _measured_text(search),
         ),
-        PlanLine(subject="4 refine", text=f"{refine.candidates} candidates, {refine.epochs} epochs each"),
+        PlanLine(
+            subject="4 refine",
+            text="nothing: the search fine-tunes its candidates"
+            if trains
+            else f"{refine.candidates} candidates, {refine.epochs} epochs each",
+        ),
         PlanLine(
             subject="5 verify",
             text=f"at most {recipe.verify.candidates} candidates "

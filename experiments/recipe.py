@@ -82,6 +82,16 @@ class Recipe(Section):
             raise ValueError(f"devices: got {ids[1:]} beside {ids[0]!r}, expected every device once")
         return self
 
+    @model_validator(mode="after")
+    def _stops_what_it_can(self) -> Self:
+        confidence = self.search.early_stopping
+        if confidence is not None and self.search.candidates == "inherit" and self.data.metric != "top1":
+            raise ValueError(
+                f"search.early_stopping: got {confidence}, expected null: answers are compared image by image, "
+                f"which says nothing of data.metric {self.data.metric}"
+            )
+        return self
+
     @property
     def model_name(self) -> str:
         """Name in the model registry: the recipe's own, or `archsmith-<name>`."""

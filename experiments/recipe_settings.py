@@ -251,7 +251,7 @@ class SearchLimits(Section):
 
 
 class SearchSettings(Section):
-    """The search over subnets with inherited weights.
+    """The search over subnets, with inherited weights or fine-tuned.
 
     All of it may change when a run goes on: what was evaluated stays evaluated, and only what is missing is done.
     """
@@ -285,6 +285,41 @@ class SearchSettings(Section):
     device_seconds: float | None = Field(
         default=None, gt=0, description="seconds for measuring while searching; null: as many as profiling took"
     )
+    candidates: Literal["inherit", "train"] = Field(
+        default="inherit", description="judge subnets with the supernet's weights, or fine-tune each one first"
+    )
+    epochs: Count = Field(default=4, description="train: epochs of a candidate; rates are those of `refine`")
+    cpus_per_trial: Workers = Field(
+        default=1, description="train: CPUs and threads of a trial", json_schema_extra=OPERATIONAL
+    )
+    gpus_per_trial: float = Field(
+        default=0.0,
+        ge=0,
+        le=1_024,
+        description="train: GPUs of a trial, or a share of one",
+        json_schema_extra=OPERATIONAL,
+    )
+    early_stopping: float | None = Field(
+        default=None,
+        ge=0.5,
+        lt=1,
+        description="confidence with which a candidate must be unable to reach the front to be stopped; null: none is",
+        json_schema_extra={"allowed": "a number from 0.5 to below 1, for example 0.95, or null"},
+    )
+
+    @model_validator(mode="after")
+    def _whole_gpus(self) -> Self:
+        if self.gpus_per_trial > 1 and not self.gpus_per_trial.is_integer():
+            raise ValueError(f"gpus_per_trial: got {self.gpus_per_trial:g}, expected a share of 1 or a whole number")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_training(self) -> Self:
+        if self.candidates == "train" and self.measure == "active":
+            raise ValueError("measure: got active, but with candidates: train only none and verify are offered")
+        if self.candidates == "train" and self.cache:
+            raise ValueError("cache: what other runs have judged is of no use with candidates: train")
+        return self
 
 
 class RefineSettings(Section):

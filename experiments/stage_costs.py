@@ -1,5 +1,6 @@
 """What stages cost, kept in the run's table `stages`."""
 
+import math
 from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
@@ -41,11 +42,16 @@ def recorded(session: Session, stage: str, action: Callable[[], _T], *, device_i
 
 
 def _append(session: Session, stage: str, *, energy: EnergyInterval, ended: str, device_id: str | None) -> None:
-    train = session.recipe.train
+    train, search = session.recipe.train, session.recipe.search
+    trains = search.candidates == "train"
     workers = {
         "train": train.workers * train.threads_per_worker,
-        "search": session.recipe.search.workers,
+        "search": search.workers * (search.cpus_per_trial if trains else 1),
         "refine": session.recipe.refine.workers,
+    }
+    gpus = {
+        "train": train.workers if train.use_gpu else 0,
+        "search": math.ceil(search.workers * search.gpus_per_trial) if trains else 0,
     }
     session.run.stages_table.append(
         [
@@ -54,7 +60,7 @@ def _append(session: Session, stage: str, *, energy: EnergyInterval, ended: str,
                 "device_id": device_id or session.device_id,
                 "seconds": energy.seconds,
                 "cores": workers.get(stage, 1),
-                "gpus": train.workers if stage == "train" and train.use_gpu else 0,
+                "gpus": gpus.get(stage, 0),
                 "joules": energy.joules,
                 "ended": ended,
                 "utc_time": utc_now(),

@@ -15,9 +15,10 @@ from experiments.reporter import Reporter
 from experiments.search_clock import SearchClock
 from experiments.session import Session, is_trained, require_trainable
 from experiments.shared_supernet import reusable_accuracies, take_over_supernet
+from experiments.train_candidates import search_by_training
 from experiments.training_progress import following
 from hardware.files import MANIFEST_NAME, has_manifest
-from nas.accuracy import Accuracy, accuracy_row, metric_label
+from nas.accuracy import Accuracy, metric_label
 from nas.baselines import adopted
 from nas.candidate import Candidate
 from nas.errors import CheckpointError, RunError
@@ -29,12 +30,13 @@ from nas.pareto import unmeasured_points, verified_points
 from nas.pricing import require_reachable, search_limits
 from nas.profile import ProfileSettings, profile_device, profile_path
 from nas.refine import choose_for_refinement, read_refined
-from nas.run import utc_now
 from nas.search.loop import Evaluated, run_search
 from nas.search.pool import EvaluationPool
+from nas.search.records import append_trained, known_rivals, known_values, record_evaluated
 from nas.search.repricing import newest_study
 from nas.search.reuse import ReusingPool
 from nas.search.settings import SearchSettings
+from nas.search.stopping import Rivals
 from nas.search.study import Values, open_study
 from nas.soup import copy_dir
 from nas.tables import NO_TRIAL
@@ -219,28 +221,31 @@ def current_evaluations(session: Session) -> pd.DataFrame:
     Left out are those of an earlier supernet's inherited weights, and those beyond the limits of the search, which may
     be newer than they; on a further device only the limits on counts matter.
     """
-    rows = session.run.evaluations_on(session.device_id)
+    return _still_counting(session, session.run.evaluations_on(session.device_id))
+
+
+def stopped_rows(session: Session, *, of_epochs: int = 0) -> pd.DataFrame:
+    """What early stopping ended, of those that still count, one an architecture; of fine-tunings of `of_epochs`."""
+    rows = session.run.stopped()
+    rows = rows[(rows["device_id"] == session.device_id) & (rows["of_epochs"] == of_epochs)]
+    return _still_counting(session, rows).drop_duplicates("arch_id", keep="last")
+
+
+def _still_counting(session: Session, rows: pd.DataFrame) -> pd.DataFrame:
     weights = session.bench.inherit(session.run.space.smallest).weights
     current = (rows["weights_kind"] != "inherited") | (rows["weights"] == weights)
     return rows[current & within_limits(rows, session.run.limits(session.device_id), latency="latency_predicted_ms")]
 
 
-def search_is_done(session: Session) -> bool:
-    """Whether enough unique architectures are evaluated, the space has no more, or the hours are used up."""
-    num = len(inherited_rows(session))
-    return _is_enough(session, num) or (num > 0 and SearchClock(session).used_up() is not None)
-
-
-def _is_enough(session: Session, num: int) -> bool:
-    return num >= min(session.recipe.search.evaluations, session.run.space.size)
-
-
 def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_rows: Callable[[], None]) -> bool:
-    """Stage 3: let Optuna propose, evaluate on a pool of Ray actors, remember everything."""
+    """Stage 3: let Optuna propose, judge on a pool of Ray actors or train as Ray Tune trials, remember everything."""
     recipe, run = session.recipe.search, session.run
     require_trained(session)
     clock = SearchClock(session)
-    reporter.stage("search", text=f"{recipe.sampler}, {recipe.evaluations} architectures of {run.space.size:,}")
+    text = f"{recipe.sampler}, {recipe.evaluations} architectures of {run.space.size:,}"
+    if recipe.candidates == "train":
+        text += f", each fine-tuned for {recipe.epochs} epochs"
+    reporter.stage("search", text=text)
     settings = SearchSettings(
         sampler=recipe.sampler,
         evaluations=recipe.evaluations,
@@ -248,28 +253,25 @@ def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_
         subnets_per_task=recipe.subnets_per_task,
         limits=search_limits(recipe.limits.model_dump()),
         seed=session.recipe.seed,
+        early_stopping=recipe.early_stopping,
     )
     pricer = session.pricer
     require_reachable(run.space, costs=pricer.costs, limits=settings.limits, seed=settings.seed)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-
+    if recipe.candidates == "train":
+        return search_by_training(
+            session,
+            settings=settings,
+            stopped=stopped_rows(session, of_epochs=recipe.epochs),
+            used_up=clock.used_up,
+            cluster=cluster,
+            reporter=reporter,
+            on_rows=on_rows,
+        )
     reusable = reusable_accuracies(session, reporter=reporter)
 
     def record(evaluated: Sequence[Evaluated]) -> None:
-        run.evaluations_table.append(
-            [
-                {
-                    **session.bench.inherit(one.architecture).row(),
-                    **accuracy_row(one.score.accuracy),
-                    **one.price.row(),
-                    "split": "search",
-                    "trial_number": one.trial_number,
-                    "seconds": one.score.seconds,
-                    "utc_time": utc_now(),
-                }
-                for one in evaluated
-            ]
-        )
+        record_evaluated(run, evaluated, inherit=session.bench.inherit)
         on_rows()
 
     @contextmanager
@@ -293,6 +295,7 @@ def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_
             profile=_profile_settings(session),
             sources=_sources(session),
             known=lambda: _known(session),
+            rivals=lambda: _rivals(session),
             record=record,
             used_up=clock.used_up,
             reporter=reporter,
@@ -319,7 +322,10 @@ def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_
                 record=record,
                 on_progress=reporter.progress,
                 used_up=clock.used_up,
+                rivals=_rivals(session),
             )
+    if num_stopped := len(stopped_rows(session)):
+        ended += f", {num_stopped} of them stopped early"
     front = run.front()
     best = max((point.accuracy for point in front.points), default=float("nan"))
     label = metric_label(session.recipe.data.metric)
@@ -327,12 +333,23 @@ def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_
     return True
 
 
+def search_is_done(session: Session) -> bool:
+    """Whether enough unique architectures are known, the space has no more, or the hours are used up."""
+    known = _known(session)
+    return _is_enough(session, len(known)) or (len(known) > 0 and SearchClock(session).used_up() is not None)
+
+
+def _is_enough(session: Session, num: int) -> bool:
+    return num >= min(session.recipe.search.evaluations, session.run.space.size)
+
+
 def _known(session: Session) -> dict[str, Values]:
-    """By arch_id what is evaluated with inherited weights, and the latency that is predicted now."""
-    return {
-        str(row["arch_id"]): Values(accuracy=float(row["accuracy"]), latency_ms=float(row["latency_predicted_ms"]))
-        for row in inherited_rows(session).to_dict("records")
-    }
+    """By arch_id what is evaluated with inherited weights or was stopped, and the latency that is predicted now."""
+    return known_values(inherited_rows(session), stopped_rows(session))
+
+
+def _rivals(session: Session) -> Rivals:
+    return known_rivals(inherited_rows(session), session.run.answers_table.read())
 
 
 def missing_refinements(session: Session) -> list[Architecture]:
@@ -348,6 +365,10 @@ def refine(session: Session, *, cluster: ClusterFactory, reporter: Reporter) -> 
     """Stage 4: fine-tune candidates around the front as Ray Tune trials."""
     recipe = session.recipe.refine
     require_trained(session)
+    if session.recipe.search.candidates == "train":
+        reporter.stage("refine", text="nothing: the search fine-tunes its candidates")
+        reporter.done("finished before")
+        return False
     if not len(inherited_rows(session)):
         raise RunError(f"run {session.run.path} has no evaluated architectures", hint=f"nas search {session.run.path}")
     reporter.stage("refine", text=f"{recipe.candidates} candidates around the front, {recipe.epochs} epochs each")
@@ -422,21 +443,8 @@ def _record_refined(session: Session, arch: Architecture, directory: Path) -> bo
 
 def record_trained(session: Session, candidate: Candidate, *, accuracy: Accuracy, seconds: float) -> None:
     """Append the row of a candidate with weights of its own, unless there is one."""
-    if candidate.candidate_id in set(session.run.evaluations()["candidate_id"]):
-        return
-    session.run.evaluations_table.append(
-        [
-            {
-                **candidate.row(),
-                **accuracy_row(accuracy),
-                **session.pricer.price([candidate.architecture])[0].row(),
-                "split": "search",
-                "trial_number": NO_TRIAL,
-                "seconds": seconds,
-                "utc_time": utc_now(),
-            }
-        ]
-    )
+    price = session.pricer.price([candidate.architecture])[0]
+    append_trained(session.run, candidate, accuracy=accuracy, price=price, trial_number=NO_TRIAL, seconds=seconds)
 
 
 def _gain(session: Session) -> str:

@@ -1,7 +1,7 @@
 """What a worker needs of a run: data, supernet and settings, loaded from the run directory alone."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from nas.evaluation import SubnetJudge
 from nas.materialise import Workbench
 from nas.refine import FineTuning, RefineSettings
 from nas.run import Run, open_run
-from nas.search.pool import SubnetScore
+from nas.search.pool import Judge
 from nas.soup import copy_settings
 from nas.training.context import TrainContext
 from nas.training.loop import train_supernet
@@ -74,7 +74,7 @@ class Workload:
             recalibration_images=self.recipe.train.recalibration_images,
             seed=self.recipe.seed,
             # Accuracy is that of the candidate whose cost is measured: an int8 device's is found in its own runtime.
-            scorer=None if device.spec.precision == "fp32" else Deployment(device, data=self.data).score_on_search,
+            classify=None if device.spec.precision == "fp32" else Deployment(device, data=self.data).classes,
         )
 
     @cached_property
@@ -87,19 +87,29 @@ class Workload:
         fleet = self.run.path / FLEET_FILE
         return recipe_device(self.recipe, fleet=fleet if fleet.is_file() else None)
 
-    def judge(self) -> Callable[[Sequence[Architecture]], tuple[SubnetScore, ...]]:
+    def judge(self) -> Judge:
         """The function that evaluation workers apply to a task."""
         return self.subnet_judge.judge
 
-    def fine_tune(self, arch_json: str, *, directory: Path, on_epoch: Callable[[dict[str, float]], None]) -> None:
-        """Fine-tune one candidate, or go on doing so; called by a refinement trial."""
+    def fine_tune(
+        self,
+        arch_json: str,
+        *,
+        directory: Path,
+        on_epoch: Callable[[dict[str, float]], None],
+        epochs: int | None = None,
+        use_gpu: bool = False,
+    ) -> None:
+        """Fine-tune one candidate, or go on doing so; called by a trial of the refinement or of the search."""
+        settings = self.refine_settings
         tuning = FineTuning(
             judge=self.subnet_judge,
             space=self.run.space,
             data=self.data,
             store=self.run.candidates,
-            settings=copy_settings(self.refine_settings, directory),
+            settings=copy_settings(settings if epochs is None else replace(settings, epochs=epochs), directory),
             precision=self.device.spec.precision,
+            device="cuda" if use_gpu else "cpu",
         )
         tuning.run(Architecture.from_json(arch_json), directory=directory, on_epoch=on_epoch)
 

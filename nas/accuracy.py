@@ -121,6 +121,18 @@ def score(
     return Accuracy(metric=metric, value=value, interval=interval, num_correct=num_correct, num_images=num_images)
 
 
+def top1(correct_n: NDArray[np.bool_]) -> Accuracy:
+    """The metric `top1` of predictions that are right or wrong, at least one."""
+    num_images, num_correct = len(correct_n), int(correct_n.sum())
+    return Accuracy(
+        metric="top1",
+        value=num_correct / num_images,
+        interval=_wilson(num_correct, num_images),
+        num_correct=num_correct,
+        num_images=num_images,
+    )
+
+
 def predict_classes(
     predict: "Callable[[torch.Tensor], torch.Tensor]", images: "Examples", *, batch: int = _BATCH
 ) -> NDArray[np.int64]:

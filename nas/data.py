@@ -35,6 +35,15 @@ class Examples:
         """The first `num` examples, all if there are fewer."""
         return replace(self, inputs=self.inputs[:num], labels_N=self.labels_N[:num], indices_N=self.indices_N[:num])
 
+    def take(self, positions_n: torch.Tensor) -> "Examples":
+        """The examples at these positions, in their order."""
+        return replace(
+            self,
+            inputs=self.inputs[positions_n],
+            labels_N=self.labels_N[positions_n],
+            indices_N=self.indices_N[positions_n],
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocessing:

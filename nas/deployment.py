@@ -2,13 +2,14 @@
 
 import math
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from hardware.artifacts.artifact import Artifact
@@ -130,11 +131,16 @@ class Deployment:
         _require_alike(comparison, artifact=artifact)
         return comparison
 
-    def score_on_search(self, network: nn.Module, *, shape: tuple[int, ...]) -> Accuracy:
-        """Accuracy on the search split of a network that takes prepared inputs, as the device would compute it."""
+    def classes(self, network: nn.Module, *, shape: tuple[int, ...], images: Examples) -> Generator[NDArray[np.int64]]:
+        """Predicted classes batch by batch, as the device would compute them, of a network that takes prepared inputs.
+
+        Whoever stops early closes the iterator.
+        """
         with tempfile.TemporaryDirectory(prefix="archsmith-") as folder:
             path = Path(folder) / f"network.{self.device.backend.artifact_format}"
-            return self.accuracy(self.build(network, shape=shape, path=path), self.data.search)
+            with self._opened(self.build(network, shape=shape, path=path)) as predict:
+                for inputs in images.inputs.split(self.device.spec.batch):
+                    yield predict(inputs).argmax(dim=1).numpy()
 
     @contextmanager
     def _opened(self, artifact: Artifact) -> Iterator[Callable[[torch.Tensor], torch.Tensor]]:

@@ -4,24 +4,27 @@ import math
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from functools import cached_property, partial
 from typing import Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
-from nas.accuracy import Accuracy, score
-from nas.data import DataSplits, Preprocessing, fastest_layout
+from nas.accuracy import Accuracy, score, top1
+from nas.data import DataSplits, Examples, Preprocessing, fastest_layout
 from nas.folding import fold_norms
 from nas.recalibration import recalibrate
 from nas.search.pool import SubnetScore
+from nas.search.stopping import Rival, Stopped, Stopping, judge_until_beaten, pack_answers
 from nas.training.augmentation import augment
 from searchspaces import Architecture
 from searchspaces.elastic.supernet import Supernet
 
-_RECALIBRATION = 4  # keeps the choice of images apart from other uses of the seed
+_RECALIBRATION, _SHUFFLE = 4, 41  # keep the choice of images apart from other uses of the seed
 _RECALIBRATION_BATCH = 200
 _LARGEST_BATCH, _SMALLEST_BATCH = 128, 8
 _PIXELS_A_BATCH = 2**17
@@ -29,11 +32,11 @@ _MOST_BYTES = 512 * 2**20
 _FLOAT_BYTES = 4
 
 
-class Scorer(Protocol):
-    """Judges a network on the search split, see `nas.deployment.Deployment.score_on_search`."""
+class Classify(Protocol):
+    """Runs a network on raw examples, see `nas.deployment.Deployment.classes`."""
 
-    def __call__(self, network: nn.Module, *, shape: tuple[int, ...]) -> Accuracy:
-        """Accuracy of a network that takes prepared inputs of `shape`."""
+    def __call__(self, network: nn.Module, *, shape: tuple[int, ...], images: Examples) -> Generator[NDArray[np.int64]]:
+        """Predicted classes, batch by batch, of a network that takes prepared inputs of `shape`."""
 
 
 class SubnetJudge:
@@ -53,7 +56,7 @@ class SubnetJudge:
         data: DataSplits,
         recalibration_images: int,
         seed: int,
-        scorer: Scorer | None = None,
+        classify: Classify | None = None,
     ) -> None:
         """Keep what all judgements share.
 
@@ -63,10 +66,11 @@ class SubnetJudge:
             recalibration_images: training images that a subnet's statistics come from; the once-for-all networks
                 take 2,000.
             seed: the run's.
-            scorer: judges networks on the search split in the device's arithmetic; torch in fp32 if None.
+            classify: runs networks in the device's arithmetic; torch in fp32 if None.
         """
         self.data = data
-        self._scorer = scorer
+        self._classify = classify
+        self._seed = seed
         self._supernet = supernet.eval()
         order = np.random.default_rng((seed, _RECALIBRATION)).permutation(len(data.train))[:recalibration_images]
         self._augmented = partial(
@@ -76,9 +80,8 @@ class SubnetJudge:
             name=data.augmentation,
             seed=seed,
         )
-        preprocessing = data.preprocessing
-        self._recalibration = _PreparedInputs(self._augmented, num=len(order), preprocessing=preprocessing)
-        self._searched = _PreparedInputs(data.search.inputs.split, num=len(data.search), preprocessing=preprocessing)
+        self._recalibration = _PreparedInputs(self._augmented, num=len(order), preprocessing=data.preprocessing)
+        self._searched = self._prepared(data.search)
 
     def network(self, arch: Architecture) -> nn.Module:
         """The subnet as a plain network with recalibrated statistics, in eval mode, taking prepared images."""
@@ -98,24 +101,81 @@ class SubnetJudge:
 
     def score_network(self, network: nn.Module, *, shape: tuple[int, ...]) -> Accuracy:
         """Accuracy of a network that takes prepared inputs of `shape`, on the search split."""
-        if self._scorer is not None:
-            return self._scorer(network, shape=shape)
-        with torch.inference_mode():
-            batches = self._searched.batches(shape, size=batch_size(shape))
-            predictions_N = torch.cat([network(x).argmax(dim=1) for x in batches])
-        labels_N = self.data.search.labels_N
-        return score(labels_N, predictions_N, num_classes=self.data.num_classes, metric=self.data.metric)
+        images = self.data.search
+        predictions_N = np.concatenate(list(self._classes(network, shape, images, self._searched)))
+        return score(images.labels_N, predictions_N, num_classes=self.data.num_classes, metric=self.data.metric)
 
-    def judge(self, archs: Sequence[Architecture]) -> tuple[SubnetScore, ...]:
-        """Score subnets one after the other; a pool task."""
+    def judge(self, archs: Sequence[Architecture], /, *, stopping: Stopping | None = None) -> tuple[SubnetScore, ...]:
+        """Score subnets one after the other; a pool task.
+
+        Args:
+            archs: whom to judge.
+            stopping: end the judgement of those that cannot beat their rivals; None: judge each to the end.
+        """
+        rivals = [None] * len(archs) if stopping is None else stopping.rivals
         scores = []
-        for arch in archs:
+        for arch, rival in zip(archs, rivals, strict=True):
             start = time.perf_counter()
             network = self.network(arch)
             fold_norms(network)
-            accuracy = self.score_network(network, shape=self._supernet.space.input_shape(arch))
-            scores.append(SubnetScore(arch_id=arch.arch_id, accuracy=accuracy, seconds=time.perf_counter() - start))
+            shape = self._supernet.space.input_shape(arch)
+            answers, stopped = None, None
+            if stopping is None:
+                accuracy = self.score_network(network, shape=shape)
+            else:
+                correct_n, stopped = self._judge_against(rival, network, shape=shape, confidence=stopping.confidence)
+                accuracy, answers = top1(correct_n), None if stopped else pack_answers(correct_n)
+            scores.append(
+                SubnetScore(
+                    arch_id=arch.arch_id,
+                    accuracy=accuracy,
+                    seconds=time.perf_counter() - start,
+                    answers=answers,
+                    stopped=stopped,
+                )
+            )
         return tuple(scores)
+
+    def _judge_against(
+        self, rival: Rival | None, network: nn.Module, *, shape: tuple[int, ...], confidence: float
+    ) -> tuple[NDArray[np.bool_], Stopped | None]:
+        images, prepared = self._shuffled
+        labels_N = images.labels_N.numpy()
+        with closing(self._classes(network, shape, images, prepared)) as batches:
+            return judge_until_beaten(
+                _compare(batches, labels_N), num_images=len(labels_N), rival=rival, confidence=confidence
+            )
+
+    @cached_property
+    def _shuffled(self) -> tuple[Examples, "_PreparedInputs"]:
+        """The search split in an order that says nothing of its images: its own may be sorted by class."""
+        order = torch.from_numpy(np.random.default_rng((self._seed, _SHUFFLE)).permutation(len(self.data.search)))
+        images = self.data.search.take(order)
+        return images, self._prepared(images)
+
+    def _prepared(self, images: Examples) -> "_PreparedInputs":
+        return _PreparedInputs(images.inputs.split, num=len(images), preprocessing=self.data.preprocessing)
+
+    def _classes(
+        self, network: nn.Module, shape: tuple[int, ...], images: Examples, prepared: "_PreparedInputs"
+    ) -> Generator[NDArray[np.int64]]:
+        if self._classify is not None:
+            with closing(self._classify(network, shape=shape, images=images)) as batches:
+                yield from batches
+            return
+        for x in prepared.batches(shape, size=batch_size(shape)):
+            # Inside: a generator that waits must not change the mode of whoever it waits for.
+            with torch.inference_mode():
+                classes_n = network(x).argmax(dim=1)
+            yield classes_n.numpy()
+
+
+def _compare(batches: Iterable[NDArray[np.int64]], labels_N: NDArray[np.int64]) -> Iterator[NDArray[np.bool_]]:
+    """Which predictions are correct, batch by batch."""
+    first = 0
+    for classes_n in batches:
+        yield classes_n == labels_N[first : first + len(classes_n)]
+        first += len(classes_n)
 
 
 def batch_size(shape: tuple[int, ...]) -> int:

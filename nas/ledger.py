@@ -91,7 +91,7 @@ class Ledger:
     Attributes:
         stages: in the order in which they were first called; empty for runs of a version that did not record them.
         devices: what measuring took.
-        evaluations, evaluation_seconds: with inherited weights; seconds of the workers.
+        evaluations, evaluation_seconds: with inherited weights, those stopped early included; seconds of the workers.
         fine_tunings, fine_tuning_seconds: likewise.
         watts_per_core, watts_per_gpu: what estimated energies assume.
         break_even: None where something is missing that it needs; `break_even_missing` says what.
@@ -143,18 +143,19 @@ def ledger(
             raise RunError(f"{name} is {watts}, expected 0 or more", hint="give the draw in watts")
     if epochs_alone is not None and epochs_alone < 1:
         raise RunError(f"epochs_alone is {epochs_alone}, expected 1 or more", hint="give a number of epochs")
-    evaluations = run.evaluations()
+    evaluations, stopped = run.evaluations(), run.stopped()
     inherited = evaluations[evaluations["weights_kind"] == "inherited"]
+    judging, tuning = stopped[stopped["of_epochs"] == 0], stopped[stopped["of_epochs"] > 0]
     tuned = evaluations[evaluations["weights_kind"] == "fine-tuned"]
     stages = stage_costs(run.stages_table.read(), watts_per_core=watts_per_core, watts_per_gpu=watts_per_gpu)
     found = _break_even(run, stages, tuned=tuned, epochs_alone=epochs_alone)
     return Ledger(
         stages=stages,
         devices=device_costs(run.measurements(), taken=run.sessions_table.read()),
-        evaluations=inherited["candidate_id"].nunique(),
-        evaluation_seconds=float(inherited["seconds"].sum()),
-        fine_tunings=len(tuned),
-        fine_tuning_seconds=float(tuned["seconds"].sum()),
+        evaluations=inherited["candidate_id"].nunique() + len(judging),
+        evaluation_seconds=float(inherited["seconds"].sum() + judging["seconds"].sum()),
+        fine_tunings=len(tuned) + len(tuning),
+        fine_tuning_seconds=float(tuned["seconds"].sum() + tuning["seconds"].sum()),
         watts_per_core=watts_per_core,
         watts_per_gpu=watts_per_gpu,
         break_even=found if isinstance(found, BreakEven) else None,

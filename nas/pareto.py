@@ -142,12 +142,13 @@ def hypervolume(
 
 
 def hypervolume_by_evaluation(evaluations: pd.DataFrame, *, device_id: str) -> list[float]:
-    """Hypervolume of the predicted front after each inherited evaluation, in the order of the table.
+    """Hypervolume of the predicted front after each evaluation of the search, in the order of the table.
 
     The reference point is fixed by all rows: accuracy 0, 1.1 x the slowest prediction.
     """
     rows = _of_device(evaluations, device_id)
-    rows = rows[rows["weights_kind"] == "inherited"]
+    # What is refined later belongs to no trial.
+    rows = rows[rows["trial_number"] >= 0]
     accuracy_N, latency_N = _column(rows, "accuracy"), _column(rows, "latency_predicted_ms")
     reference = _reference(latency_N)
     return [hypervolume(accuracy_N[: n + 1], latency_N[: n + 1], reference=reference) for n in range(len(rows))]

@@ -56,11 +56,19 @@ class RefineSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refined:
-    """The end of one fine-tuning: the new candidate, its accuracy on the search split, the last process's seconds."""
+    """The end of one fine-tuning.
+
+    Attributes:
+        candidate: the new one.
+        accuracy: on the search split.
+        seconds: of the last process that worked on it.
+        curve: accuracy after each epoch; empty if an earlier version wrote the result.
+    """
 
     candidate: Candidate
     accuracy: Accuracy
     seconds: float
+    curve: tuple[float, ...] = ()
 
 
 def choose_for_refinement(evaluations: pd.DataFrame, *, device_id: str, num: int) -> list[Architecture]:
@@ -88,10 +96,23 @@ class FineTuning:
         store: CandidateStore,
         settings: RefineSettings,
         precision: str = "fp32",
+        device: str = "cpu",
     ) -> None:
+        """Keep what all fine-tunings share.
+
+        Args:
+            judge: see above.
+            space: of the supernet.
+            data: what is trained on.
+            store: takes the new candidates.
+            settings: of the fine-tuning.
+            precision: see above.
+            device: where torch trains; candidates are judged on the CPU in any case.
+        """
         self._precision = precision
+        self._device = torch.device(device)
         self._judge, self._space, self._data, self._store, self._settings = judge, space, data, store, settings
-        self._teacher = judge.network(space.largest)
+        self._teacher = judge.network(space.largest).to(self._device)
 
     def run(self, arch: Architecture, *, directory: Path, on_epoch: Callable[[dict[str, float]], None]) -> None:
         """Fine-tune one subnet, going on from the newest checkpoint in `directory`, and store the candidate.
@@ -101,14 +122,15 @@ class FineTuning:
         Args:
             arch: the subnet.
             directory: this candidate's own directory.
-            on_epoch: called after every epoch with epoch, loss and accuracy on the search split.
+            on_epoch: called after every epoch with epoch, loss, the seconds of this process, and the numbers of
+                `accuracy_row` on the search split.
 
         Raises:
             TrainingError: the loss is not a number.
             CheckpointError: the newest checkpoint is damaged or of other settings.
         """
         start = time.perf_counter()
-        network = self._judge.network(arch)
+        network = self._judge.network(arch).to(self._device)
         identity: dict[str, JSON] = {"architecture": arch.to_json(), "settings": asdict(self._settings)}
         optimizer = make_optimizer(
             network,
@@ -118,17 +140,22 @@ class FineTuning:
         )
         parameters = dict(network.named_parameters())
         first = 0
+        curve: list[float] = []
         if finished := finished_checkpoints(directory):
             checkpoint = load_checkpoint(finished[-1], expected=identity)
             network.load_state_dict(dict(checkpoint.weights))
             restore_optimizer(optimizer, parameters, checkpoint.optimizer)
             first = checkpoint.epoch
+            curve = _curve(checkpoint.details)
+        network.to("cpu")
         shape = self._space.input_shape(arch)
         accuracy = self._judge.score_network(network, shape=shape)
         for epoch in range(first, self._settings.epochs):
-            loss = self._epoch(network, optimizer, arch=arch, epoch=epoch)
+            loss = self._epoch(network.to(self._device), optimizer, arch=arch, epoch=epoch)
+            network.to("cpu")
             recalibrate(network, self._judge.recalibration_batches(shape))
             accuracy = self._judge.score_network(network, shape=shape)
+            curve.append(accuracy.value)
             save_checkpoint(
                 directory,
                 Checkpoint(
@@ -136,15 +163,17 @@ class FineTuning:
                     step=epoch + 1,
                     weights=network.state_dict(),
                     optimizer=optimizer_tensors(optimizer, parameters),
-                    details=identity,
+                    details={**identity, "curve": [*curve]},
                 ),
             )
-            on_epoch({"epoch": epoch + 1, "loss": loss, "accuracy": accuracy.value})
+            numbers = {name: value for name, value in accuracy_row(accuracy).items() if not isinstance(value, str)}
+            on_epoch({"epoch": epoch + 1, "loss": loss, "seconds": time.perf_counter() - start, **numbers})
         candidate = self._store.save_trained(arch, network, precision=self._precision)
         result: dict[str, JSON] = {
             "candidate": dict(candidate.row()),
             "accuracy": accuracy_row(accuracy),
             "seconds": time.perf_counter() - start,
+            "curve": [*curve],
         }
         write_json(directory / _RESULT_FILE, result)
 
@@ -159,12 +188,13 @@ class FineTuning:
         for number, positions in enumerate(batches):
             step = epoch * len(batches) + number
             raw = augment(data.train.inputs[positions], name=data.augmentation, seed=settings.seed, step=step, rank=0)
+            raw = raw.to(self._device)
             with torch.no_grad():
                 teacher_NC = self._teacher(data.preprocessing.batch(raw, shape=shapes[1]))
             x = data.preprocessing.batch(raw, shape=shapes[0])
             loss = student_loss(
                 network(x),
-                data.train.labels_N[positions],
+                data.train.labels_N[positions].to(self._device),
                 teacher_logits_NC=teacher_NC,
                 distillation=_DISTILLATION,
                 smoothing=_SMOOTHING,
@@ -201,7 +231,14 @@ def read_refined(directory: Path) -> Refined | None:
         seconds = float(str(content["seconds"]))
         assert isinstance(row, Mapping)
         assert isinstance(found, Mapping)
-        candidate, accuracy = Candidate.from_row(row), Accuracy.from_row(found)
+        candidate, accuracy, curve = Candidate.from_row(row), Accuracy.from_row(found), tuple(_curve(content))
     except (AssertionError, KeyError, ValueError) as e:
         raise CheckpointError(f"{path} is damaged: {e!r}", hint=f"delete {directory} and run `nas refine` again") from e
-    return Refined(candidate=candidate, accuracy=accuracy, seconds=seconds)
+    return Refined(candidate=candidate, accuracy=accuracy, seconds=seconds, curve=curve)
+
+
+def _curve(content: Mapping[str, JSON]) -> list[float]:
+    """Accuracies after each epoch as a checkpoint or a result holds them; earlier versions kept none."""
+    kept = content.get("curve", [])
+    assert isinstance(kept, list), kept
+    return [float(str(value)) for value in kept]

@@ -23,7 +23,15 @@ from nas.limits import recipe_limits
 from nas.objectives import LATENCY, Limit
 from nas.pareto import ParetoFront, compute_front
 from nas.pricing import Pricer
-from nas.tables import EVALUATION_SCHEMA, SESSION_SCHEMA, STAGE_SCHEMA, VERIFICATION_SCHEMA
+from nas.tables import (
+    ANSWER_SCHEMA,
+    EVALUATION_SCHEMA,
+    SESSION_SCHEMA,
+    STAGE_SCHEMA,
+    STOPPED_SCHEMA,
+    VERIFICATION_SCHEMA,
+)
+from nas.training.checkpoints import load_checkpoint
 from nas.training.finished import CHECKPOINTS, WEIGHTS_FILE, finished_checkpoints
 from predictors import PredictorError, load_predictor
 from predictors.latency import LatencyPredictor
@@ -73,6 +81,8 @@ class Run:
         self.path = path
         self.info = info
         self.evaluations_table = Table(path / "tables" / "evaluations", schema=EVALUATION_SCHEMA)
+        self.stopped_table = Table(path / "tables" / "stopped", schema=STOPPED_SCHEMA)
+        self.answers_table = Table(path / "tables" / "answers", schema=ANSWER_SCHEMA)
         self._measurements_dir = path / "tables" / "measurements"
         self.verifications_table = Table(path / "tables" / "verifications", schema=VERIFICATION_SCHEMA)
         self.sessions_table = Table(path / "tables" / "sessions", schema=SESSION_SCHEMA)
@@ -106,6 +116,10 @@ class Run:
     def refine_dir(self, arch_id: str) -> Path:
         """Checkpoints of one candidate's fine-tuning."""
         return self.path / "refine" / arch_id
+
+    def trained_dir(self, arch_id: str, *, epochs: int) -> Path:
+        """Checkpoints of one candidate that the search fine-tunes for so many epochs."""
+        return self.path / "search" / f"{epochs:04d}-epochs" / arch_id
 
     def predictor_dir(self, device_id: str, *, quantity: str = "latency") -> Path:
         """The stored predictor of a device's latency, or of another quantity."""
@@ -147,6 +161,10 @@ class Run:
     def evaluations(self) -> pd.DataFrame:
         """Everything that was evaluated on the search split; see `nas.tables`."""
         return self.evaluations_table.read()
+
+    def stopped(self) -> pd.DataFrame:
+        """What early stopping ended before it was evaluated to the end; see `nas.tables`."""
+        return self.stopped_table.read()
 
     def evaluations_on(self, device: str) -> pd.DataFrame:
         """What was evaluated on the search split, with the costs that are predicted for a device.
@@ -246,8 +264,6 @@ class Run:
             RunError: nothing is trained yet.
             CheckpointError: the checkpoint is damaged.
         """
-        from nas.training.checkpoints import load_checkpoint
-
         checkpoint = load_checkpoint(self.checkpoint_dir(), expected={"space_id": self.space.space_id})
         supernet = self.space.build_supernet(num_classes=self.info.num_classes)
         supernet.load_state_dict(dict(checkpoint.weights))

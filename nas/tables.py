@@ -54,6 +54,27 @@ EVALUATION_SCHEMA = pa.schema(
     ]
 )
 
+# Beside the evaluations, not among them: no front, refinement or verification can take them for whole ones.
+STOPPED_SCHEMA = pa.schema(
+    [
+        *_CANDIDATE,  # a fine-tuning that was stopped: the inherited candidate that it began with
+        *_ACCURACY,  # on the images that were judged
+        ("accuracy_estimated", pa.float64()),  # on the whole split, what the study was told
+        ("rival", pa.string()),  # architecture that is no slower and stays more accurate
+        ("of_images", pa.int64()),
+        ("epoch", pa.int64()),  # after which a fine-tuning was stopped, 0 if it is none
+        ("of_epochs", pa.int64()),
+        *_PREDICTED,
+        *_COUNTS,
+        ("trial_number", pa.int64()),
+        ("seconds", pa.float64()),
+        ("utc_time", pa.string()),
+    ]
+)
+
+# Only of searches with early stopping: images are compared one by one.
+ANSWER_SCHEMA = pa.schema([("candidate_id", pa.string()), ("answers", pa.binary())])
+
 VERIFICATION_SCHEMA = pa.schema(
     [
         *_CANDIDATE,

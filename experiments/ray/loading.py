@@ -1,7 +1,7 @@
 """What a worker loads on its own machine: the workload of a run, and the lock of the host it computes on."""
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol, cast
@@ -10,9 +10,8 @@ from experiments.errors import ClusterError
 from hardware.device import DeviceSpec
 from hardware.lease import UnitLock
 from nas.memory import keep_freed_memory
-from nas.search.pool import SubnetScore
+from nas.search.pool import Judge
 from nas.training.context import TrainContext
-from searchspaces import Architecture
 
 DEFAULT_LOADER = "experiments.workload:load_workload"
 
@@ -23,11 +22,19 @@ class Workload(Protocol):
     def train(self, context: TrainContext) -> None:
         """Train the supernet, or go on training it."""
 
-    def judge(self) -> Callable[[Sequence[Architecture]], tuple[SubnetScore, ...]]:
+    def judge(self) -> Judge:
         """Return the function that judges the subnets of a task."""
 
-    def fine_tune(self, arch_json: str, *, directory: Path, on_epoch: Callable[[dict[str, float]], None]) -> None:
-        """Fine-tune one candidate, or go on doing so."""
+    def fine_tune(
+        self,
+        arch_json: str,
+        *,
+        directory: Path,
+        on_epoch: Callable[[dict[str, float]], None],
+        epochs: int | None = None,
+        use_gpu: bool = False,
+    ) -> None:
+        """Fine-tune one candidate, or go on doing so; `epochs` are those of the section `refine` if None."""
 
 
 def load(run_dir: str, *, loader: str) -> Workload:

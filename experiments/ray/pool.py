@@ -3,7 +3,7 @@
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ from experiments.ray.cluster import require_cpus
 from experiments.ray.environment import thread_environment
 from experiments.ray.failures import describe, hinted_cause, is_worker_death
 from experiments.ray.loading import DEFAULT_LOADER, HostLock, load
-from nas.search.pool import SubnetScore, TaskResult
+from nas.search.pool import Judge, SubnetScore, TaskResult
+from nas.search.stopping import Stopping
 from searchspaces import Architecture
 
 _LOGGER = logging.getLogger(__name__)
 
-_Task = tuple[int, tuple[Architecture, ...]]
+_Task = tuple[int, tuple[Architecture, ...], Stopping | None]
 _START_SECONDS = 300.0
 _LOOK_SECONDS = 5.0
 _DEATHS_PER_WORKER = 2
@@ -34,19 +35,19 @@ class _Judge:
         torch.set_num_threads(threads)
         self._run_dir, self._loader = run_dir, loader
         self._lock = HostLock(owner=f"evaluation for {run_dir}", directory=lock_directory)
-        self._judge: Callable[[Sequence[Architecture]], tuple[SubnetScore, ...]] | None = None
+        self._judge: Judge | None = None
 
     def hello(self) -> None:
         """Done when the process is up."""
 
-    def judge(self, architectures: tuple[Architecture, ...]) -> tuple[SubnetScore, ...]:
+    def judge(self, architectures: tuple[Architecture, ...], stopping: Stopping | None) -> tuple[SubnetScore, ...]:
         # A task alone: a measurer never waits for more than the tasks that run now, and an actor that holds the lock
         # waits for nobody.
         with self._lock.computing():
             if self._judge is None:
                 # Not in the constructor: Ray would report an error of ours there as the death of the actor.
                 self._judge = load(self._run_dir, loader=self._loader).judge()
-            return self._judge(architectures)
+            return self._judge(architectures, stopping=stopping)
 
 
 class RayEvaluationPool:
@@ -104,7 +105,7 @@ class RayEvaluationPool:
         """Tasks that run at the same time."""
         return self._num_workers
 
-    def submit(self, task_id: int, *, architectures: Sequence[Architecture]) -> None:
+    def submit(self, task_id: int, *, architectures: Sequence[Architecture], stopping: Stopping | None = None) -> None:
         """Hand in a task; returns at once.
 
         Raises:
@@ -112,7 +113,7 @@ class RayEvaluationPool:
         """
         if self._closed:
             raise ClusterError("the evaluation pool is closed", hint="make another one")
-        self._waiting.append((task_id, tuple(architectures)))
+        self._waiting.append((task_id, tuple(architectures), stopping))
         self._assign()
         # While the search thinks about its next proposal, actors finish: give them what waits.
         self._collect(timeout_s=0)
@@ -159,9 +160,9 @@ class RayEvaluationPool:
 
     def _assign(self) -> None:
         while self._waiting and self._idle:
-            task_id, architectures = self._waiting.popleft()
+            task_id, architectures, stopping = self._waiting.popleft()
             actor = self._idle.popleft()
-            self._running[actor.judge.remote(architectures)] = (task_id, actor)
+            self._running[actor.judge.remote(architectures, stopping)] = (task_id, actor)
 
     def _collect(self, *, timeout_s: float) -> None:
         """Wait for one actor to be done with what it does, then take everything that is done."""

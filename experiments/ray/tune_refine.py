@@ -1,8 +1,10 @@
 """Fine-tuning candidates as Ray Tune trials."""
 
+import logging
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,10 @@ from experiments.errors import ClusterError
 from experiments.ray.cluster import require_cpus
 from experiments.ray.environment import temporary_environment
 from experiments.ray.failures import describe, hinted_cause
-from experiments.ray.loading import DEFAULT_LOADER, HostLock, load
+from experiments.ray.loading import DEFAULT_LOADER, HostLock, Workload, load
 
-_QUIET = 0
-_TUNE_ENVIRONMENT = {
+QUIET = 0
+_ENVIRONMENT = {
     # Tune's own handler would swallow Ctrl-C and return what there is.
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     # However quiet it is told to be, the new output prints to standard output, where the command line may print JSON.
@@ -27,7 +29,7 @@ _TUNE_ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
 }
 # Tune adds dozens of entries of its own to what is reported.
-_REPORTED = "reported"
+REPORTED = "reported"
 
 
 def refine_on_ray(
@@ -75,13 +77,13 @@ def refine_on_ray(
     }
     reporting = _Reporting(names, on_result=on_result)
     tuner = Tuner(
-        tune.with_resources(_fine_tune, {"CPU": threads_per_trial}),
+        tune.with_resources(fine_tune_trial, {"CPU": threads_per_trial}),
         param_space={
             **fixed,
             "job": tune.grid_search([{"architecture": arch, "directory": str(path.resolve())} for arch, path in jobs]),
         },
         tune_config=TuneConfig(
-            max_concurrent_trials=max_concurrent, trial_name_creator=_trial_name, trial_dirname_creator=_trial_name
+            max_concurrent_trials=max_concurrent, trial_name_creator=trial_name, trial_dirname_creator=trial_name
         ),
         run_config=RunConfig(
             # A new name each time: what is finished is read from the candidates' directories, never from Ray's.
@@ -89,10 +91,10 @@ def refine_on_ray(
             storage_path=str(storage.resolve()),
             failure_config=FailureConfig(max_failures=1),
             callbacks=[reporting],
-            verbose=_QUIET,
+            verbose=QUIET,
         ),
     )
-    with temporary_environment(_TUNE_ENVIRONMENT):
+    with quiet_tune():
         try:
             results = tuner.fit()
         except TuneError as e:
@@ -104,8 +106,21 @@ def refine_on_ray(
     for number in range(len(results)):
         result = results[number]
         directory = names[(result.config or {})["job"]["directory"]]
-        errors[directory] = None if result.error is None else _reason(result.error)
+        errors[directory] = None if result.error is None else reason_of(result.error)
     return errors
+
+
+@contextmanager
+def quiet_tune() -> Iterator[None]:
+    """Keep Tune from standard output, from signals, and from printing the traceback of each failure: we say why."""
+    logger = logging.getLogger("ray.tune.execution.tune_controller")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with temporary_environment(_ENVIRONMENT):
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 class _Reporting(Callback):
@@ -123,22 +138,23 @@ class _Reporting(Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: object
     ) -> None:
-        if _REPORTED not in result:
+        if REPORTED not in result:
             return
         try:
-            self._on_result(self._names[trial.config["job"]["directory"]], result[_REPORTED])
+            self._on_result(self._names[trial.config["job"]["directory"]], result[REPORTED])
         except Exception as e:
             # Tune would hand on the text of it only.
             self.error = e
             raise
 
 
-def _trial_name(trial: Trial) -> str:
+def trial_name(trial: Trial) -> str:
+    """Of Tune's own files: the directory of the job, and something unique."""
     return f"{Path(trial.config['job']['directory']).name}-{trial.trial_id}"
 
 
-def _fine_tune(config: dict[str, Any]) -> None:
-    """One trial; runs in a thread of a process of its own."""
+def fine_tune_trial(config: dict[str, Any]) -> None:
+    """One trial of `refine_on_ray` and of `experiments.ray.tune_search`; runs in a thread of a process of its own."""
     # Of this thread, which Ray made.
     torch.set_num_threads(config["threads"])
     job = config["job"]
@@ -149,13 +165,26 @@ def _fine_tune(config: dict[str, Any]) -> None:
         def on_epoch(metrics: dict[str, float]) -> None:
             # A measurer waits for an epoch, not for a whole trial. A trial waits for nobody while it holds the lock.
             held.close()
-            tune.report({_REPORTED: metrics})
+            tune.report({REPORTED: metrics})
             held.enter_context(lock.computing())
 
-        workload = load(config["run_dir"], loader=config["loader"])
-        workload.fine_tune(job["architecture"], directory=Path(job["directory"]), on_epoch=on_epoch)
+        workload = _load_once(config["run_dir"], loader=config["loader"])
+        workload.fine_tune(
+            job["architecture"],
+            directory=Path(job["directory"]),
+            on_epoch=on_epoch,
+            epochs=job.get("epochs"),
+            use_gpu=job.get("use_gpu", False),
+        )
 
 
-def _reason(error: BaseException) -> str:
+@lru_cache(maxsize=1)
+def _load_once(run_dir: str, *, loader: str) -> Workload:
+    """The workload of the run, also for the next trial in this process."""
+    return load(run_dir, loader=loader)
+
+
+def reason_of(error: BaseException) -> str:
+    """In one line, why a trial failed."""
     hinted = hinted_cause(error)
     return describe(error) if hinted is None else f"{hinted}; {hinted.hint}"

@@ -1,11 +1,12 @@
 """What the search needs of the workers that judge subnets; `experiments/ray` implements it with actors."""
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from nas.accuracy import Accuracy
+from nas.search.stopping import Stopped, Stopping
 from searchspaces import Architecture
 
 
@@ -15,13 +16,27 @@ class SubnetScore:
 
     Attributes:
         arch_id: the subnet.
-        accuracy: on the search split.
+        accuracy: on the search split; of a candidate that was stopped, on the images that it was judged on.
         seconds: computing time of recalibration and evaluation.
+        answers: with early stopping, of a candidate judged to the end: which images it classifies correctly, in the
+            shuffled order of `nas.search.stopping.pack_answers`.
+        stopped: why it was not judged to the end.
     """
 
     arch_id: str
     accuracy: Accuracy
     seconds: float
+    answers: bytes | None = None
+    stopped: Stopped | None = None
+
+
+class Judge(Protocol):
+    """Judges the subnets of a task."""
+
+    def __call__(
+        self, archs: Sequence[Architecture], /, *, stopping: Stopping | None = None
+    ) -> tuple[SubnetScore, ...]:
+        """One score a subnet, in their order; without `stopping` each is judged to the end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +55,7 @@ class EvaluationPool(Protocol):
     def num_workers(self) -> int:
         """Tasks that run at the same time."""
 
-    def submit(self, task_id: int, *, architectures: Sequence[Architecture]) -> None:
+    def submit(self, task_id: int, *, architectures: Sequence[Architecture], stopping: Stopping | None = None) -> None:
         """Hand in a task; returns at once."""
 
     def next_result(self) -> TaskResult:
@@ -55,18 +70,18 @@ class SerialPool:
 
     num_workers = 1
 
-    def __init__(self, judge: Callable[[Sequence[Architecture]], tuple[SubnetScore, ...]]) -> None:
+    def __init__(self, judge: Judge) -> None:
         self._judge = judge
-        self._waiting: deque[tuple[int, tuple[Architecture, ...]]] = deque()
+        self._waiting: deque[tuple[int, tuple[Architecture, ...], Stopping | None]] = deque()
 
-    def submit(self, task_id: int, *, architectures: Sequence[Architecture]) -> None:
+    def submit(self, task_id: int, *, architectures: Sequence[Architecture], stopping: Stopping | None = None) -> None:
         """Queue a task."""
-        self._waiting.append((task_id, tuple(architectures)))
+        self._waiting.append((task_id, tuple(architectures), stopping))
 
     def next_result(self) -> TaskResult:
         """Judge the oldest waiting task now."""
-        task_id, architectures = self._waiting.popleft()
-        return TaskResult(task_id=task_id, scores=self._judge(architectures), error=None)
+        task_id, architectures, stopping = self._waiting.popleft()
+        return TaskResult(task_id=task_id, scores=self._judge(architectures, stopping=stopping), error=None)
 
     def close(self) -> None:
         """Nothing to end."""

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from nas.accuracy import Accuracy
 from nas.search.pool import EvaluationPool, SubnetScore, TaskResult
+from nas.search.stopping import Stopping
 from searchspaces import Architecture
 
 
@@ -35,7 +36,7 @@ class ReusingPool:
         """Those of the other pool."""
         return self._pool.num_workers
 
-    def submit(self, task_id: int, *, architectures: Sequence[Architecture]) -> None:
+    def submit(self, task_id: int, *, architectures: Sequence[Architecture], stopping: Stopping | None = None) -> None:
         """Look up what is known, and hand on the rest."""
         known = [arch.arch_id for arch in architectures if arch.arch_id in self._known]
         unknown = [arch for arch in architectures if arch.arch_id not in self._known]
@@ -43,7 +44,10 @@ class ReusingPool:
             SubnetScore(arch_id=arch_id, accuracy=self._known[arch_id], seconds=0.0) for arch_id in known
         )
         if unknown:
-            self._pool.submit(task_id, architectures=unknown)
+            if stopping is not None:
+                rivals = zip(architectures, stopping.rivals, strict=True)
+                stopping = replace(stopping, rivals=tuple(one for arch, one in rivals if arch in unknown))
+            self._pool.submit(task_id, architectures=unknown, stopping=stopping)
         else:
             self._finished.append(task_id)
 

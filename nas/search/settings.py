@@ -23,6 +23,8 @@ class SearchSettings:
         subnets_per_task: architectures that a worker gets at once.
         limits: upper bounds on predicted latency and counts, see `nas.pricing.LIMITS`.
         seed: proposals are derived from it and from the number of trials so far.
+        early_stopping: confidence with which a candidate must be unable to reach the front to be stopped; None: each is
+            evaluated to the end.
     """
 
     sampler: SamplerName
@@ -31,3 +33,4 @@ class SearchSettings:
     subnets_per_task: int
     limits: tuple[Limit, ...]
     seed: int
+    early_stopping: float | None = None

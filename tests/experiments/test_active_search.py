@@ -22,6 +22,7 @@ from nas.search.active import Round
 from nas.search.loop import Evaluated
 from nas.search.pool import EvaluationPool, SerialPool, SubnetScore
 from nas.search.settings import SearchSettings
+from nas.search.stopping import Rivals, Stopping
 from nas.search.study import Values
 from searchspaces import Architecture, get_space
 from tests.fakes.reporters import Heard
@@ -111,7 +112,7 @@ class Bed:
         self.pools += 1
         yield SerialPool(self._judge)
 
-    def _judge(self, archs: Sequence[Architecture]) -> tuple[SubnetScore, ...]:
+    def _judge(self, archs: Sequence[Architecture], /, *, stopping: Stopping | None = None) -> tuple[SubnetScore, ...]:
         values = accuracy(self.run, self.run.space.genomes(list(archs)))
         return tuple(
             SubnetScore(
@@ -129,6 +130,7 @@ class Bed:
             profile=PROFILE,
             sources=(),
             known=self.known,
+            rivals=Rivals,
             record=self.record,
             used_up=lambda: "time is over" if len(self.found) >= self.time_for else None,
             reporter=Heard(),

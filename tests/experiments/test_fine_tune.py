@@ -3,22 +3,26 @@
 import json
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from experiments import stages
 from experiments.pipeline import fine_tune
 from experiments.reporter import SilentReporter
 from experiments.session import Session
 from experiments.workload import load_workload
 from nas.errors import CheckpointError, RunError
+from nas.search.training import TrainingSearch
 from nas.soup import read_soup
 from nas.specialize import Specialist
 from searchspaces import Architecture
 from tests.experiments.conftest import InProcess
 from tests.experiments.small_session import give_weights, open_untrained
 from tests.fakes.reporters import Heard
+from tests.nas.tiny_run import ignore
 
 
 @pytest.fixture
@@ -140,3 +144,38 @@ def test_trials_that_all_fail_say_why(session: Session, monkeypatch: pytest.Monk
 def test_without_a_supernet_there_is_nothing_to_fine_tune(untrained: Session) -> None:
     with pytest.raises(RunError, match="has 0 of 1 epochs"):
         fine_tune(untrained, [untrained.run.space.smallest], reporter=SilentReporter())
+
+
+def train_in_process(run_dir: Path, *, search: TrainingSearch, epochs: int, **_: object) -> None:
+    workload = load_workload(run_dir)
+    while not search.is_over:
+        job = search.take()
+        assert job is not None
+        workload.fine_tune(job.architecture.to_json(), directory=job.directory, on_epoch=ignore, epochs=epochs)
+        search.end(job.directory)
+
+
+def test_a_search_that_trains_its_candidates_records_them_fine_tuned_and_leaves_nothing_to_refine(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.train_candidates.train_on_ray_tune", train_in_process)
+    changed = {"candidates": "train", "epochs": 1, "evaluations": 2, "sampler": "random"}
+    search = session.recipe.search.model_copy(update=changed)
+    session = replace(session, recipe=session.recipe.model_copy(update={"search": search}))
+
+    def run_search() -> bool:
+        return stages.search(session, cluster=nullcontext, reporter=SilentReporter(), on_rows=ignore)
+
+    assert run_search()
+    rows = session.run.evaluations()
+    assert set(rows["arch_id"]) == {session.run.space.smallest.arch_id, session.run.space.largest.arch_id}
+    assert set(rows["weights_kind"]) == {"fine-tuned"}
+    assert (rows["trial_number"] >= 0).all()
+    assert not stages.refine(session, cluster=nullcontext, reporter=SilentReporter())
+    assert not run_search()
+    # A row that a kill prevented is made up for from the candidate's own directory.
+    for part in session.run.evaluations_table.directory.iterdir():
+        part.unlink()
+    assert run_search()
+    again = session.run.evaluations()
+    assert set(again["candidate_id"]) == set(rows["candidate_id"])

@@ -140,6 +140,10 @@ def test_overrides_are_yaml_scalars_lists_and_sections() -> None:
             "search.sampler=grid",
             "search.sampler: got 'grid', expected one of 'surrogate', 'mnasnet', 'ofa-evolution', 'gradient', ",
         ),
+        ("search.early_stopping=1", "search.early_stopping: got 1, expected a number from 0.5 to below 1, for example"),
+        ("search.candidates=both", "search.candidates: got 'both', expected one of 'inherit', 'train'"),
+        ("search.gpus_per_trial=-1", "search.gpus_per_trial: got -1, expected a number >= 0"),
+        ("search.gpus_per_trial=1.5", "search.gpus_per_trial: got 1.5, expected a share of 1 or a whole number"),
         ("search.limits.params=0", "search.limits.params: got 0, expected a number > 0 or null"),
         ("search.limits.latency_ms=-1", "search.limits.latency_ms: got -1, expected a number > 0 or null"),
         ("profile.fit=110", "profile.max_measured: got 120, expected an integer >= fit + held_out = 110 + 16"),
@@ -160,6 +164,14 @@ def test_a_bad_value_is_named_with_what_is_allowed(override: str, words: str) ->
     message = refusal(QUICKSTART, override)
     assert words in message
     assert "pydantic" not in message
+
+
+def test_answers_cannot_be_compared_image_by_image_for_other_metrics() -> None:
+    changes = ["data.metric=macro-f1", "search.early_stopping=0.95"]
+    with pytest.raises(RecipeError, match=r"search\.early_stopping: got 0\.95, expected null: .* macro-f1"):
+        load_recipe(QUICKSTART, overrides=changes)
+    trained = load_recipe(QUICKSTART, overrides=[*changes, "search.candidates=train"])
+    assert trained.search.early_stopping == 0.95
 
 
 @pytest.mark.parametrize("formats", [[], ["onnx-int8"], ["litert", "executorch-int8", "openvino", "openvino-int8"]])

@@ -14,6 +14,7 @@ from experiments.session import Session
 from experiments.shared_supernet import reusable_accuracies
 from nas.errors import CheckpointError, RunError
 from nas.search.pool import SerialPool, SubnetScore
+from nas.search.stopping import Stopping
 from searchspaces import Architecture
 from tests.experiments.conftest import InProcess
 from tests.experiments.small_session import RECIPE, give_weights, open_untrained
@@ -29,9 +30,9 @@ class Judged:
         self.num = 0
 
     def search(self, session: Session) -> Heard:
-        def judge(archs: Sequence[Architecture]) -> tuple[SubnetScore, ...]:
+        def judge(archs: Sequence[Architecture], /, *, stopping: Stopping | None = None) -> tuple[SubnetScore, ...]:
             self.num += len(archs)
-            return session.workload.subnet_judge.judge(archs)
+            return session.workload.subnet_judge.judge(archs, stopping=stopping)
 
         heard = Heard()
         self.num = 0

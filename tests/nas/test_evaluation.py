@@ -1,17 +1,21 @@
 """Judging subnets: what is judged on what, and that nothing else has a part in it."""
 
 import threading
+from collections.abc import Generator
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from nas import evaluation
 from nas.accuracy import Accuracy
-from nas.data import DataSplits
+from nas.data import DataSplits, Examples
 from nas.evaluation import SubnetJudge, batch_size
 from nas.recalibration import recalibrate
+from nas.search.pool import SubnetScore
+from nas.search.stopping import Rival, Stopping, pack_answers, unpack_answers
 from nas.training.augmentation import augment
 from searchspaces import Architecture
 from tests.nas.test_recalibration import batch_norms, statistics
@@ -143,6 +147,55 @@ def test_recalibration_images_are_augmented_when_used_and_the_same_whether_kept_
         assert len(batches) == 3
         assert all(map(torch.equal, prepared, batches))
         assert all(a.stride() == b.stride() for a, b in zip(prepared, batches, strict=True))
+
+
+def test_judging_against_a_rival_ends_early_and_counts_what_was_judged(judge: SubnetJudge, data: DataSplits) -> None:
+    arch, num_images = SPACE.smallest, len(data.search)
+    (whole,) = judge.judge([arch], stopping=Stopping(confidence=0.95, rivals=(None,)))
+    (alone,) = judge.judge([arch])
+    # the same images in another order
+    assert whole.accuracy == alone.accuracy
+    assert alone.answers is None
+    assert whole.stopped is None
+    assert whole.answers is not None
+    answers_N = unpack_answers(whole.answers, num_images=num_images)
+    assert answers_N.sum() == whole.accuracy.num_correct
+
+    perfect = Rival(arch_id="perfect", answers=pack_answers(np.ones(num_images, dtype=np.bool_)))
+    short, equal = judge.judge([arch, arch], stopping=Stopping(confidence=0.95, rivals=(perfect, own_rival(whole))))
+    assert short.stopped is not None
+    assert (short.stopped.rival, short.stopped.of_images) == ("perfect", num_images)
+    assert short.answers is None
+    assert short.accuracy.num_images < num_images / 2
+    assert short.accuracy.num_correct == answers_N[: short.accuracy.num_images].sum()
+    assert equal.accuracy == whole.accuracy
+    assert equal.answers == whole.answers
+
+
+def own_rival(score: SubnetScore) -> Rival:
+    assert score.answers is not None
+    return Rival(arch_id=score.arch_id, answers=score.answers)
+
+
+def test_a_device_that_classifies_is_left_as_soon_as_a_candidate_is_beaten(trained: TinyRun, data: DataSplits) -> None:
+    judged, closed = [], []
+
+    def wrong(network: torch.nn.Module, *, shape: tuple[int, ...], images: Examples) -> Generator[NDArray[np.int64]]:
+        try:
+            for labels_n in images.labels_N.split(50):
+                judged.append(len(labels_n))
+                yield (labels_n.numpy() + 1) % data.num_classes
+        finally:
+            closed.append(True)
+
+    judge = SubnetJudge(trained.supernet(), data=data, recalibration_images=128, seed=SEED, classify=wrong)
+    assert judge.judge([SPACE.smallest])[0].accuracy.num_correct == 0
+    assert sum(judged) == len(data.search)
+    judged.clear()
+    perfect = Rival(arch_id="perfect", answers=pack_answers(np.ones(len(data.search), dtype=np.bool_)))
+    (score,) = judge.judge([SPACE.smallest], stopping=Stopping(confidence=0.95, rivals=(perfect,)))
+    assert sum(judged) == score.accuracy.num_images < len(data.search) / 2
+    assert len(closed) == 2
 
 
 def test_two_threads_judge_as_one_does(judge: SubnetJudge, trained: TinyRun, data: DataSplits) -> None:

@@ -292,14 +292,14 @@ def test_what_is_verified_replaces_what_was_promised(verified: TinyRun) -> None:
         )
 
 
-def test_the_hypervolume_by_evaluation_grows_to_the_front_of_the_inherited_rows() -> None:
+def test_the_hypervolume_by_evaluation_grows_to_the_front_of_the_rows_of_the_search() -> None:
     rows = [
         evaluation("a", accuracy=0.5, latency=2.0),
         evaluation("b", accuracy=0.4, latency=1.0),
         evaluation("c", accuracy=0.3, latency=1.5),
-        evaluation("d", accuracy=0.9, latency=9.0, weights_kind="fine-tuned"),
+        evaluation("d", accuracy=0.9, latency=9.0, weights_kind="fine-tuned", trial_number=-1),
     ]
-    # the reference latency is 2.2: the fine-tuned row does not take part
+    # the reference latency is 2.2: what was refined afterwards does not take part
     assert hypervolume_by_evaluation(table(rows), device_id="cpu") == pytest.approx([0.1, 0.5, 0.5])
 
 

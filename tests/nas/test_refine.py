@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from hardware.errors import StorageError
+from nas.accuracy import Accuracy
 from nas.data import DataSplits
 from nas.errors import CheckpointError, TrainingError
 from nas.evaluation import SubnetJudge
@@ -79,6 +80,8 @@ def test_fine_tuning_stores_a_candidate_with_the_accuracy_of_its_weights(
     assert judge.score_network(network, shape=SPACE.input_shape(ARCH)) == found.accuracy
     assert [report["epoch"] for report in reports] == [1, 2]
     assert reports[-1]["accuracy"] == found.accuracy.value
+    assert list(found.curve) == [report["accuracy"] for report in reports]
+    assert Accuracy.from_row({**reports[-1], "metric": "top1"}) == found.accuracy
     assert all(math.isfinite(report["loss"]) for report in reports)
     assert found.seconds > 0
 
@@ -117,7 +120,7 @@ def test_fine_tuning_goes_on_from_its_checkpoint_to_the_very_same_weights(
     parts = read_refined(tmp_path / "parts")
     assert whole is not None
     assert parts is not None
-    assert (parts.candidate, parts.accuracy) == (whole.candidate, whole.accuracy)
+    assert (parts.candidate, parts.accuracy, parts.curve) == (whole.candidate, whole.accuracy, whole.curve)
 
 
 def test_a_kill_just_before_the_result_repeats_no_epoch(tune: Tune, tmp_path: Path) -> None:

@@ -1,14 +1,15 @@
 """A workload whose evaluations only wait: what is left of a search's time is what the search itself costs."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from hardware.files import JSON, read_json, write_json
 from nas.accuracy import Accuracy, score
-from nas.search.pool import SubnetScore
+from nas.search.pool import Judge, SubnetScore
+from nas.search.stopping import Stopping
 from searchspaces import Architecture
 
 LOADER = f"{__name__}:load"
@@ -39,9 +40,13 @@ class Waiting:
     def __init__(self, seconds: Sequence[float]) -> None:
         self._seconds = seconds
 
-    def judge(self) -> Callable[[Sequence[Architecture]], tuple[SubnetScore, ...]]:
+    def judge(self) -> Judge:
         """The function that evaluation workers apply to a task."""
-        return lambda archs: tuple(map(self._one, archs))
+        return self._judge
+
+    def _judge(self, archs: Sequence[Architecture], /, *, stopping: Stopping | None = None) -> tuple[SubnetScore, ...]:
+        """Everything is judged to the end."""
+        return tuple(map(self._one, archs))
 
     def _one(self, arch: Architecture) -> SubnetScore:
         number = int(arch.arch_id, 16)

@@ -18,9 +18,11 @@ from hardware.device import DeviceSpec
 from hardware.files import JSON, write_json
 from nas.accuracy import Accuracy
 from nas.errors import CheckpointError, TrainingError
-from nas.search.pool import SubnetScore
+from nas.search.pool import Judge, SubnetScore
+from nas.search.stopping import Stopping
 from nas.training.context import TrainContext
 from searchspaces import Architecture
+from tests.nas.search.trainings import metrics_after, write_result
 
 LOADER = "tests.experiments.ray.fake_workloads:load"
 BEHAVIOUR = "behaviour.json"
@@ -115,7 +117,7 @@ class FakeWorkload:
         (self.run_dir / "mark").write_text(os.environ[MARK])
         time.sleep(600)
 
-    def judge(self) -> Callable[[Sequence[Architecture]], tuple[SubnetScore, ...]]:
+    def judge(self) -> Judge:
         return self.judge_subnets
 
     def _meet(self, num: int) -> None:
@@ -125,7 +127,9 @@ class FakeWorkload:
         while len(list(self.run_dir.glob("met-*"))) < num and time.monotonic() < deadline:
             time.sleep(0.05)
 
-    def judge_subnets(self, architectures: Sequence[Architecture]) -> tuple[SubnetScore, ...]:
+    def judge_subnets(
+        self, architectures: Sequence[Architecture], /, *, stopping: Stopping | None = None
+    ) -> tuple[SubnetScore, ...]:
         self.num_judged += 1
         if self.behaviour.get("judge") == "for ever":
             self.work_for_ever()
@@ -160,12 +164,20 @@ class FakeWorkload:
             for arch in architectures
         )
 
-    def fine_tune(self, arch_json: str, *, directory: Path, on_epoch: Callable[[dict[str, float]], None]) -> None:
+    def fine_tune(
+        self,
+        arch_json: str,
+        *,
+        directory: Path,
+        on_epoch: Callable[[dict[str, float]], None],
+        epochs: int | None = None,
+        use_gpu: bool = False,
+    ) -> None:
         arch = Architecture.from_json(arch_json)
         if self.behaviour.get("refine") == "for ever":
             self.work_for_ever()
         directory.mkdir(parents=True, exist_ok=True)
-        match directory.name:
+        match self.behaviour.get(arch.arch_id, directory.name):
             case "nan":
                 raise TrainingError(f"the loss of {arch.arch_id} is nan", hint="lower refine.learning_rate")
             case "bug":
@@ -173,7 +185,12 @@ class FakeWorkload:
         first = len(list(directory.glob("epoch-*")))
         for epoch in range(first + 1, self.behaviour["epochs"] + 1):
             (directory / f"epoch-{epoch}").touch()
-            on_epoch({"epoch": epoch, "accuracy": 0.5, "threads": torch.get_num_threads()})
+            metrics = {"epoch": epoch, "accuracy": 0.5, "threads": torch.get_num_threads()}
+            if self.behaviour.get("refine") == "results":
+                metrics = metrics_after(epoch, 0.5)
+            on_epoch(metrics)
             if directory.name == "dies-once" and first_time(directory / "died"):
                 die()
+        if self.behaviour.get("refine") == "results":
+            write_result(directory, arch, curve=[0.5] * self.behaviour["epochs"])
         (directory / "thread").write_text(threading.current_thread().name)

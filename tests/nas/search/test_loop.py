@@ -11,18 +11,32 @@ import pytest
 from hypothesis import given, settings
 from optuna.trial import TrialState
 
-from nas.accuracy import Accuracy
+from nas.accuracy import Accuracy, top1
+from nas.candidate import Candidate, inherited_candidate
 from nas.errors import EvaluationError
 from nas.objectives import Limit
+from nas.pareto import compute_front
 from nas.pricing import Pricer, search_limits
 from nas.search.loop import Evaluated, run_search
 from nas.search.neighbours import Neighbours, enumerate_genomes
 from nas.search.pool import EvaluationPool, SerialPool, SubnetScore, TaskResult
+from nas.search.records import known_rivals, record_evaluated
+from nas.search.records import known_values as known_values_of_tables
 from nas.search.settings import SamplerName, SearchSettings
+from nas.search.stopping import Stopping, judge_until_beaten, pack_answers
 from nas.search.study import SearchStudy, Values, make_sampler, open_study
 from searchspaces import Architecture, Choice, get_space
 from tests.nas.search.small_spaces import EIGHTEEN
-from tests.nas.tiny_run import SEARCH, SPACE, TinyRun, known_values, make_pricer, price_by_macs
+from tests.nas.tiny_run import (
+    SEARCH,
+    SPACE,
+    TinyRun,
+    copy_run,
+    ignore,
+    known_values,
+    make_pricer,
+    price_by_macs,
+)
 from tests.searchspaces.tiny import TinySpace, enumerate_by_hand, tiny_spaces
 
 # Each gene is active only where the one before it has its second value: the last of the 21 architectures is drawn once
@@ -53,7 +67,9 @@ class CountingJudge:
         self.num_tasks = 0
         self.dies_at = dies_at
 
-    def __call__(self, archs: Sequence[Architecture]) -> tuple[SubnetScore, ...]:
+    def __call__(
+        self, archs: Sequence[Architecture], /, *, stopping: Stopping | None = None
+    ) -> tuple[SubnetScore, ...]:
         self.num_tasks += 1
         if self.num_tasks == self.dies_at:
             raise KillError
@@ -427,7 +443,9 @@ def test_our_samplers_never_propose_again_what_failed_in_an_earlier_call(
 class NanJudge(CountingJudge):
     """Finds no accuracy of every third architecture."""
 
-    def __call__(self, archs: Sequence[Architecture]) -> tuple[SubnetScore, ...]:
+    def __call__(
+        self, archs: Sequence[Architecture], /, *, stopping: Stopping | None = None
+    ) -> tuple[SubnetScore, ...]:
         first = len(self.calls)
         return tuple(
             replace(score, accuracy=replace(score.accuracy, value=float("nan"))) if number % 3 == 2 else score
@@ -454,7 +472,9 @@ def test_an_accuracy_that_is_no_number_fails_its_trial_and_has_no_row(
 
 def test_a_search_that_finds_no_accuracy_at_all_is_an_error(quick_search: Search) -> None:
     class Never(CountingJudge):
-        def __call__(self, archs: Sequence[Architecture]) -> tuple[SubnetScore, ...]:
+        def __call__(
+            self, archs: Sequence[Architecture], /, *, stopping: Stopping | None = None
+        ) -> tuple[SubnetScore, ...]:
             nothing = Accuracy(metric="top1", value=float("nan"), interval=(0.0, 1.0), num_correct=0, num_images=1)
             return tuple(SubnetScore(arch_id=arch.arch_id, accuracy=nothing, seconds=0.0) for arch in archs)
 
@@ -467,7 +487,9 @@ def test_a_search_that_finds_no_accuracy_at_all_is_an_error(quick_search: Search
 @pytest.mark.parametrize("sampler", [name for name in get_args(SamplerName) if name != "gp"])
 def test_equal_accuracies_end_like_any_search(macs_pricer: Pricer, sampler: SamplerName) -> None:
     class Equal(CountingJudge):
-        def __call__(self, archs: Sequence[Architecture]) -> tuple[SubnetScore, ...]:
+        def __call__(
+            self, archs: Sequence[Architecture], /, *, stopping: Stopping | None = None
+        ) -> tuple[SubnetScore, ...]:
             same = accuracy(SPACE.smallest)
             return tuple(replace(score, accuracy=same) for score in super().__call__(archs))
 
@@ -479,6 +501,108 @@ def test_a_search_in_which_everything_failed_is_an_error_however_small_the_space
     search = Search(eighteen_pricer, settings=replace(SEARCH, evaluations=18, subnets_per_task=9))
     with pytest.raises(EvaluationError, match="2 of 2 evaluation tasks failed; the last one: task 2"):
         search.run(FailingPool(CountingJudge(), failing=lambda _: True))
+
+
+class StoppingJudge(CountingJudge):
+    """Answers as many images correctly as `correct` says, the same ones first for everybody; stops as it is told.
+
+    Attributes:
+        rivals: whom each architecture was judged against.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rivals: dict[str, str | None] = {}
+
+    def __call__(
+        self, archs: Sequence[Architecture], /, *, stopping: Stopping | None = None
+    ) -> tuple[SubnetScore, ...]:
+        assert stopping is not None
+        self.calls.extend(archs)
+        scores = []
+        order = np.random.default_rng(0).permutation(NUM_IMAGES)
+        for arch, rival in zip(archs, stopping.rivals, strict=True):
+            answers_N = order < 4 * correct(arch)
+            own_n, stopped = judge_until_beaten(
+                np.split(answers_N, 20), num_images=NUM_IMAGES, rival=rival, confidence=stopping.confidence
+            )
+            self.rivals[arch.arch_id] = rival.arch_id if rival else None
+            scores.append(
+                SubnetScore(
+                    arch_id=arch.arch_id,
+                    accuracy=top1(own_n),
+                    seconds=1.0,
+                    answers=None if stopped else pack_answers(own_n),
+                    stopped=stopped,
+                )
+            )
+        return tuple(scores)
+
+
+def test_what_cannot_reach_the_front_is_stopped_counts_and_is_told_below_it(quick_search: Search) -> None:
+    quick_search.settings = replace(SEARCH, evaluations=30, subnets_per_task=1, early_stopping=0.95)
+    judge = StoppingJudge()
+    assert quick_search.run(SerialPool(judge)) == "30 architectures evaluated"
+    assert_nothing_twice(quick_search, judge)
+    rows = {row.architecture.arch_id: row for row in quick_search.rows}
+    stopped = [row for row in quick_search.rows if row.score.stopped]
+    assert stopped
+    assert judge.rivals[judge.ids[0]] is None
+    told = {trial.number: trial.values[0] for trial in quick_search.trials() if trial.state == TrialState.COMPLETE}
+    for row in stopped:
+        assert row.score.stopped is not None
+        rival = rows[row.score.stopped.rival]
+        assert rival.score.stopped is None
+        assert rival.price.latency_predicted_ms <= row.price.latency_predicted_ms
+        assert correct(row.architecture) < correct(rival.architecture)
+        assert row.score.accuracy.num_images < NUM_IMAGES
+        assert told[row.trial_number] == row.score.stopped.accuracy < rival.score.accuracy.value
+
+
+def test_the_next_call_has_the_rivals_and_the_values_of_the_tables(trained: TinyRun, tmp_path: Path) -> None:
+    run = copy_run(trained, tmp_path / "run")
+    pricer = price_by_macs(SPACE, SPACE.sample_many(40, np.random.default_rng(0)))
+    search = Search(pricer, settings=replace(SEARCH, evaluations=20, subnets_per_task=1, early_stopping=0.95))
+
+    def inherit(arch: Architecture) -> Candidate:
+        return inherited_candidate(arch, checkpoint_sha256="0", recalibration="none")
+
+    def record(evaluated: Sequence[Evaluated]) -> None:
+        search.rows.extend(evaluated)
+        record_evaluated(run, evaluated, inherit=inherit)
+
+    def go_on(evaluations: int) -> StoppingJudge:
+        judge = StoppingJudge()
+        rows = run.evaluations()
+        search.settings = replace(search.settings, evaluations=evaluations)
+        run_search(
+            search.open(),
+            pricer=pricer,
+            pool=SerialPool(judge),
+            settings=search.settings,
+            known=known_values_of_tables(rows, run.stopped()),
+            record=record,
+            on_progress=ignore,
+            rivals=known_rivals(rows, run.answers_table.read()),
+        )
+        return judge
+
+    go_on(20)
+    rows, stopped = run.evaluations(), run.stopped()
+    assert len(rows) + len(stopped) == 20
+    assert len(stopped) > 0
+    assert not set(rows["arch_id"]) & set(stopped["arch_id"])
+    assert len(run.answers_table) == len(rows)
+    assert (stopped["num_images"] < stopped["of_images"]).all()
+    assert set(stopped["of_epochs"]) == {0}
+    assert (stopped["accuracy_estimated"] < stopped["rival"].map(rows.set_index("arch_id")["accuracy"])).all()
+    front = compute_front(rows, run.verifications(), device_id="macs")
+    assert front.points
+    assert not {point.arch_id for point in front.points} & set(stopped["arch_id"])
+    judge = go_on(26)
+    assert len(judge.calls) == 6
+    # a rival is known at once, if any evaluated one is no slower
+    assert judge.rivals[judge.ids[0]] in set(rows["arch_id"])
 
 
 def test_an_empty_budget_evaluates_nothing(quick_search: Search) -> None:

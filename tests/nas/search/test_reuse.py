@@ -8,6 +8,7 @@ import pytest
 from nas.accuracy import Accuracy
 from nas.search.pool import SerialPool, SubnetScore, TaskResult
 from nas.search.reuse import ReusingPool
+from nas.search.stopping import Stopping
 from searchspaces import Architecture
 from tests.nas.tiny_run import SPACE
 
@@ -22,7 +23,9 @@ class Judge:
     def __init__(self) -> None:
         self.asked: list[Architecture] = []
 
-    def __call__(self, archs: Sequence[Architecture]) -> tuple[SubnetScore, ...]:
+    def __call__(
+        self, archs: Sequence[Architecture], /, *, stopping: Stopping | None = None
+    ) -> tuple[SubnetScore, ...]:
         self.asked.extend(archs)
         return tuple(SubnetScore(arch_id=arch.arch_id, accuracy=accuracy(0.1), seconds=3.0) for arch in archs)
 
