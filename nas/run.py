@@ -31,7 +31,6 @@ from nas.tables import (
     STOPPED_SCHEMA,
     VERIFICATION_SCHEMA,
 )
-from nas.training.checkpoints import load_checkpoint
 from nas.training.finished import CHECKPOINTS, WEIGHTS_FILE, finished_checkpoints
 from predictors import PredictorError, load_predictor
 from predictors.latency import LatencyPredictor
@@ -264,6 +263,8 @@ class Run:
             RunError: nothing is trained yet.
             CheckpointError: the checkpoint is damaged.
         """
+        from nas.training.checkpoints import load_checkpoint
+
         checkpoint = load_checkpoint(self.checkpoint_dir(), expected={"space_id": self.space.space_id})
         supernet = self.space.build_supernet(num_classes=self.info.num_classes)
         supernet.load_state_dict(dict(checkpoint.weights))
