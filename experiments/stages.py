@@ -277,7 +277,9 @@ def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_
     @contextmanager
     def pool() -> Iterator[EvaluationPool]:
         with cluster():
-            workers = RayEvaluationPool(run.path, num_workers=recipe.workers, threads_per_worker=1)
+            workers = RayEvaluationPool(
+                run.path, num_workers=recipe.workers, threads_per_worker=1, weights=run.supernet_weights()
+            )
             reusing = ReusingPool(workers, known=reusable)
             try:
                 yield reusing

@@ -9,6 +9,7 @@ import torch
 
 from experiments.datasets import load_dataset
 from experiments.ray.device_host import ray_connectors
+from experiments.ray.loading import Weights
 from experiments.recipe import Recipe, load_recipe
 from hardware.device import Device, get_device
 from hardware.errors import DeviceError
@@ -26,6 +27,7 @@ from nas.training.loop import train_supernet
 from nas.training.settings import PhaseSettings, TrainSettings
 from nas.training.starting import start_from, start_sha256
 from searchspaces import Architecture
+from searchspaces.elastic.supernet import Supernet
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,12 @@ class Workload:
     @cached_property
     def subnet_judge(self) -> SubnetJudge:
         """Judges inherited subnets of the trained supernet."""
+        return self._judge_of(self.run.supernet())
+
+    def _judge_of(self, supernet: Supernet) -> SubnetJudge:
         device = self.device
         return SubnetJudge(
-            self.run.supernet(),
+            supernet,
             data=self.data,
             recalibration_images=self.recipe.train.recalibration_images,
             seed=self.recipe.seed,
@@ -87,9 +92,9 @@ class Workload:
         fleet = self.run.path / FLEET_FILE
         return recipe_device(self.recipe, fleet=fleet if fleet.is_file() else None)
 
-    def judge(self) -> Judge:
-        """The function that evaluation workers apply to a task."""
-        return self.subnet_judge.judge
+    def judge(self, weights: Weights | None = None) -> Judge:
+        """The function that evaluation workers apply to a task; weights are those of `Run.supernet_weights`."""
+        return self._judge_of(self.run.supernet(weights)).judge
 
     def fine_tune(
         self,

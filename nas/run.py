@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from hardware.errors import StorageError
@@ -256,8 +258,8 @@ class Run:
         except (StorageError, KeyError) as e:
             raise CheckpointError(f"checkpoint {path} is damaged: {e}", hint=f"delete {path} and train again") from e
 
-    def supernet(self) -> "Supernet":
-        """The trained supernet in eval mode; recalibrate what you `extract` before judging it.
+    def supernet_weights(self) -> dict[str, npt.NDArray[np.generic]]:
+        """The trained supernet's parameters and buffers by name.
 
         Raises:
             RunError: nothing is trained yet.
@@ -266,8 +268,24 @@ class Run:
         from nas.training.checkpoints import load_checkpoint
 
         checkpoint = load_checkpoint(self.checkpoint_dir(), expected={"space_id": self.space.space_id})
+        return {name: tensor.numpy() for name, tensor in checkpoint.weights.items()}
+
+    def supernet(self, weights: Mapping[str, npt.NDArray[np.generic]] | None = None) -> "Supernet":
+        """The trained supernet in eval mode; recalibrate what you `extract` before judging it.
+
+        Args:
+            weights: from `supernet_weights` of this run, where somebody has read them already; they are copied.
+
+        Raises:
+            RunError: nothing is trained yet.
+            CheckpointError: the checkpoint is damaged.
+        """
+        import torch
+
+        found = self.supernet_weights() if weights is None else weights
         supernet = self.space.build_supernet(num_classes=self.info.num_classes)
-        supernet.load_state_dict(dict(checkpoint.weights))
+        # Weights from Ray's object store are read-only, which torch would warn of.
+        supernet.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in found.items()})
         return supernet.eval()
 
     def predictor(self, device: str | None = None, *, quantity: str = "latency") -> LatencyPredictor:

@@ -1,10 +1,13 @@
 """What a worker loads on its own machine: the workload of a run, and the lock of the host it computes on."""
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
 
 from experiments.errors import ClusterError
 from hardware.device import DeviceSpec
@@ -16,14 +19,18 @@ from nas.training.context import TrainContext
 DEFAULT_LOADER = "experiments.workload:load_workload"
 
 
+Weights = Mapping[str, npt.NDArray[np.generic]]
+"""Of a supernet by name, as of `nas.run.Run.supernet_weights`."""
+
+
 class Workload(Protocol):
     """What workers do for a run; `experiments.workload.Workload` is the real one."""
 
     def train(self, context: TrainContext) -> None:
         """Train the supernet, or go on training it."""
 
-    def judge(self) -> Judge:
-        """Return the function that judges the subnets of a task."""
+    def judge(self, weights: Weights | None = None) -> Judge:
+        """Return the function that judges the subnets of a task, with these weights of the supernet or the run's."""
 
     def fine_tune(
         self,

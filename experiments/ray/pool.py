@@ -15,7 +15,7 @@ from experiments.errors import ClusterError
 from experiments.ray.cluster import require_cpus
 from experiments.ray.environment import thread_environment
 from experiments.ray.failures import describe, hinted_cause, is_worker_death
-from experiments.ray.loading import DEFAULT_LOADER, HostLock, load
+from experiments.ray.loading import DEFAULT_LOADER, HostLock, Weights, load
 from nas.search.pool import Judge, SubnetScore, TaskResult
 from nas.search.stopping import Stopping
 from searchspaces import Architecture
@@ -31,9 +31,11 @@ _DEATHS_PER_WORKER = 2
 class _Judge:
     """Runs in a process of its own."""
 
-    def __init__(self, run_dir: str, *, threads: int, loader: str, lock_directory: str | None) -> None:
+    def __init__(
+        self, run_dir: str, *, threads: int, loader: str, lock_directory: str | None, weights: Weights | None
+    ) -> None:
         torch.set_num_threads(threads)
-        self._run_dir, self._loader = run_dir, loader
+        self._run_dir, self._loader, self._weights = run_dir, loader, weights
         self._lock = HostLock(owner=f"evaluation for {run_dir}", directory=lock_directory)
         self._judge: Judge | None = None
 
@@ -46,7 +48,7 @@ class _Judge:
         with self._lock.computing():
             if self._judge is None:
                 # Not in the constructor: Ray would report an error of ours there as the death of the actor.
-                self._judge = load(self._run_dir, loader=self._loader).judge()
+                self._judge = load(self._run_dir, loader=self._loader).judge(self._weights)
             return self._judge(architectures, stopping=stopping)
 
 
@@ -65,6 +67,7 @@ class RayEvaluationPool:
         threads_per_worker: int = 1,
         loader: str = DEFAULT_LOADER,
         lock_directory: Path | None = None,
+        weights: Weights | None = None,
     ) -> None:
         """Start the actors; each loads the workload with its first task.
 
@@ -74,6 +77,8 @@ class RayEvaluationPool:
             threads_per_worker: CPUs of each.
             loader: where actors get the workload: "module:function" of the run directory.
             lock_directory: where the hosts' lock files lie; the usual place if None.
+            weights: of the supernet, which actors then take from Ray's object store, once a machine; None: each reads
+                the run's checkpoint.
 
         Raises:
             ClusterError: the cluster has too few CPUs, or there is no connection.
@@ -87,6 +92,8 @@ class RayEvaluationPool:
             "threads": threads_per_worker,
             "loader": loader,
             "lock_directory": None if lock_directory is None else str(lock_directory.resolve()),
+            # Ray gives actors what a reference stands for; this one lives as long as the pool.
+            "weights": None if weights is None else ray.put(dict(weights)),
         }
         self._run_dir = str(run_dir.resolve())
         self._num_workers = num_workers

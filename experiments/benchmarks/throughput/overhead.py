@@ -30,7 +30,7 @@ def add_overhead(report: BenchmarkReport, workload: Workload, *, quick: bool) ->
     # A CPU more than the worker has: the driver has its own.
     with connect(num_cpus=1), tempfile.TemporaryDirectory() as folder:
         for subnets_per_task in (1, 4) if quick else (1, 4, 16):
-            pool = RayEvaluationPool(workload.run.path, num_workers=1, threads_per_worker=1)
+            pool = RayEvaluationPool(workload.run.path, num_workers=1, weights=workload.run.supernet_weights())
             try:
                 timeline = search(
                     Path(folder) / str(subnets_per_task),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from experiments.ray.loading import Weights
 from hardware.files import JSON, read_json, write_json
 from nas.accuracy import Accuracy, score
 from nas.search.pool import Judge, SubnetScore
@@ -40,8 +41,8 @@ class Waiting:
     def __init__(self, seconds: Sequence[float]) -> None:
         self._seconds = seconds
 
-    def judge(self) -> Judge:
-        """The function that evaluation workers apply to a task."""
+    def judge(self, weights: Weights | None = None) -> Judge:
+        """The function that evaluation workers apply to a task; it needs no weights."""
         return self._judge
 
     def _judge(self, archs: Sequence[Architecture], /, *, stopping: Stopping | None = None) -> tuple[SubnetScore, ...]:

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from experiments.ray.guard import MARK
+from experiments.ray.loading import Weights
 from hardware.device import DeviceSpec
 from hardware.files import JSON, write_json
 from nas.accuracy import Accuracy
@@ -117,7 +118,8 @@ class FakeWorkload:
         (self.run_dir / "mark").write_text(os.environ[MARK])
         time.sleep(600)
 
-    def judge(self) -> Judge:
+    def judge(self, weights: Weights | None = None) -> Judge:
+        self.weights = weights
         return self.judge_subnets
 
     def _meet(self, num: int) -> None:
@@ -154,7 +156,7 @@ class FakeWorkload:
                 arch_id=arch.arch_id,
                 accuracy=Accuracy(
                     metric="top1",
-                    value=0.5,
+                    value=0.5 if self.weights is None else float(self.weights["w"].sum()),
                     interval=(0.4, 0.6),
                     num_correct=self.num_judged,
                     num_images=torch.get_num_threads(),

@@ -9,6 +9,7 @@ import pytest
 import ray
 
 from experiments.errors import ClusterError
+from experiments.ray.loading import Weights
 from experiments.ray.pool import RayEvaluationPool
 from hardware.lease import UnitLock
 from nas.errors import CheckpointError
@@ -31,13 +32,16 @@ class Pools:
     def __init__(self) -> None:
         self.made: list[RayEvaluationPool] = []
 
-    def make(self, run_dir: Path, *, num_workers: int = 1, threads: int = 1) -> RayEvaluationPool:
+    def make(
+        self, run_dir: Path, *, num_workers: int = 1, threads: int = 1, weights: Weights | None = None
+    ) -> RayEvaluationPool:
         pool = RayEvaluationPool(
             run_dir,
             num_workers=num_workers,
             threads_per_worker=threads,
             loader=LOADER,
             lock_directory=run_dir.parent / "locks",
+            weights=weights,
         )
         self.made.append(pool)
         return pool
@@ -59,6 +63,18 @@ def submit_each(pool: EvaluationPool, archs: list[Architecture]) -> None:
 def results(pool: EvaluationPool, num: int) -> dict[int, TaskResult]:
     found = [pool.next_result() for _ in range(num)]
     return {result.task_id: result for result in found}
+
+
+def test_actors_take_the_weights_from_the_object_store(
+    make_run: MakeRun, pools: Pools, archs: list[Architecture]
+) -> None:
+    # Also one that comes in the place of another.
+    run_dir = make_run(**{archs[0].arch_id: "dies once"})
+    pool = pools.make(run_dir, weights={"w": np.full(4, 0.0625)})
+    submit_each(pool, archs[:2])
+    found = results(pool, 2)
+    assert found[0].error is not None
+    assert found[1].scores[0].accuracy.value == 0.25
 
 
 def test_every_task_comes_back_with_a_score_for_each_of_its_subnets(
