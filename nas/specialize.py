@@ -16,6 +16,7 @@ from nas.objectives import Limit
 from nas.pricing import explain_infeasible
 from nas.run import Run
 from nas.search.candidates import first_pool
+from nas.tables import PREDICTED, UNMEASURED
 from predictors import AccuracyPredictor, LatencyPredictor, PredictorError, fit_accuracy_predictor
 from predictors.features import Blocks, LatencyFeatures, of_function
 from predictors.measured import QUANTITIES, cost_column
@@ -26,6 +27,23 @@ LIMITS = ("latency_ms", "latency_p99_ms", "energy_mj", "peak_memory_bytes", "mac
 
 _FIRST, _PARENTS, _CHILDREN, _GENERATIONS = 3072, 192, 6, 10
 _MUTATION = 0.12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredLatency:
+    """What the run's newest verification of an architecture on the device came to, in the unit of the prediction.
+
+    Attributes:
+        value: the median.
+        interval: of the median.
+        provenance: "measured", or "simulated" of a device that counts.
+        suspect: whether the measurement failed its own checks.
+    """
+
+    value: float
+    interval: tuple[float, float]
+    provenance: str
+    suspect: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +58,7 @@ class Specialist:
         in_range: whether both predictors were fitted to architectures like this one.
         within_limits: whether the limits hold even at the upper ends of the predicted costs' intervals.
         evaluated: its accuracy with inherited weights, if the run has evaluated it.
+        measured: its latency as verified, if the run has verified it on the device.
         macs, params: exact, for one image.
         peak_memory_bytes: of activations, for one image in the device's precision, exact by analysis (see
             `hardware.liveness`); None if nothing was measured there, so that the precision is not known.
@@ -55,6 +74,7 @@ class Specialist:
     in_range: bool
     within_limits: bool
     evaluated: float | None
+    measured: MeasuredLatency | None
     macs: int
     params: int
     peak_memory_bytes: int | None
@@ -191,6 +211,7 @@ class _Judge:
         rows = self._run.evaluations()
         rows = rows[rows["weights_kind"] == "inherited"]
         evaluated = dict(zip(rows["arch_id"], rows["accuracy"], strict=True))
+        measured = _measured(self._run, self._latency.device_id)
         found = []
         for n, arch in enumerate(self._space.architectures(genomes_NG)):
             exact = {"macs": float(costs.macs_N[n]), "params": float(costs.params_N[n])}
@@ -212,6 +233,7 @@ class _Judge:
                     in_range=bool(accuracy.in_range[n] and latency.in_range[n]),
                     within_limits=all(limit.violation(at_worst[limit.name]) <= 0 for limit in self._limits),
                     evaluated=evaluated.get(arch.arch_id),
+                    measured=measured.get(arch.arch_id),
                     macs=int(costs.macs_N[n]),
                     params=int(costs.params_N[n]),
                     peak_memory_bytes=None if peak_N is None else int(peak_N[n]),
@@ -227,6 +249,21 @@ class _Judge:
         """What each limit could be at least."""
         costs = {limit.name: partial(self._cost, limit.name) for limit in self._limits}
         return explain_infeasible(self._space, costs=costs, limits=self._limits, seed=seed)
+
+
+def _measured(run: Run, device_id: str) -> dict[str, MeasuredLatency]:
+    """What was verified on a device, by arch id: latency does not depend on weights."""
+    rows = run.verifications()
+    rows = rows[(rows["device_id"] == device_id) & ~rows["provenance"].isin((PREDICTED, UNMEASURED))]
+    return {
+        str(row["arch_id"]): MeasuredLatency(
+            value=float(row["latency_ms"]),
+            interval=(float(row["latency_low_ms"]), float(row["latency_high_ms"])),
+            provenance=str(row["provenance"]),
+            suspect=bool(row["suspect"]),
+        )
+        for row in rows.to_dict("records")
+    }
 
 
 def _best_first(ranked: Sequence[FloatArray]) -> npt.NDArray[np.int64]:

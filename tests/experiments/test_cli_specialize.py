@@ -7,37 +7,77 @@ from pathlib import Path
 import pytest
 
 from nas.objectives import Limit
+from nas.run import Run
 from nas.specialize import specialize
+from nas.tables import VERIFICATION_SCHEMA as SCHEMA
 from searchspaces import Architecture
 from tests.experiments.conftest import InProcess
-from tests.nas.predicted_run import predicted_run
+from tests.nas.predicted_run import add_device, predicted_run
+
+_NOTHING = {"string": "", "double": 0.0, "bool": False, "int64": 0}
+
+
+def _unsure(run: Run) -> list[str]:
+    """Options with which the limit lies amid the first answer's interval."""
+    (first,) = specialize(run, limits=[Limit(name="macs", value=3e7, unit="MACs")], top=1)
+    return ["--limit", f"latency_ms<={first.latency * (1.0 + 1e-6)}", "--limit", "macs<=3e7", "--top", "20"]
 
 
 def test_what_may_miss_the_limit_comes_with_the_command_that_measures_it(nas: InProcess, tmp_path: Path) -> None:
     run = predicted_run(tmp_path / "run")
-    (first,) = specialize(run, limits=[Limit(name="macs", value=3e7, unit="MACs")], top=1)
-    # With the limit at what is predicted of it, half of its interval is beyond.
-    limit = first.latency * (1.0 + 1e-6)
-    found = nas(
-        "specialize",
-        run.path,
-        "--limit",
-        f"latency_ms<={limit}",
-        "--limit",
-        "macs<=3e7",
-        "--top",
-        "20",
-        "--format",
-        "json",
-    )
-    document = json.loads(found.out)
+    document = json.loads(nas("specialize", run.path, *_unsure(run), "--format", "json").out)
     unsure = [one for one in document["architectures"] if not (one["within_limits"] and one["in_range"])]
     assert len(document["to_be_sure"]) == len(unsure) > 0
     for one, command in zip(unsure, document["to_be_sure"], strict=True):
         words = shlex.split(command)
-        assert words[:3] == ["nas", "devices", "measure"]
-        assert Architecture.from_json(words[3]).arch_id == one["arch_id"]
-        assert words[4:] == ["--device", "d", "--space", str(run.recipe_path), "--classes", "7"]
+        assert words[:4] == ["nas", "add", str(run.path), "--arch"]
+        assert Architecture.from_json(words[4]).arch_id == one["arch_id"]
+        assert words[5:] == ["--verify"]
+
+
+def test_on_a_further_device_it_is_added_and_then_verified_there(nas: InProcess, tmp_path: Path) -> None:
+    run = predicted_run(tmp_path / "run")
+    add_device(run, "parallel")
+    limit = specialize(run, device="parallel", top=1)[0].latency * (1.0 + 1e-6)
+    asked = ["--device", "parallel", "--limit", f"latency_ms<={limit}", "--format", "json"]
+    command = json.loads(nas("specialize", run.path, *asked).out)["to_be_sure"][0]
+    words = shlex.split(command)
+    assert words[:4] == ["nas", "add", str(run.path), "--arch"]
+    assert words[5:] == ["&&", "nas", "verify", str(run.path), "--device", "parallel"]
+
+
+def test_what_was_verified_is_not_asked_for_again(nas: InProcess, tmp_path: Path) -> None:
+    run = predicted_run(tmp_path / "run")
+    asked = _unsure(run)
+    document = json.loads(nas("specialize", run.path, *asked, "--format", "json").out)
+    assert all(one["measured_latency"] is None for one in document["architectures"])
+    first = next(one for one in document["architectures"] if not (one["within_limits"] and one["in_range"]))
+    verified = {
+        **{name: _NOTHING[str(type_)] for name, type_ in zip(SCHEMA.names, SCHEMA.types, strict=True)},
+        "candidate_id": "c",
+        "arch_id": first["arch_id"],
+        "weights_kind": "inherited",
+        "latency_ms": 0.5,
+        "latency_low_ms": 0.4,
+        "latency_high_ms": 0.6,
+    }
+    # What was measured elsewhere, or not at all, says nothing here.
+    elsewhere = {**verified, "device_id": "parallel", "provenance": "measured"}
+    run.verifications_table.append([elsewhere, {**verified, "device_id": "d", "provenance": "unmeasured"}])
+    assert json.loads(nas("specialize", run.path, *asked, "--format", "json").out) == document
+    run.verifications_table.append([{**verified, "device_id": "d", "provenance": "measured"}])
+    after = json.loads(nas("specialize", run.path, *asked, "--format", "json").out)
+    measured = {one["arch_id"]: one["measured_latency"] for one in after["architectures"]}
+    assert measured[first["arch_id"]] == {
+        "value": 0.5,
+        "interval": [0.4, 0.6],
+        "provenance": "measured",
+        "suspect": False,
+        "unit": "ms",
+    }
+    assert len(after["to_be_sure"]) == len(document["to_be_sure"]) - 1
+    assert first["arch_id"] not in {Architecture.from_json(shlex.split(one)[4]).arch_id for one in after["to_be_sure"]}
+    assert "measured: 0.5" in nas("specialize", run.path, *asked).out
 
 
 @pytest.mark.parametrize("limit", ["latency_ms<=fast", "beauty<=1", "latency_ms<=-1", "latency_ms>=1"])
