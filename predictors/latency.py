@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from predictors.features import LatencyFeatures
 from predictors.lookup_table import LOOKUP_KIND, load_lookup_table
 from predictors.measured import QUANTITIES, MeasuredArchitectures, cost_column
 from predictors.model import CostModel, fit_cost_model
-from predictors.prediction import LEVEL, Prediction
+from predictors.prediction import LEVEL, FloatArray, Prediction
 from predictors.predictor import CostPredictor, Question
 from predictors.proposal import propose
 from predictors.scores import Scores, score
@@ -41,6 +41,7 @@ class LatencyPredictor:
         fitted_NG: genomes of the fitted architectures.
         sources: predictors that it builds on: of other devices or quantities, or this device's operator lookup table.
         scores: see `with_scores`.
+        left_out_N: what is predicted of each fitted architecture without its own measurement; empty when loaded.
     """
 
     space: SearchSpace
@@ -51,6 +52,7 @@ class LatencyPredictor:
     quantity: str = "latency"
     sources: tuple[CostPredictor, ...] = ()
     scores: Scores | None = None
+    left_out_N: FloatArray = field(default_factory=lambda: np.empty(0))
 
     @property
     def space_id(self) -> str:
@@ -176,7 +178,8 @@ def fit_cost_predictor(
         unit: of the costs; None: ms for latencies, mJ for energy.
         sources: predictors of the same space for other devices or quantities, in any unit, or this device's operator
             lookup table: the fewer measurements there are, the more it follows them (transfer). They become part of
-            the predictor.
+            the predictor. Where one of this very device was fitted to the same architectures, its left-out predictions
+            are what is learnt from: it has seen their measurements, and will not have seen those of others.
         reference: an architecture and its cost in `unit`, measured apart from the table: a table in another unit
             contradicts it.
 
@@ -214,7 +217,9 @@ def fit_cost_predictor(
         )
     features = LatencyFeatures(space=space, sources=tuple(sources))
     model = fit_cost_model(
-        features.encode(measured.genomes_NG),
+        features.encode(
+            measured.genomes_NG, said_NS=_said(sources, measured.genomes_NG, device_id=device_id) if sources else None
+        ),
         cost_N,
         population=features.population(),
         level=level,
@@ -228,10 +233,23 @@ def fit_cost_predictor(
         model=model,
         fitted_NG=measured.genomes_NG,
         sources=tuple(sources),
+        left_out_N=cost_N * np.exp(model.blend.loo_log_errors_N),
     )
     if reference is not None:
         _require_plausible(predictor, *reference)
     return predictor
+
+
+def _said(sources: Sequence[CostPredictor], genomes_NG: npt.NDArray[np.int8], *, device_id: str) -> FloatArray:
+    """Logarithms (N, S) of what the sources say of architectures without having seen them measured on the device."""
+    said_NS = np.stack([source.predict(genomes_NG).mean for source in sources], axis=1)
+    for number, source in enumerate(sources):
+        if isinstance(source, LatencyPredictor) and source.device_id == device_id and len(source.left_out_N):
+            left_out = dict(zip((row.tobytes() for row in source.fitted_NG), source.left_out_N, strict=True))
+            said_NS[:, number] = [
+                left_out.get(row.tobytes(), said) for row, said in zip(genomes_NG, said_NS[:, number], strict=True)
+            ]
+    return np.log(said_NS)
 
 
 def _is_positive(value: object) -> bool:
