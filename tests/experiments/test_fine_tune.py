@@ -54,6 +54,7 @@ def first_answer(arch: Architecture) -> Specialist:
         in_range=True,
         within_limits=True,
         evaluated=None,
+        measured=None,
         macs=1,
         params=1,
         peak_memory_bytes=1,
