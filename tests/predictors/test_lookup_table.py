@@ -82,6 +82,7 @@ def test_few_networks_correct_what_sums_miss(
     scores = corrected.score(held_out_table)
     assert scores.mape_percent < 2.0
     assert scores.spearman > 0.99
+    assert 0.5 < scores.coverage <= 1.0
     assert corrected.correction is not None
     assert corrected.correction.per_part == pytest.approx(-CALL_MS, abs=0.002)
     assert corrected.correction.factor == pytest.approx(1.0, abs=0.1)
@@ -100,6 +101,25 @@ def test_intervals_hold_and_grow_outside_the_fitted_range(
     ends = corrected.predict([SPACE.largest])
     assert not ends.in_range[0]
     assert ends.relative_width[0] > 1.2 * np.median(found.relative_width)
+
+
+def test_a_resolution_that_no_fitted_network_had_is_out_of_range(
+    sums: LookupTablePredictor, device: SyntheticDevice
+) -> None:
+    """Sums may miss something at one resolution only, which the networks of another do not show."""
+    genomes_NG = np.unique(SPACE.sample_many(2000, np.random.default_rng(2)), axis=0)
+    first_N = SPACE.encode_many(genomes_NG)[:, 0] > 0
+    assert SPACE.choices[0].name == "resolution"
+    fitted_NG = genomes_NG[first_N][:30]
+    table = pd.DataFrame(
+        {
+            "architecture": [arch.to_json() for arch in SPACE.architectures(fitted_NG)],
+            "latency_ms": device.latency_ms(SPACE, fitted_NG, rng=np.random.default_rng(3)),
+        }
+    )
+    corrected = sums.corrected(table)
+    assert not corrected.predict(genomes_NG[~first_N]).in_range.any()
+    assert corrected.predict(fitted_NG).in_range.all()
 
 
 def test_a_regressor_builds_on_the_table_and_brings_it_along(
