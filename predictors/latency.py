@@ -19,7 +19,14 @@ from predictors.prediction import LEVEL, FloatArray, Prediction
 from predictors.predictor import CostPredictor, Question
 from predictors.proposal import propose
 from predictors.scores import Scores, score
-from predictors.store import StoredPredictor, read_predictor, restored_model, stored_members, write_predictor
+from predictors.store import (
+    StoredPredictor,
+    read_predictor,
+    restored_model,
+    source_name,
+    stored_members,
+    write_predictor,
+)
 from searchspaces import Architecture, SearchSpace
 
 FEWEST_ARCHITECTURES = 10
@@ -109,7 +116,7 @@ class LatencyPredictor:
     def save(self, directory: Path) -> None:
         """Write it and its sources; see `CostPredictor` and `load_predictor`."""
         for number, source in enumerate(self.sources):
-            source.save(directory / _source_name(number))
+            source.save(directory / source_name(number))
         write_predictor(
             directory,
             stored=StoredPredictor(
@@ -306,7 +313,7 @@ def load_predictor(
         ),
         fitted_NG=stored.fitted_NG,
         sources=tuple(
-            _load_source(directory / _source_name(number), space=space) for number in range(stored.num_sources)
+            _load_source(directory / source_name(number), space=space) for number in range(stored.num_sources)
         ),
         scores=stored.scores,
     )
@@ -316,7 +323,3 @@ def _load_source(directory: Path, *, space: SearchSpace) -> CostPredictor:
     if read_manifest(directory, verify=False).details.get("kind") == LOOKUP_KIND:
         return load_lookup_table(directory, space=space)
     return load_predictor(directory, space=space)
-
-
-def _source_name(number: int) -> str:
-    return f"source-{number}"
