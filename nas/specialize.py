@@ -55,7 +55,7 @@ class Specialist:
         accuracy, accuracy_interval: predicted, with inherited weights, on the search split.
         latency, latency_interval: predicted, in `unit`.
         unit: of the latency.
-        in_range: whether both predictors were fitted to architectures like this one.
+        in_range: whether all predictors, those of `others` too, were fitted to architectures like this one.
         within_limits: whether the limits hold even at the upper ends of the predicted costs' intervals.
         evaluated: its accuracy with inherited weights, if the run has evaluated it.
         measured: its latency as verified, if the run has verified it on the device.
@@ -230,7 +230,7 @@ class _Judge:
                     latency=float(latency.mean[n]),
                     latency_interval=(float(latency.lower[n]), float(latency.upper[n])),
                     unit=self._latency.unit,
-                    in_range=bool(accuracy.in_range[n] and latency.in_range[n]),
+                    in_range=all(bool(one.in_range[n]) for one in (accuracy, latency, *others.values())),
                     within_limits=all(limit.violation(at_worst[limit.name]) <= 0 for limit in self._limits),
                     evaluated=evaluated.get(arch.arch_id),
                     measured=measured.get(arch.arch_id),
