@@ -81,11 +81,12 @@ def test_what_another_predictor_never_saw_is_out_of_range(run: Run) -> None:
             "energy_mj": 7.0 * latency_ms(run, few_NG),
         }
     )
-    assert all(one.in_range for one in specialize(run))
+    limits = [Limit(name="latency_ms", value=float(np.median(latency_ms(run, all_NG))), unit="ms")]
+    assert any(one.in_range for one in specialize(run, limits=limits))
     energy = fit_cost_predictor(table, quantity="energy", space=run.space, device_id="d")
     energy.save(run.predictor_dir("d", quantity="energy"))
-    for one in specialize(run):
-        assert one.in_range == energy.predict([one.architecture]).in_range[0]
+    for one in specialize(run, limits=limits):
+        assert not energy.predict([one.architecture]).in_range[0]
         assert not one.in_range
 
 
