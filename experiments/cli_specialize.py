@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -63,6 +64,8 @@ def specialize(
 
     run = open_run(where)
     asked = [_limit(text) for text in limits or []]
+    if twice := sorted(name for name, times in Counter(limit.name for limit in asked).items() if times > 1):
+        raise typer.BadParameter(f"--limit sets {', '.join(twice)} more than once: give each limit one value")
     found = answer(run, device=device, limits=asked, top=top)
     device_id = device or run.info.device_id
     tuned = _fine_tune(where, found[0], copies=copies) if fine_tune else None

@@ -86,3 +86,10 @@ def test_a_limit_that_is_none_is_explained(nas: InProcess, tmp_path: Path, limit
     refused = nas("specialize", run.path, "--limit", limit)
     assert refused.code == 2
     assert "NAME<=NUMBER" in refused.err
+
+
+def test_a_limit_has_one_value(nas: InProcess, tmp_path: Path) -> None:
+    run = predicted_run(tmp_path / "run")
+    refused = nas("specialize", run.path, "--limit", "macs<=3e7", "--limit", "macs<=2e7", "--limit", "params<=1e6")
+    assert refused.code == 2
+    assert "macs more than once" in " ".join(refused.err.split())
