@@ -15,10 +15,11 @@ from predictors.errors import PredictorError
 from predictors.features import LatencyFeatures, of_function
 from predictors.latency import FEWEST_ARCHITECTURES
 from predictors.model import CostModel, fit_cost_model
-from predictors.prediction import FloatArray, Prediction
+from predictors.prediction import Prediction
 from predictors.predictor import Question
 from predictors.proposal import propose
 from predictors.scores import Scores
+from predictors.selection import is_constant
 from predictors.store import StoredPredictor, read_predictor, restored_model, stored_members, write_predictor
 from searchspaces import Architecture, SearchSpace
 
@@ -102,7 +103,7 @@ class AccuracyPredictor:
 
 def fit_accuracy_predictor(
     genomes_NG: npt.NDArray[np.int8],
-    accuracy_N: FloatArray,
+    accuracy_N: npt.ArrayLike,
     *,
     space: SearchSpace,
     task: str,
@@ -118,11 +119,11 @@ def fit_accuracy_predictor(
         level: of the intervals, between 0 and 1.
 
     Raises:
-        PredictorError: fewer than 10 architectures, repeated ones, accuracies outside 0 to 1 (percent?) or all the
-            same.
+        PredictorError: fewer than 10 architectures, repeated ones, accuracies outside 0 to 1 (percent?), all the
+            same or too close to 1 to tell them apart, or a level that is none.
         SpaceError: genomes of another space.
     """
-    genomes_NG = space.canonicalise(genomes_NG)
+    genomes_NG, accuracy_N = space.canonicalise(genomes_NG), np.asarray(accuracy_N, dtype=np.float64)
     if len(genomes_NG) != len(accuracy_N) or len(np.unique(genomes_NG, axis=0)) != len(genomes_NG):
         raise PredictorError(
             f"{len(genomes_NG)} architectures, {len(np.unique(genomes_NG, axis=0))} of them distinct, with "
@@ -141,7 +142,8 @@ def fit_accuracy_predictor(
             f"accuracy {accuracy_N[first]!r} of row {first} is not between 0 and 1",
             hint="give fractions, not percent, and drop evaluations that failed",
         )
-    if np.ptp(accuracy_N) == 0:
+    error_N = np.maximum(1.0 - accuracy_N, _LEAST_ERROR)
+    if is_constant(error_N):
         raise PredictorError(
             f"all {len(accuracy_N)} accuracies are {accuracy_N[0]:.4f}: there is nothing to predict",
             hint="evaluate architectures that differ in size, on more images",
@@ -149,7 +151,7 @@ def fit_accuracy_predictor(
     features = LatencyFeatures(space=space)
     model = fit_cost_model(
         of_function(features.encode(genomes_NG)),
-        np.maximum(1.0 - accuracy_N, _LEAST_ERROR),
+        error_N,
         population=features.population(),
         level=level,
         ordered=features.resolution_columns(),

@@ -19,6 +19,7 @@ from predictors.prediction import LEVEL, FloatArray, Prediction
 from predictors.predictor import CostPredictor, Question
 from predictors.proposal import propose
 from predictors.scores import Scores, score
+from predictors.selection import is_constant
 from predictors.store import (
     StoredPredictor,
     read_predictor,
@@ -201,8 +202,6 @@ def fit_cost_predictor(
             hint="MACs, parameters and peak memory are exact: hardware.cost.analytic_costs counts them",
         )
     unit = QUANTITIES[quantity] if unit is None else unit
-    if not 0.0 < level < 1.0:
-        raise PredictorError(f"level is {level}, expected a number between 0 and 1", hint="0.9 is usual")
     for source in sources:
         if source.space_id != space.space_id:
             raise PredictorError(
@@ -216,7 +215,7 @@ def fit_cost_predictor(
             f"{len(cost_N)} distinct architectures are too few to fit a predictor of {quantity}",
             hint=f"measure at least {FEWEST_ARCHITECTURES}, better 40",
         )
-    if np.ptp(cost_N) == 0:
+    if is_constant(cost_N):
         column = cost_column(quantity, unit)
         raise PredictorError(
             f"all {len(cost_N)} values of {column} are {cost_N[0]:.6g}: there is nothing to predict",

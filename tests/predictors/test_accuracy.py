@@ -64,6 +64,7 @@ def test_eighty_evaluations_rank_others_and_their_intervals_hold() -> None:
         (lambda accuracies: 100.0 * accuracies, "is not between 0 and 1"),
         (lambda accuracies: np.where(np.arange(len(accuracies)) == 3, np.nan, accuracies), "accuracy .*nan.* of row 3"),
         (lambda accuracies: np.full_like(accuracies, 0.5), r"all 20 accuracies are 0\.5000"),
+        (lambda accuracies: 1.0 - 1e-6 * np.arange(20.0), r"all 20 accuracies are 1\.0000"),
         (lambda accuracies: accuracies[:-1], "with 19 accuracies"),
     ],
 )
@@ -90,3 +91,19 @@ def test_a_latency_predictor_is_not_taken_for_one(predictor: LatencyPredictor, t
     predictor.save(tmp_path)
     with pytest.raises(PredictorError, match="predicts ms, not accuracy"):
         load_accuracy_predictor(tmp_path, space=SPACE)
+
+
+@pytest.mark.parametrize("level", [2.0, -1.0, float("nan")])
+def test_a_level_lies_between_0_and_1(level: float) -> None:
+    genomes_NG = SPACE.sample_many(20, np.random.default_rng(0))
+    with pytest.raises(PredictorError, match="expected a number between 0 and 1"):
+        fit_accuracy_predictor(genomes_NG, np.linspace(0.1, 0.9, 20), space=SPACE, task="t", level=level)
+
+
+def test_a_list_of_accuracies_will_do() -> None:
+    genomes_NG, accuracies = SPACE.sample_many(20, np.random.default_rng(0)), np.linspace(0.1, 0.9, 20)
+    fitted_N, listed_N = (
+        fit_accuracy_predictor(genomes_NG, some, space=SPACE, task="t").predict(genomes_NG).mean
+        for some in (accuracies, accuracies.tolist())
+    )
+    assert (fitted_N == listed_N).all()
