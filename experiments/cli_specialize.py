@@ -1,6 +1,7 @@
 """The command `nas specialize`."""
 
 import json
+import math
 import re
 import shlex
 from collections import Counter
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from nas.objectives import Limit
     from nas.run import Run
     from nas.specialize import Specialist
+    from predictors.scores import LeftOutAccuracies
 
 _UNITS = {
     "latency_ms": "ms",
@@ -60,13 +62,16 @@ def specialize(
     if copies > 1 and not fine_tune:
         raise typer.BadParameter("--copies goes with --fine-tune")
     from nas.run import open_run
+    from nas.specialize import run_accuracy_predictor
     from nas.specialize import specialize as answer
 
     run = open_run(where)
     asked = [_limit(text) for text in limits or []]
     if twice := sorted(name for name, times in Counter(limit.name for limit in asked).items() if times > 1):
         raise typer.BadParameter(f"--limit sets {', '.join(twice)} more than once: give each limit one value")
-    found = answer(run, device=device, limits=asked, top=top)
+    accuracy = run_accuracy_predictor(run)
+    assert accuracy.left_out is not None
+    found = answer(run, device=device, limits=asked, top=top, accuracy=accuracy)
     device_id = device or run.info.device_id
     tuned = _fine_tune(where, found[0], copies=copies) if fine_tune else None
     if format_ is Format.json:
@@ -75,6 +80,9 @@ def specialize(
             "space": run.space.space_id,
             "device": device_id,
             "limits": {limit.name: limit.value for limit in asked},
+            "accuracy_predictor": {
+                name: None if math.isnan(value) else value for name, value in asdict(accuracy.left_out).items()
+            },
             "architectures": [_document(one) for one in found],
             "to_be_sure": [_sure_command(run, one, device_id=device_id) for one in found if _is_open(one)],
         }
@@ -107,6 +115,7 @@ def specialize(
         )
     out = out_console(width=160)
     out.print(table)
+    out.print(_accuracy_line(accuracy.left_out), highlight=False)
     if tuned is not None:
         low, high = tuned["accuracy_interval"]
         out.print(
@@ -144,6 +153,14 @@ def _measured_note(one: "Specialist") -> list[str]:
         return []
     (low, high), suspect = measured.interval, ", suspect" if measured.suspect else ""
     return [f"{measured.provenance}: {measured.value:.4g} ({low:.4g} - {high:.4g}) {one.unit}{suspect}"]
+
+
+def _accuracy_line(found: "LeftOutAccuracies") -> str:
+    noise = "" if math.isnan(found.noise_points) else f" (the split's noise alone: {found.noise_points:.2f})"
+    return (
+        f"accuracies are predicted from {found.num} evaluations; each without its own: Kendall {found.kendall:.3f}, "
+        f"RMSE {found.rmse_points:.2f} points{noise}"
+    )
 
 
 def _soup_line(soup: dict[str, Any]) -> str:

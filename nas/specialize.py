@@ -91,12 +91,15 @@ def run_accuracy_predictor(run: Run) -> AccuracyPredictor:
     rows = rows[(rows["weights_kind"] == "inherited") & np.isfinite(rows["accuracy"])]
     rows = rows.drop_duplicates("arch_id", keep="last")
     archs = [Architecture.from_json(text) for text in rows["architecture"]]
+    # Only of shares of images is the noise that of so many coins.
+    counted = len(rows) and (rows["metric"] == "top1").all() and (rows["num_images"] > 0).all()
     try:
         return fit_accuracy_predictor(
             run.space.genomes(archs),
             rows["accuracy"].to_numpy(dtype=np.float64),
             space=run.space,
             task=f"{run.info.name}, search split",
+            num_images=rows["num_images"].to_numpy() if counted else None,
         )
     except PredictorError as e:
         raise RunError(
@@ -105,7 +108,13 @@ def run_accuracy_predictor(run: Run) -> AccuracyPredictor:
 
 
 def specialize(
-    run: Run, *, device: str | None = None, limits: Sequence[Limit] = (), top: int = 5, seed: int = 0
+    run: Run,
+    *,
+    device: str | None = None,
+    limits: Sequence[Limit] = (),
+    top: int = 5,
+    seed: int = 0,
+    accuracy: AccuracyPredictor | None = None,
 ) -> list[Specialist]:
     """Search the whole space by prediction: the most accurate architectures whose predicted costs meet the limits.
 
@@ -115,6 +124,7 @@ def specialize(
         limits: names are those of `LIMITS`.
         top: how many, the most accurate first; fewer if the space has no more.
         seed: of the evolution.
+        accuracy: from `run_accuracy_predictor`; None: it is fitted.
 
     Raises:
         RunError: an unknown limit, no predictor of the device, or too few evaluations.
@@ -125,7 +135,7 @@ def specialize(
         raise RunError(f"unknown limits {', '.join(unknown)}", hint=f"the limits are: {', '.join(LIMITS)}")
     if top < 1:
         raise RunError(f"top is {top}, expected 1 or more", hint="ask for at least one architecture")
-    judge = _Judge(run, device=device, limits=limits)
+    judge = _Judge(run, device=device, limits=limits, accuracy=accuracy)
     chosen_NG = evolve(run.space, judge.rank, top=top, seed=seed)
     found = judge.specialists(chosen_NG)
     if not found:
@@ -136,7 +146,9 @@ def specialize(
 class _Judge:
     """Predicts and ranks architectures of one run."""
 
-    def __init__(self, run: Run, *, device: str | None, limits: Sequence[Limit]) -> None:
+    def __init__(
+        self, run: Run, *, device: str | None, limits: Sequence[Limit], accuracy: AccuracyPredictor | None
+    ) -> None:
         self._run, self._space, self._limits = run, run.space, tuple(limits)
         self._latency: LatencyPredictor = run.predictor(device)
         if self._latency.unit != "ms" and any(limit.name == "latency_ms" for limit in limits):
@@ -158,7 +170,7 @@ class _Judge:
                 "peak_memory_bytes depends",
                 hint=f"nas profile {run.path}",
             )
-        self._accuracy = run_accuracy_predictor(run)
+        self._accuracy = run_accuracy_predictor(run) if accuracy is None else accuracy
         self._features = LatencyFeatures(space=run.space, sources=self._latency.sources)
         ends_NG = run.space.genomes([run.space.smallest])
         exact = analytic_costs(run.space.op_table(ends_NG, num_classes=run.info.num_classes))

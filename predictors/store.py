@@ -19,7 +19,7 @@ from predictors.intervals import FittedRange
 from predictors.model import CostModel
 from predictors.prediction import FloatArray
 from predictors.regressors import find_regressors
-from predictors.scores import Scores
+from predictors.scores import AccuracyScores, Scores
 from predictors.selection import Blend
 from searchspaces import SearchSpace
 
@@ -260,4 +260,4 @@ def scores_from_card(values: Mapping[str, Any] | None) -> Scores | None:
     if values is None:
         return None
     known: dict[str, Any] = {name: float("nan") if value is None else value for name, value in values.items()}
-    return Scores(**known)
+    return AccuracyScores(**known) if "rmse_points" in known else Scores(**known)

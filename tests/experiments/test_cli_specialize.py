@@ -4,6 +4,7 @@ import json
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from nas.objectives import Limit
@@ -12,7 +13,7 @@ from nas.specialize import specialize
 from nas.tables import VERIFICATION_SCHEMA as SCHEMA
 from searchspaces import Architecture
 from tests.experiments.conftest import InProcess
-from tests.nas.predicted_run import add_device, predicted_run
+from tests.nas.predicted_run import NUM, add_device, predicted_run
 
 _NOTHING = {"string": "", "double": 0.0, "bool": False, "int64": 0}
 
@@ -93,3 +94,21 @@ def test_a_limit_has_one_value(nas: InProcess, tmp_path: Path) -> None:
     refused = nas("specialize", run.path, "--limit", "macs<=3e7", "--limit", "macs<=2e7", "--limit", "params<=1e6")
     assert refused.code == 2
     assert "macs more than once" in " ".join(refused.err.split())
+
+
+def test_how_well_accuracies_are_predicted_is_said(nas: InProcess, tmp_path: Path) -> None:
+    run = predicted_run(tmp_path / "run")
+    found = json.loads(nas("specialize", run.path, "--format", "json").out)["accuracy_predictor"]
+    assert found["num"] == NUM
+    assert found["kendall"] > 0.9
+    assert 0.0 < found["rmse_points"] < 1.0
+    # How many images decided is not known here.
+    assert found["noise_points"] is None
+    rows = run.evaluations()
+    known = rows.assign(num_images=2000, metric="top1").to_dict("records")
+    run.evaluations_table.append([{str(name): value for name, value in row.items()} for row in known])
+    out = nas("specialize", run.path).out
+    share_N = rows["accuracy"].to_numpy()
+    noise = 100.0 * np.sqrt(np.mean(share_N * (1.0 - share_N)) / 2000)
+    assert f"Kendall {found['kendall']:.3f}, RMSE {found['rmse_points']:.2f} points" in out
+    assert f"the split's noise alone: {noise:.2f}" in out

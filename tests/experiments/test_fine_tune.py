@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,6 +16,7 @@ from experiments.workload import load_workload
 from nas.errors import CheckpointError, RunError
 from nas.soup import read_soup
 from nas.specialize import Specialist
+from predictors.scores import LeftOutAccuracies
 from searchspaces import Architecture
 from tests.experiments.conftest import InProcess
 from tests.experiments.small_session import give_weights, open_untrained
@@ -41,6 +43,13 @@ def in_process(
     for arch, directory in jobs:
         workload.fine_tune(arch, directory=directory, on_epoch=partial(on_result, str(directory)))
     return {}
+
+
+def answer_first(monkeypatch: pytest.MonkeyPatch, arch: Architecture) -> None:
+    """`nas specialize` answers with this one, whatever was evaluated."""
+    left_out = LeftOutAccuracies(kendall=0.5, rmse_points=1.0, noise_points=0.5, num=10)
+    monkeypatch.setattr("nas.specialize.run_accuracy_predictor", lambda _: SimpleNamespace(left_out=left_out))
+    monkeypatch.setattr("nas.specialize.specialize", lambda *_, **__: [first_answer(arch)])
 
 
 def first_answer(arch: Architecture) -> Specialist:
@@ -83,7 +92,7 @@ def test_the_command_fine_tunes_the_first_answer(
 ) -> None:
     monkeypatch.setattr("experiments.stages.refine_on_ray", in_process)
     arch = session.run.space.smallest
-    monkeypatch.setattr("nas.specialize.specialize", lambda *_, **__: [first_answer(arch)])
+    answer_first(monkeypatch, arch)
     document = json.loads(nas("specialize", session.run.path, "--fine-tune", "--format", "json").out)
     (row,) = session.run.evaluations().to_dict("records")
     assert document["fine_tuned"]["candidate"] == row["candidate_id"]
@@ -119,7 +128,7 @@ def test_the_command_says_what_averaging_came_to(
     session: Session, monkeypatch: pytest.MonkeyPatch, nas: InProcess
 ) -> None:
     monkeypatch.setattr("experiments.stages.refine_on_ray", in_process)
-    monkeypatch.setattr("nas.specialize.specialize", lambda *_, **__: [first_answer(session.run.space.smallest)])
+    answer_first(monkeypatch, session.run.space.smallest)
     found = json.loads(nas("specialize", session.run.path, "--fine-tune", "--copies", "2", "--format", "json").out)
     tuned = found["fine_tuned"]
     assert len(tuned["soup"]["copies"]) == 2
