@@ -13,7 +13,7 @@ from hardware.records import calibrated_predictor
 from nas import calibrate as calibrating
 from nas import costs
 from nas.calibrate import Calibration, calibrate
-from nas.costs import fit_costs, require_quantity
+from nas.costs import fit_costs, require_quantity, store_costs
 from predictors import fit_latency_predictor, load_predictor
 from searchspaces import Architecture, get_space
 from tests.hardware.test_measurement import measurement
@@ -122,6 +122,16 @@ def test_energy_that_no_measurement_has_is_an_error_and_the_rest_is_kept(
     with pytest.raises(DeviceUsageError, match="its measurements, which are kept, tell none"):
         run_calibrate(monkeypatch, quantity="energy", energy=False)
     assert calibrated_predictor("onnxruntime-cpu", space_id=SPACE.space_id, quantity="latency_p99").exists()
+
+
+def test_a_quantity_that_is_not_told_any_more_loses_its_old_predictor(tmp_path: Path) -> None:
+    fit, held_out = table(20, 0, energy=True), table(8, 1, energy=True)
+    latency = fit_latency_predictor(fit, space=SPACE, device_id="d")
+    store_costs(fit_costs(fit, held_out, latency=latency), place=tmp_path.joinpath)
+    assert {path.name for path in tmp_path.iterdir()} == {"latency", "latency_p99", "energy"}
+    without = fit.assign(energy_mj=np.nan)
+    store_costs(fit_costs(without, held_out, latency=latency), place=tmp_path.joinpath)
+    assert {path.name for path in tmp_path.iterdir()} == {"latency", "latency_p99"}
 
 
 def test_an_energy_that_shares_the_latencys_noise_has_intervals_that_hold() -> None:
