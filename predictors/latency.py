@@ -15,6 +15,7 @@ from predictors.features import LatencyFeatures
 from predictors.lookup_table import LOOKUP_KIND, load_lookup_table
 from predictors.measured import QUANTITIES, MeasuredArchitectures, cost_column
 from predictors.model import CostModel, fit_cost_model
+from predictors.plausible import require_plausible
 from predictors.prediction import LEVEL, FloatArray, Prediction
 from predictors.predictor import CostPredictor, Question
 from predictors.proposal import propose
@@ -31,9 +32,6 @@ from predictors.store import (
 from searchspaces import Architecture, SearchSpace
 
 FEWEST_ARCHITECTURES = 10
-
-# No prediction is that far off; units differ by a thousand.
-_MOST_IMPLAUSIBLE = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -242,7 +240,7 @@ def fit_cost_predictor(
         left_out_N=cost_N * np.exp(model.blend.loo_log_errors_N),
     )
     if reference is not None:
-        _require_plausible(predictor, *reference)
+        require_plausible(predictor, arch=reference[0], cost=reference[1])
     return predictor
 
 
@@ -256,24 +254,6 @@ def _said(sources: Sequence[CostPredictor], genomes_NG: npt.NDArray[np.int8], *,
                 left_out.get(row.tobytes(), said) for row, said in zip(genomes_NG, said_NS[:, number], strict=True)
             ]
     return np.log(said_NS)
-
-
-def _is_positive(value: object) -> bool:
-    return isinstance(value, int | float | np.number) and 0.0 < float(value) < float("inf")
-
-
-def _require_plausible(predictor: LatencyPredictor, arch: Architecture, cost: float) -> None:
-    if not _is_positive(cost):
-        raise PredictorError(
-            f"the reference's cost is {cost!r}, expected a positive number", hint="measure the reference network again"
-        )
-    predicted = float(predictor.predict([arch]).mean[0])
-    if not 1.0 / _MOST_IMPLAUSIBLE < predicted / cost < _MOST_IMPLAUSIBLE:
-        raise PredictorError(
-            f"by this table architecture {arch.arch_id} would take {predicted:.4g} {predictor.unit}, it was measured "
-            f"at {cost:.4g} {predictor.unit}",
-            hint="the table seems to be in another unit, or of another device: convert it, or name its unit",
-        )
 
 
 def load_predictor(

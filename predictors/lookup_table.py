@@ -28,6 +28,7 @@ from predictors.intervals import FittedRange, conformal_quantile
 from predictors.measured import MeasuredArchitectures
 from predictors.operator_table import OperatorTable, read_operator_table, write_operator_table
 from predictors.part_sums import PartSums
+from predictors.plausible import WRONG_UNIT, is_plausible, require_plausible
 from predictors.prediction import FloatArray, Prediction
 from predictors.predictor import Question
 from predictors.proposal import propose
@@ -150,7 +151,8 @@ class LookupTablePredictor:
             table: as for `fit_latency_predictor`.
 
         Raises:
-            PredictorError: fewer than 5 distinct architectures, or as `fit_latency_predictor`.
+            PredictorError: fewer than 5 distinct architectures, sums that are no latencies of them in that unit, or as
+                `fit_latency_predictor`.
         """
         measured = self._measured(table)
         if len(measured.cost_N) < FEWEST_FOR_CORRECTION:
@@ -159,6 +161,12 @@ class LookupTablePredictor:
                 hint=f"measure at least {FEWEST_FOR_CORRECTION}",
             )
         sums_N3 = self.sums.of_genomes(measured.genomes_NG)
+        ratio = float(np.median(sums_N3[:, 0] / measured.cost_N))
+        if not is_plausible(ratio):
+            raise PredictorError(
+                f"the sums of this table's entries are {ratio:.4g} times what networks were measured to take",
+                hint=WRONG_UNIT,
+            )
         inputs_N3 = np.stack([np.ones(len(sums_N3)), sums_N3[:, 0], sums_N3[:, 2]], axis=1)
         # Relative errors count: every row is divided by what was measured.
         relative_N3 = inputs_N3 / measured.cost_N[:, None]
@@ -248,23 +256,35 @@ def _fitted_range(space: SearchSpace, fitted_NG: npt.NDArray[np.int8]) -> Fitted
     return FittedRange.of(features.encode(fitted_NG), ordered=features.resolution_columns())
 
 
-def from_operator_table(table: OperatorTable, *, space: SearchSpace, num_classes: int) -> LookupTablePredictor:
+def from_operator_table(
+    table: OperatorTable,
+    *,
+    space: SearchSpace,
+    num_classes: int,
+    reference: tuple[Architecture, float] | None = None,
+) -> LookupTablePredictor:
     """A predictor without a correction.
 
     Args:
         table: measured by `nas devices calibrate --operators`, or read by `read_operator_table`.
         space: the architectures' space.
         num_classes: of the classifier that the table has an entry for; 1000 in the published tables.
+        reference: an architecture and its latency in the table's unit, measured on the device: a table in another unit
+            contradicts it.
 
     Raises:
-        PredictorError: it is no table of this space: at every resolution some parts are missing.
+        PredictorError: it is no table of this space: at every resolution some parts are missing; or it contradicts the
+            reference.
     """
-    return LookupTablePredictor(
+    predictor = LookupTablePredictor(
         space=space,
         table=table,
         num_classes=num_classes,
         sums=PartSums.of(table, space=space, num_classes=num_classes),
     )
+    if reference is not None:
+        require_plausible(predictor, arch=reference[0], cost=reference[1])
+    return predictor
 
 
 def load_lookup_table(directory: Path, *, space: SearchSpace, device_id: str | None = None) -> LookupTablePredictor:

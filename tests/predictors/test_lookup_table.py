@@ -194,3 +194,25 @@ def test_a_regressor_is_no_table(fit_table: pd.DataFrame, tmp_path: Path) -> Non
     fit_latency_predictor(fit_table.head(10), space=SPACE, device_id=DEVICE_ID).save(tmp_path)
     with pytest.raises(PredictorError, match="no card of an operator-lookup-table"):
         load_lookup_table(tmp_path, space=SPACE)
+
+
+def test_a_table_in_another_unit_contradicts_what_was_measured(
+    table: OperatorTable, device: SyntheticDevice, fit_table: pd.DataFrame
+) -> None:
+    entries = {
+        size: {key: replace(entry, mean=1000.0 * entry.mean) for key, entry in keys.items()}
+        for size, keys in table.entries.items()
+    }
+    in_us = replace(table, entries=entries)
+    measured = float(device.latency_ms(SPACE, SPACE.genomes([SPACE.largest]), rng=np.random.default_rng(0))[0])
+    reference = (SPACE.largest, measured)
+    from_operator_table(table, space=SPACE, num_classes=10, reference=reference)
+    with pytest.raises(PredictorError, match=r"would take .* ms, it was measured") as caught:
+        from_operator_table(in_us, space=SPACE, num_classes=10, reference=reference)
+    assert "another unit" in caught.value.hint
+    # Networks that correct the sums are references as well.
+    with pytest.raises(PredictorError, match="times what networks were measured to take"):
+        from_operator_table(in_us, space=SPACE, num_classes=10).corrected(fit_table)
+    right = from_operator_table(replace(in_us, unit="us"), space=SPACE, num_classes=10)
+    in_us_too = fit_table.drop(columns="unit", errors="ignore").assign(latency_us=1000.0 * fit_table["latency_ms"])
+    assert right.corrected(in_us_too).unit == "us"
