@@ -6,15 +6,15 @@ from predictors.errors import PredictorError
 from predictors.predictor import CostPredictor
 from searchspaces import Architecture
 
-MOST_IMPLAUSIBLE = 30.0
-"""No prediction, and no tail, is so many times off; units differ by a thousand."""
+# No prediction is so many times off; units differ by a thousand.
+_MOST_IMPLAUSIBLE = 30.0
 
 WRONG_UNIT = "the table seems to be in another unit, or of another device: convert it, or name its unit"
 
 
 def is_plausible(ratio: float) -> bool:
     """Whether a prediction may be so many times the measurement."""
-    return 1.0 / MOST_IMPLAUSIBLE < ratio < MOST_IMPLAUSIBLE
+    return 1.0 / _MOST_IMPLAUSIBLE < ratio < _MOST_IMPLAUSIBLE
 
 
 def require_plausible(predictor: CostPredictor, *, arch: Architecture, cost: object) -> None:
