@@ -123,7 +123,8 @@ def _require_tails(table: pd.DataFrame, column: str, median: str) -> None:
     num_above = int((table[column] >= _UNITS_APART * table[median]).sum())
     if 2 * num_above > len(table):
         raise PredictorError(
-            f"in {num_above} of {len(table)} rows of the measurements {column} is at least {_UNITS_APART:g} times {median}",
+            f"in {num_above} of {len(table)} rows of the measurements {column} is at least {_UNITS_APART:g} times "
+            f"{median}",
             hint="one of the columns seems to be in another unit: convert it",
         )
 
