@@ -1,8 +1,11 @@
 """The command `nas specialize`."""
 
 import json
+import math
 import re
 import shlex
+from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from nas.objectives import Limit
     from nas.run import Run
     from nas.specialize import Specialist
+    from predictors.scores import LeftOutAccuracies
 
 _UNITS = {
     "latency_ms": "ms",
@@ -58,11 +62,16 @@ def specialize(
     if copies > 1 and not fine_tune:
         raise typer.BadParameter("--copies goes with --fine-tune")
     from nas.run import open_run
+    from nas.specialize import run_accuracy_predictor
     from nas.specialize import specialize as answer
 
     run = open_run(where)
     asked = [_limit(text) for text in limits or []]
-    found = answer(run, device=device, limits=asked, top=top)
+    if twice := sorted(name for name, times in Counter(limit.name for limit in asked).items() if times > 1):
+        raise typer.BadParameter(f"--limit sets {', '.join(twice)} more than once: give each limit one value")
+    accuracy = run_accuracy_predictor(run)
+    assert accuracy.left_out is not None
+    found = answer(run, device=device, limits=asked, top=top, accuracy=accuracy)
     device_id = device or run.info.device_id
     tuned = _fine_tune(where, found[0], copies=copies) if fine_tune else None
     if format_ is Format.json:
@@ -71,14 +80,18 @@ def specialize(
             "space": run.space.space_id,
             "device": device_id,
             "limits": {limit.name: limit.value for limit in asked},
+            "accuracy_predictor": {
+                name: None if math.isnan(value) else value for name, value in asdict(accuracy.left_out).items()
+            },
             "architectures": [_document(one) for one in found],
-            "to_be_sure": [_measure_command(run, one, device_id=device_id) for one in found if _is_open(one)],
+            "to_be_sure": [_sure_command(run, one, device_id=device_id) for one in found if _is_open(one)],
         }
         if tuned is not None:
             document["fine_tuned"] = tuned
         typer.echo(json.dumps(document, indent=2))
         return
-    table = Table(title=f"{run.info.name} on {device_id}: all values are predicted", title_justify="left")
+    title = f"{run.info.name} on {device_id}: values are predicted, what was measured stands in the note"
+    table = Table(title=title, title_justify="left")
     others = [f"{name}, 90 %" for name in found[0].others]
     headings = (
         *("arch id", "accuracy, 90 %", f"latency {found[0].unit}, 90 %", *others),
@@ -98,10 +111,11 @@ def specialize(
             f"{one.macs:,}",
             f"{one.params:,}",
             "" if one.peak_memory_bytes is None else f"{one.peak_memory_bytes:,}",
-            ", ".join(notes),
+            ", ".join([*notes, *_measured_note(one)]),
         )
     out = out_console(width=160)
     out.print(table)
+    out.print(_accuracy_line(accuracy.left_out), highlight=False)
     if tuned is not None:
         low, high = tuned["accuracy_interval"]
         out.print(
@@ -115,24 +129,38 @@ def specialize(
         more = "" if len(unsure) == 1 else f" ({len(unsure) - 1} more: to_be_sure of --format json)"
         err_console().print(
             f"to be sure, measure {unsure[0].architecture.arch_id}{more}:\n"
-            f"  {_measure_command(run, unsure[0], device_id=device_id)}",
+            f"  {_sure_command(run, unsure[0], device_id=device_id)}",
             highlight=False,
             markup=False,
         )
 
 
 def _is_open(one: "Specialist") -> bool:
-    return not (one.within_limits and one.in_range)
+    return one.measured is None and not (one.within_limits and one.in_range)
 
 
-def _measure_command(run: "Run", one: "Specialist", *, device_id: str) -> str:
-    """What measures an architecture as the run measures on that device."""
-    words = ["nas", "devices", "measure", one.architecture.to_json(), "--device", device_id]
-    words += ["--space", str(run.recipe_path), "--classes", str(run.info.num_classes)]
-    measured = run.measurements_table(device_id).read()
-    if len(measured):
-        words += ["--threads", str(measured["threads"].iloc[-1]), "--batch", str(measured["batch"].iloc[-1])]
-    return shlex.join(words)
+def _sure_command(run: "Run", one: "Specialist", *, device_id: str) -> str:
+    """What evaluates an architecture with the run's weights and measures it on the device beside the run's front."""
+    add = shlex.join(["nas", "add", str(run.path), "--arch", one.architecture.to_json()])
+    if device_id == run.info.device_id:
+        return f"{add} --verify"
+    return f"{add} && {shlex.join(['nas', 'verify', str(run.path), '--device', device_id])}"
+
+
+def _measured_note(one: "Specialist") -> list[str]:
+    measured = one.measured
+    if measured is None:
+        return []
+    (low, high), suspect = measured.interval, ", suspect" if measured.suspect else ""
+    return [f"{measured.provenance}: {measured.value:.4g} ({low:.4g} - {high:.4g}) {one.unit}{suspect}"]
+
+
+def _accuracy_line(found: "LeftOutAccuracies") -> str:
+    noise = "" if math.isnan(found.noise_points) else f" (the split's noise alone: {found.noise_points:.2f})"
+    return (
+        f"accuracies are predicted from {found.num} evaluations; each without its own: Kendall {found.kendall:.3f}, "
+        f"RMSE {found.rmse_points:.2f} points{noise}"
+    )
 
 
 def _soup_line(soup: dict[str, Any]) -> str:
@@ -203,6 +231,7 @@ def _document(one: "Specialist") -> dict[str, object]:
         "in_range": one.in_range,
         "within_limits": one.within_limits,
         "accuracy_evaluated": one.evaluated,
+        "measured_latency": None if one.measured is None else asdict(one.measured) | {"unit": one.unit},
         "macs": one.macs,
         "params": one.params,
         "peak_memory_bytes": one.peak_memory_bytes,

@@ -22,13 +22,14 @@ from hardware.measuring import measure_many, reference_beside
 from hardware.protocol import get_protocol
 from hardware.records import calibrated_devices, calibrated_operators, calibrated_predictor, measurement_table
 from hardware.table import Table
-from nas.costs import fit_costs, no_energy, require_quantity
+from nas.costs import fit_costs, no_energy, require_quantity, store_costs
 from nas.errors import RunError
 from nas.operators import MeasuredParts, measure_parts
 from nas.profile import choose_measurements
 from nas.ways import Ways, compare_ways
 from predictors import CostPredictor, PredictorError, load_predictor
 from predictors.latency import LatencyPredictor
+from predictors.measured import QUANTITIES
 from predictors.scores import Scores
 from searchspaces import Architecture, SearchSpace
 
@@ -258,9 +259,8 @@ def calibrate(
         num_classes=num_classes,
     )
     predictors = fit_costs(fit_table, judging_table, latency=ways.best)
-    directories = {name: calibrated_predictor(device_id, space_id=space.space_id, quantity=name) for name in predictors}
-    for name, predictor in predictors.items():
-        predictor.save(directories[name])
+    directories = {name: calibrated_predictor(device_id, space_id=space.space_id, quantity=name) for name in QUANTITIES}
+    store_costs(predictors, place=directories.__getitem__)
     if ways.lookup is not None:
         ways.lookup.save(calibrated_operators(device_id, space_id=space.space_id))
     if quantity not in predictors:

@@ -1,10 +1,14 @@
 """All that can be predicted from the same measurements of a device: latency, and what else their records carry."""
 
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
 import pandas as pd
 
 from hardware.device import Device, device_ids, discover
 from hardware.energy import energy_missing
-from hardware.errors import DeviceUsageError
+from hardware.errors import DeviceUsageError, StorageError
 from predictors import LatencyPredictor, fit_cost_predictor
 from predictors.latency import FEWEST_ARCHITECTURES
 from predictors.measured import QUANTITIES, cost_column
@@ -39,6 +43,29 @@ def fit_costs(fit: pd.DataFrame, held_out: pd.DataFrame, *, latency: LatencyPred
         )
         found[quantity] = predictor.with_scores(predictor.score(judging_rows))
     return found
+
+
+def store_costs(predictors: Mapping[str, LatencyPredictor], *, place: Callable[[str], Path]) -> None:
+    """Store what `fit_costs` gave; of a quantity that it did not give, an older predictor is removed.
+
+    Args:
+        predictors: by quantity.
+        place: where that of a quantity lies.
+
+    Raises:
+        StorageError: a directory cannot be written or removed.
+    """
+    for quantity, predictor in predictors.items():
+        predictor.save(place(quantity))
+    for quantity in QUANTITIES:
+        if quantity not in predictors and place(quantity).exists():
+            try:
+                shutil.rmtree(place(quantity))
+            except OSError as e:
+                raise StorageError(
+                    f"the old predictor of {quantity} in {place(quantity)} cannot be removed: {e}",
+                    hint="remove it: the measurements do not tell that quantity any more",
+                ) from e
 
 
 def require_quantity(device: Device, quantity: str) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from hardware.cost import analytic_costs
 from hardware.files import JSON, read_json, write_json
-from nas.costs import fit_costs
+from nas.costs import fit_costs, store_costs
 from nas.errors import RunError
 from nas.materialise import Workbench
 from nas.measure import measure_candidates
@@ -193,9 +193,8 @@ def profile_device(
 
 
 def store_profile(run: Run, predictors: Mapping[str, LatencyPredictor], profile: Profile) -> None:
-    """Store what `fit_profile` gave."""
-    for quantity, predictor in predictors.items():
-        predictor.save(run.predictor_dir(profile.device_id, quantity=quantity))
+    """Store what `fit_profile` gave; see `store_costs`."""
+    store_costs(predictors, place=lambda quantity: run.predictor_dir(profile.device_id, quantity=quantity))
     write_json(profile_path(run, profile.device_id), profile.to_json())
 
 

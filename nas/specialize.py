@@ -16,6 +16,7 @@ from nas.objectives import Limit
 from nas.pricing import explain_infeasible
 from nas.run import Run
 from nas.search.candidates import first_pool
+from nas.tables import PREDICTED, UNMEASURED
 from predictors import AccuracyPredictor, LatencyPredictor, PredictorError, fit_accuracy_predictor
 from predictors.features import Blocks, LatencyFeatures, of_function
 from predictors.measured import QUANTITIES, cost_column
@@ -29,6 +30,23 @@ _MUTATION = 0.12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MeasuredLatency:
+    """What the run's newest verification of an architecture on the device came to, in the unit of the prediction.
+
+    Attributes:
+        value: the median.
+        interval: of the median.
+        provenance: "measured", or "simulated" of a device that counts.
+        suspect: whether the measurement failed its own checks.
+    """
+
+    value: float
+    interval: tuple[float, float]
+    provenance: str
+    suspect: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Specialist:
     """One architecture and what is predicted of it.
 
@@ -37,9 +55,10 @@ class Specialist:
         accuracy, accuracy_interval: predicted, with inherited weights, on the search split.
         latency, latency_interval: predicted, in `unit`.
         unit: of the latency.
-        in_range: whether both predictors were fitted to architectures like this one.
+        in_range: whether all predictors, those of `others` too, were fitted to architectures like this one.
         within_limits: whether the limits hold even at the upper ends of the predicted costs' intervals.
         evaluated: its accuracy with inherited weights, if the run has evaluated it.
+        measured: its latency as verified, if the run has verified it on the device.
         macs, params: exact, for one image.
         peak_memory_bytes: of activations, for one image in the device's precision, exact by analysis (see
             `hardware.liveness`); None if nothing was measured there, so that the precision is not known.
@@ -55,6 +74,7 @@ class Specialist:
     in_range: bool
     within_limits: bool
     evaluated: float | None
+    measured: MeasuredLatency | None
     macs: int
     params: int
     peak_memory_bytes: int | None
@@ -71,12 +91,15 @@ def run_accuracy_predictor(run: Run) -> AccuracyPredictor:
     rows = rows[(rows["weights_kind"] == "inherited") & np.isfinite(rows["accuracy"])]
     rows = rows.drop_duplicates("arch_id", keep="last")
     archs = [Architecture.from_json(text) for text in rows["architecture"]]
+    # Only of shares of images is the noise that of so many coins.
+    counted = len(rows) and (rows["metric"] == "top1").all() and (rows["num_images"] > 0).all()
     try:
         return fit_accuracy_predictor(
             run.space.genomes(archs),
             rows["accuracy"].to_numpy(dtype=np.float64),
             space=run.space,
             task=f"{run.info.name}, search split",
+            num_images=rows["num_images"].to_numpy() if counted else None,
         )
     except PredictorError as e:
         raise RunError(
@@ -85,7 +108,13 @@ def run_accuracy_predictor(run: Run) -> AccuracyPredictor:
 
 
 def specialize(
-    run: Run, *, device: str | None = None, limits: Sequence[Limit] = (), top: int = 5, seed: int = 0
+    run: Run,
+    *,
+    device: str | None = None,
+    limits: Sequence[Limit] = (),
+    top: int = 5,
+    seed: int = 0,
+    accuracy: AccuracyPredictor | None = None,
 ) -> list[Specialist]:
     """Search the whole space by prediction: the most accurate architectures whose predicted costs meet the limits.
 
@@ -95,6 +124,7 @@ def specialize(
         limits: names are those of `LIMITS`.
         top: how many, the most accurate first; fewer if the space has no more.
         seed: of the evolution.
+        accuracy: from `run_accuracy_predictor`; None: it is fitted.
 
     Raises:
         RunError: an unknown limit, no predictor of the device, or too few evaluations.
@@ -105,7 +135,7 @@ def specialize(
         raise RunError(f"unknown limits {', '.join(unknown)}", hint=f"the limits are: {', '.join(LIMITS)}")
     if top < 1:
         raise RunError(f"top is {top}, expected 1 or more", hint="ask for at least one architecture")
-    judge = _Judge(run, device=device, limits=limits)
+    judge = _Judge(run, device=device, limits=limits, accuracy=accuracy)
     chosen_NG = evolve(run.space, judge.rank, top=top, seed=seed)
     found = judge.specialists(chosen_NG)
     if not found:
@@ -116,7 +146,9 @@ def specialize(
 class _Judge:
     """Predicts and ranks architectures of one run."""
 
-    def __init__(self, run: Run, *, device: str | None, limits: Sequence[Limit]) -> None:
+    def __init__(
+        self, run: Run, *, device: str | None, limits: Sequence[Limit], accuracy: AccuracyPredictor | None
+    ) -> None:
         self._run, self._space, self._limits = run, run.space, tuple(limits)
         self._latency: LatencyPredictor = run.predictor(device)
         if self._latency.unit != "ms" and any(limit.name == "latency_ms" for limit in limits):
@@ -138,7 +170,7 @@ class _Judge:
                 "peak_memory_bytes depends",
                 hint=f"nas profile {run.path}",
             )
-        self._accuracy = run_accuracy_predictor(run)
+        self._accuracy = run_accuracy_predictor(run) if accuracy is None else accuracy
         self._features = LatencyFeatures(space=run.space, sources=self._latency.sources)
         ends_NG = run.space.genomes([run.space.smallest])
         exact = analytic_costs(run.space.op_table(ends_NG, num_classes=run.info.num_classes))
@@ -191,6 +223,7 @@ class _Judge:
         rows = self._run.evaluations()
         rows = rows[rows["weights_kind"] == "inherited"]
         evaluated = dict(zip(rows["arch_id"], rows["accuracy"], strict=True))
+        measured = _measured(self._run, self._latency.device_id)
         found = []
         for n, arch in enumerate(self._space.architectures(genomes_NG)):
             exact = {"macs": float(costs.macs_N[n]), "params": float(costs.params_N[n])}
@@ -209,9 +242,10 @@ class _Judge:
                     latency=float(latency.mean[n]),
                     latency_interval=(float(latency.lower[n]), float(latency.upper[n])),
                     unit=self._latency.unit,
-                    in_range=bool(accuracy.in_range[n] and latency.in_range[n]),
+                    in_range=all(bool(one.in_range[n]) for one in (accuracy, latency, *others.values())),
                     within_limits=all(limit.violation(at_worst[limit.name]) <= 0 for limit in self._limits),
                     evaluated=evaluated.get(arch.arch_id),
+                    measured=measured.get(arch.arch_id),
                     macs=int(costs.macs_N[n]),
                     params=int(costs.params_N[n]),
                     peak_memory_bytes=None if peak_N is None else int(peak_N[n]),
@@ -227,6 +261,21 @@ class _Judge:
         """What each limit could be at least."""
         costs = {limit.name: partial(self._cost, limit.name) for limit in self._limits}
         return explain_infeasible(self._space, costs=costs, limits=self._limits, seed=seed)
+
+
+def _measured(run: Run, device_id: str) -> dict[str, MeasuredLatency]:
+    """What was verified on a device, by arch id: latency does not depend on weights."""
+    rows = run.verifications()
+    rows = rows[(rows["device_id"] == device_id) & ~rows["provenance"].isin((PREDICTED, UNMEASURED))]
+    return {
+        str(row["arch_id"]): MeasuredLatency(
+            value=float(row["latency_ms"]),
+            interval=(float(row["latency_low_ms"]), float(row["latency_high_ms"])),
+            provenance=str(row["provenance"]),
+            suspect=bool(row["suspect"]),
+        )
+        for row in rows.to_dict("records")
+    }
 
 
 def _best_first(ranked: Sequence[FloatArray]) -> npt.NDArray[np.int64]:

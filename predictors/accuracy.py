@@ -5,7 +5,7 @@ networks, and a predicted accuracy stays between 0 and 1.
 """
 
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +14,13 @@ import numpy.typing as npt
 from predictors.errors import PredictorError
 from predictors.features import LatencyFeatures, of_function
 from predictors.latency import FEWEST_ARCHITECTURES
+from predictors.measured import MeasuredArchitectures
 from predictors.model import CostModel, fit_cost_model
 from predictors.prediction import FloatArray, Prediction
 from predictors.predictor import Question
 from predictors.proposal import propose
-from predictors.scores import Scores
+from predictors.scores import AccuracyScores, LeftOutAccuracies, Scores, score_accuracies
+from predictors.selection import is_constant
 from predictors.store import StoredPredictor, read_predictor, restored_model, stored_members, write_predictor
 from searchspaces import Architecture, SearchSpace
 
@@ -38,6 +40,7 @@ class AccuracyPredictor:
         model: predicts the error rate.
         fitted_NG: genomes of the evaluated architectures.
         scores: see `with_scores`.
+        left_out: how well each evaluated architecture was predicted without its own evaluation; None when loaded.
     """
 
     space: SearchSpace
@@ -45,6 +48,7 @@ class AccuracyPredictor:
     model: CostModel
     fitted_NG: npt.NDArray[np.int8]
     scores: Scores | None = None
+    left_out: LeftOutAccuracies | None = None
 
     @property
     def space_id(self) -> str:
@@ -77,6 +81,29 @@ class AccuracyPredictor:
         """Say what to evaluate next; see `CostPredictor`."""
         return propose(self, n, space=self.space, known_NG=self.fitted_NG, rng=rng, exclude=exclude)
 
+    def score(
+        self, genomes_NG: npt.NDArray[np.int8], accuracy_N: npt.ArrayLike, *, num_images: npt.ArrayLike | None = None
+    ) -> AccuracyScores:
+        """Compare with architectures that were evaluated, but not fitted to.
+
+        Args:
+            genomes_NG: the architectures, each once.
+            accuracy_N: theirs, 0 to 1.
+            num_images: how many images decided, one number or (N,), if that is known.
+
+        Raises:
+            PredictorError: as `fit_accuracy_predictor`, or an architecture was fitted, which would flatter the scores.
+        """
+        genomes_NG, accuracy_N = _evaluated(genomes_NG, accuracy_N, space=self.space)
+        MeasuredArchitectures(genomes_NG=genomes_NG, cost_N=accuracy_N).refuse_fitted(self.fitted_NG)
+        found = self.predict(genomes_NG)
+        scores = score_accuracies(found.mean, accuracy_N, least_error=_LEAST_ERROR, num_images=num_images)
+        return replace(scores, coverage=found.coverage(accuracy_N))
+
+    def with_scores(self, scores: AccuracyScores) -> "AccuracyPredictor":
+        """The same predictor with its held-out scores, which `save` puts on the card."""
+        return replace(self, scores=scores)
+
     def save(self, directory: Path) -> None:
         """Write it; see `CostPredictor` and `load_accuracy_predictor`."""
         write_predictor(
@@ -102,11 +129,12 @@ class AccuracyPredictor:
 
 def fit_accuracy_predictor(
     genomes_NG: npt.NDArray[np.int8],
-    accuracy_N: FloatArray,
+    accuracy_N: npt.ArrayLike,
     *,
     space: SearchSpace,
     task: str,
     level: float = 0.9,
+    num_images: npt.ArrayLike | None = None,
 ) -> AccuracyPredictor:
     """Fit to evaluated architectures.
 
@@ -116,23 +144,53 @@ def fit_accuracy_predictor(
         space: their space.
         task: what was evaluated.
         level: of the intervals, between 0 and 1.
+        num_images: how many images decided, one number or (N,), if that is known: for `left_out`.
 
     Raises:
-        PredictorError: fewer than 10 architectures, repeated ones, accuracies outside 0 to 1 (percent?) or all the
-            same.
+        PredictorError: fewer than 10 architectures, repeated ones, accuracies outside 0 to 1 (percent?), all the
+            same or too close to 1 to tell them apart, or a level that is none.
         SpaceError: genomes of another space.
     """
-    genomes_NG = space.canonicalise(genomes_NG)
+    genomes_NG, accuracy_N = _evaluated(genomes_NG, accuracy_N, space=space)
+    if len(genomes_NG) < FEWEST_ARCHITECTURES:
+        raise PredictorError(
+            f"{len(genomes_NG)} architectures are too few to fit an accuracy predictor",
+            hint=f"evaluate at least {FEWEST_ARCHITECTURES}, better 50",
+        )
+    error_N = np.maximum(1.0 - accuracy_N, _LEAST_ERROR)
+    if is_constant(error_N):
+        raise PredictorError(
+            f"all {len(accuracy_N)} accuracies are {accuracy_N[0]:.4f}: there is nothing to predict",
+            hint="evaluate architectures that differ in size, on more images",
+        )
+    features = LatencyFeatures(space=space)
+    model = fit_cost_model(
+        of_function(features.encode(genomes_NG)),
+        error_N,
+        population=features.population(),
+        level=level,
+        ordered=features.resolution_columns(),
+    )
+    left_out_N = 1.0 - np.minimum(error_N * np.exp(model.blend.loo_log_errors_N), 1.0)
+    return AccuracyPredictor(
+        space=space,
+        task=task,
+        model=model,
+        fitted_NG=genomes_NG,
+        left_out=LeftOutAccuracies.of(left_out_N, accuracy_N, num_images=num_images),
+    )
+
+
+def _evaluated(
+    genomes_NG: npt.NDArray[np.int8], accuracy_N: npt.ArrayLike, *, space: SearchSpace
+) -> tuple[npt.NDArray[np.int8], FloatArray]:
+    """Canonical genomes, each once, and accuracies that are some."""
+    genomes_NG, accuracy_N = space.canonicalise(genomes_NG), np.asarray(accuracy_N, dtype=np.float64)
     if len(genomes_NG) != len(accuracy_N) or len(np.unique(genomes_NG, axis=0)) != len(genomes_NG):
         raise PredictorError(
             f"{len(genomes_NG)} architectures, {len(np.unique(genomes_NG, axis=0))} of them distinct, with "
             f"{len(accuracy_N)} accuracies",
             hint="give every architecture once, with its accuracy",
-        )
-    if len(genomes_NG) < FEWEST_ARCHITECTURES:
-        raise PredictorError(
-            f"{len(genomes_NG)} architectures are too few to fit an accuracy predictor",
-            hint=f"evaluate at least {FEWEST_ARCHITECTURES}, better 50",
         )
     wrong = ~((accuracy_N >= 0.0) & (accuracy_N <= 1.0))
     if wrong.any():
@@ -141,20 +199,7 @@ def fit_accuracy_predictor(
             f"accuracy {accuracy_N[first]!r} of row {first} is not between 0 and 1",
             hint="give fractions, not percent, and drop evaluations that failed",
         )
-    if np.ptp(accuracy_N) == 0:
-        raise PredictorError(
-            f"all {len(accuracy_N)} accuracies are {accuracy_N[0]:.4f}: there is nothing to predict",
-            hint="evaluate architectures that differ in size, on more images",
-        )
-    features = LatencyFeatures(space=space)
-    model = fit_cost_model(
-        of_function(features.encode(genomes_NG)),
-        np.maximum(1.0 - accuracy_N, _LEAST_ERROR),
-        population=features.population(),
-        level=level,
-        ordered=features.resolution_columns(),
-    )
-    return AccuracyPredictor(space=space, task=task, model=model, fitted_NG=genomes_NG)
+    return genomes_NG, accuracy_N
 
 
 def load_accuracy_predictor(directory: Path, *, space: SearchSpace) -> AccuracyPredictor:

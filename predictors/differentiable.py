@@ -19,6 +19,9 @@ from predictors.regressors.gaussian import FittedGaussianProcess, differentiable
 from predictors.selection import Blend
 from searchspaces import SearchSpace
 
+# Rows of 32-bit numbers do not sum to 1 exactly.
+_TOLERANCE = 1e-3
+
 
 class ExpectedFeatures:
     """The blocks of `LatencyFeatures` in expectation, without those of operators that compilers leave out.
@@ -51,10 +54,17 @@ class ExpectedFeatures:
                 those of genes that may be inactive included.
 
         Raises:
-            PredictorError: a gene is missing, or its tensor has another shape; it is named.
+            PredictorError: a gene is missing, or its tensor has another shape, or rows that are no probabilities; it is
+                named.
         """
         chances = [self._checked(probabilities, choice.name, len(choice.values)) for choice in self.space.choices]
         layout, num = self._layout, len(chances[0])
+        for choice, chance in zip(self.space.choices, chances, strict=True):
+            if len(chance) != num:
+                raise PredictorError(
+                    f"gene {choice.name!r} has {len(chance)} rows, {self.space.choices[0].name!r} has {num}",
+                    hint="give every gene as many rows",
+                )
         width = layout.num_stages + layout.num_shapes
         sums_BC = torch.zeros(num, width, dtype=torch.float64)
         for genes, table, columns in self._tables:
@@ -80,7 +90,17 @@ class ExpectedFeatures:
                 f"gene {name!r} has {found}, expected probabilities of shape (B, {num})",
                 hint="give every gene of the space the probabilities of its values",
             )
-        return tensor.double()
+        chance = tensor.double()
+        with torch.no_grad():
+            # NaN is none of them.
+            sound = (chance >= 0.0).all() and ((chance.sum(dim=1) - 1.0).abs() <= _TOLERANCE).all()
+        if not sound:
+            raise PredictorError(
+                f"gene {name!r} has rows that are no probabilities: {chance.min():.4g} to {chance.max():.4g}, sums "
+                f"{chance.sum(dim=1).min():.4g} to {chance.sum(dim=1).max():.4g}",
+                hint="give rows of values from 0 to 1 that sum to 1, for example a softmax",
+            )
+        return chance
 
 
 class DifferentiableBlend:

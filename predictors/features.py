@@ -52,8 +52,12 @@ class LatencyFeatures:
     space: SearchSpace
     sources: tuple[CostPredictor, ...] = ()
 
-    def encode(self, genomes_NG: npt.NDArray[np.int8]) -> Blocks:
+    def encode(self, genomes_NG: npt.NDArray[np.int8], *, said_NS: FloatArray | None = None) -> Blocks:
         """Features of N architectures given as genomes.
+
+        Args:
+            genomes_NG: which architectures.
+            said_NS: logarithms of what the S sources say of them, if not what they predict.
 
         Raises:
             SpaceError: an array that is not of this space's genomes.
@@ -63,7 +67,9 @@ class LatencyFeatures:
         if self.space.has_unused:
             live = self._own(self.space.functional(canonical_NG))
             blocks |= {f"{_LIVE}{name}": block_NB for name, block_NB in live.items()}
-        return {**blocks, **self._say_of(canonical_NG)} if self.sources else blocks
+        if not self.sources:
+            return blocks
+        return {**blocks, **self._say_of(_logs(self.sources, canonical_NG) if said_NS is None else said_NS)}
 
     def _own(self, canonical_NG: npt.NDArray[np.int8]) -> dict[str, FloatArray]:
         """The blocks of the operators and choices."""
@@ -79,12 +85,12 @@ class LatencyFeatures:
             "choices": self.space.encode_many(canonical_NG).astype(np.float64),
         }
 
-    def _say_of(self, canonical_NG: npt.NDArray[np.int8]) -> Blocks:
+    def _say_of(self, said_NS: FloatArray) -> Blocks:
         """The blocks of the sources."""
         center_S, deviation_S = _source_scales(self.space, self.sources)
-        said_NS = (_logs(self.sources, canonical_NG) - center_S) / deviation_S
-        mean_N1 = said_NS.mean(axis=1, keepdims=True)
-        return {"sources-mean": mean_N1, "sources": said_NS - mean_N1}
+        standard_NS = (said_NS - center_S) / deviation_S
+        mean_N1 = standard_NS.mean(axis=1, keepdims=True)
+        return {"sources-mean": mean_N1, "sources": standard_NS - mean_N1}
 
     def resolution_columns(self) -> npt.NDArray[np.intp]:
         """Columns of "choices" that are the resolutions, ascending; none if there is only one anyway."""

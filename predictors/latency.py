@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +15,23 @@ from predictors.features import LatencyFeatures
 from predictors.lookup_table import LOOKUP_KIND, load_lookup_table
 from predictors.measured import QUANTITIES, MeasuredArchitectures, cost_column
 from predictors.model import CostModel, fit_cost_model
-from predictors.prediction import LEVEL, Prediction
+from predictors.plausible import require_plausible
+from predictors.prediction import LEVEL, FloatArray, Prediction
 from predictors.predictor import CostPredictor, Question
 from predictors.proposal import propose
 from predictors.scores import Scores, score
-from predictors.store import StoredPredictor, read_predictor, restored_model, stored_members, write_predictor
+from predictors.selection import is_constant
+from predictors.store import (
+    StoredPredictor,
+    read_predictor,
+    restored_model,
+    source_name,
+    stored_members,
+    write_predictor,
+)
 from searchspaces import Architecture, SearchSpace
 
 FEWEST_ARCHITECTURES = 10
-
-# No prediction is that far off; units differ by a thousand.
-_MOST_IMPLAUSIBLE = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -41,6 +47,7 @@ class LatencyPredictor:
         fitted_NG: genomes of the fitted architectures.
         sources: predictors that it builds on: of other devices or quantities, or this device's operator lookup table.
         scores: see `with_scores`.
+        left_out_N: what is predicted of each fitted architecture without its own measurement; empty when loaded.
     """
 
     space: SearchSpace
@@ -51,6 +58,7 @@ class LatencyPredictor:
     quantity: str = "latency"
     sources: tuple[CostPredictor, ...] = ()
     scores: Scores | None = None
+    left_out_N: FloatArray = field(default_factory=lambda: np.empty(0))
 
     @property
     def space_id(self) -> str:
@@ -107,7 +115,7 @@ class LatencyPredictor:
     def save(self, directory: Path) -> None:
         """Write it and its sources; see `CostPredictor` and `load_predictor`."""
         for number, source in enumerate(self.sources):
-            source.save(directory / _source_name(number))
+            source.save(directory / source_name(number))
         write_predictor(
             directory,
             stored=StoredPredictor(
@@ -176,7 +184,8 @@ def fit_cost_predictor(
         unit: of the costs; None: ms for latencies, mJ for energy.
         sources: predictors of the same space for other devices or quantities, in any unit, or this device's operator
             lookup table: the fewer measurements there are, the more it follows them (transfer). They become part of
-            the predictor.
+            the predictor. Where one of this very device was fitted to the same architectures, its left-out predictions
+            are what is learnt from: it has seen their measurements, and will not have seen those of others.
         reference: an architecture and its cost in `unit`, measured apart from the table: a table in another unit
             contradicts it.
 
@@ -191,8 +200,6 @@ def fit_cost_predictor(
             hint="MACs, parameters and peak memory are exact: hardware.cost.analytic_costs counts them",
         )
     unit = QUANTITIES[quantity] if unit is None else unit
-    if not 0.0 < level < 1.0:
-        raise PredictorError(f"level is {level}, expected a number between 0 and 1", hint="0.9 is usual")
     for source in sources:
         if source.space_id != space.space_id:
             raise PredictorError(
@@ -206,7 +213,7 @@ def fit_cost_predictor(
             f"{len(cost_N)} distinct architectures are too few to fit a predictor of {quantity}",
             hint=f"measure at least {FEWEST_ARCHITECTURES}, better 40",
         )
-    if np.ptp(cost_N) == 0:
+    if is_constant(cost_N):
         column = cost_column(quantity, unit)
         raise PredictorError(
             f"all {len(cost_N)} values of {column} are {cost_N[0]:.6g}: there is nothing to predict",
@@ -214,7 +221,9 @@ def fit_cost_predictor(
         )
     features = LatencyFeatures(space=space, sources=tuple(sources))
     model = fit_cost_model(
-        features.encode(measured.genomes_NG),
+        features.encode(
+            measured.genomes_NG, said_NS=_said(sources, measured.genomes_NG, device_id=device_id) if sources else None
+        ),
         cost_N,
         population=features.population(),
         level=level,
@@ -228,28 +237,23 @@ def fit_cost_predictor(
         model=model,
         fitted_NG=measured.genomes_NG,
         sources=tuple(sources),
+        left_out_N=cost_N * np.exp(model.blend.loo_log_errors_N),
     )
     if reference is not None:
-        _require_plausible(predictor, *reference)
+        require_plausible(predictor, arch=reference[0], cost=reference[1])
     return predictor
 
 
-def _is_positive(value: object) -> bool:
-    return isinstance(value, int | float | np.number) and 0.0 < float(value) < float("inf")
-
-
-def _require_plausible(predictor: LatencyPredictor, arch: Architecture, cost: float) -> None:
-    if not _is_positive(cost):
-        raise PredictorError(
-            f"the reference's cost is {cost!r}, expected a positive number", hint="measure the reference network again"
-        )
-    predicted = float(predictor.predict([arch]).mean[0])
-    if not 1.0 / _MOST_IMPLAUSIBLE < predicted / cost < _MOST_IMPLAUSIBLE:
-        raise PredictorError(
-            f"by this table architecture {arch.arch_id} would take {predicted:.4g} {predictor.unit}, it was measured "
-            f"at {cost:.4g} {predictor.unit}",
-            hint="the table seems to be in another unit, or of another device: convert it, or name its unit",
-        )
+def _said(sources: Sequence[CostPredictor], genomes_NG: npt.NDArray[np.int8], *, device_id: str) -> FloatArray:
+    """Logarithms (N, S) of what the sources say of architectures without having seen them measured on the device."""
+    said_NS = np.stack([source.predict(genomes_NG).mean for source in sources], axis=1)
+    for number, source in enumerate(sources):
+        if isinstance(source, LatencyPredictor) and source.device_id == device_id and len(source.left_out_N):
+            left_out = dict(zip((row.tobytes() for row in source.fitted_NG), source.left_out_N, strict=True))
+            said_NS[:, number] = [
+                left_out.get(row.tobytes(), said) for row, said in zip(genomes_NG, said_NS[:, number], strict=True)
+            ]
+    return np.log(said_NS)
 
 
 def load_predictor(
@@ -288,7 +292,7 @@ def load_predictor(
         ),
         fitted_NG=stored.fitted_NG,
         sources=tuple(
-            _load_source(directory / _source_name(number), space=space) for number in range(stored.num_sources)
+            _load_source(directory / source_name(number), space=space) for number in range(stored.num_sources)
         ),
         scores=stored.scores,
     )
@@ -298,7 +302,3 @@ def _load_source(directory: Path, *, space: SearchSpace) -> CostPredictor:
     if read_manifest(directory, verify=False).details.get("kind") == LOOKUP_KIND:
         return load_lookup_table(directory, space=space)
     return load_predictor(directory, space=space)
-
-
-def _source_name(number: int) -> str:
-    return f"source-{number}"

@@ -23,10 +23,12 @@ from safetensors.numpy import load, save
 from hardware.errors import StorageError
 from hardware.files import JSON, read_json, read_manifest, write_bytes, write_json, write_manifest
 from predictors.errors import PredictorError
-from predictors.intervals import conformal_quantile
+from predictors.features import LatencyFeatures
+from predictors.intervals import FittedRange, conformal_quantile
 from predictors.measured import MeasuredArchitectures
 from predictors.operator_table import OperatorTable, read_operator_table, write_operator_table
 from predictors.part_sums import PartSums
+from predictors.plausible import WRONG_UNIT, is_plausible, require_plausible
 from predictors.prediction import FloatArray, Prediction
 from predictors.predictor import Question
 from predictors.proposal import propose
@@ -40,7 +42,7 @@ FEWEST_FOR_CORRECTION = 5
 
 LOOKUP_KIND = "operator-lookup-table"
 _SCHEMA = 1
-_GENOMES = "fitted_NG"
+_GENOMES, _RANGE = "fitted_NG", "fitted_range"
 _LEVEL = 0.9
 _STANDARD_DEVIATIONS = 1.645
 _LEAST_WIDTH = 1e-3
@@ -56,6 +58,7 @@ class TableCorrection:
         quantile: half width of an interval in log(latency).
         lowest, highest: latencies of the fitted networks.
         fitted_NG: their genomes.
+        fitted_range: what they covered; see `predictors.intervals`.
     """
 
     offset: float
@@ -65,6 +68,7 @@ class TableCorrection:
     lowest: float
     highest: float
     fitted_NG: npt.NDArray[np.int8]
+    fitted_range: FittedRange
 
     def of(self, sums_N3: FloatArray) -> FloatArray:
         """Corrected latencies (N,), positive."""
@@ -72,8 +76,8 @@ class TableCorrection:
         return np.maximum(latency_N, self.lowest / BEYOND_FITTED)
 
     def numbers(self) -> dict[str, float]:
-        """Everything but the genomes."""
-        return {one.name: getattr(self, one.name) for one in fields(self) if one.name != _GENOMES}
+        """Everything but the genomes and what follows from them."""
+        return {one.name: getattr(self, one.name) for one in fields(self) if one.name not in (_GENOMES, _RANGE)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -120,7 +124,8 @@ class LookupTablePredictor:
         Raises:
             PredictorError: the table lacks a part of an architecture; its key is named.
         """
-        sums_N3 = self._sums(question)
+        genomes_NG = self._genomes(question)
+        sums_N3 = self.sums.of_genomes(genomes_NG)
         if self.correction is None:
             mean_N, deviation_N = sums_N3[:, 0], sums_N3[:, 1]
             # What disturbs one part disturbs all of them, so deviations add.
@@ -130,8 +135,10 @@ class LookupTablePredictor:
             mean_N = self.correction.of(sums_N3)
             low, high = np.log(self.correction.lowest), np.log(self.correction.highest)
             beyond_N = np.maximum(low - np.log(mean_N), np.log(mean_N) - high) / max(high - low, 0.01) - _MARGIN
-            width_N = self.correction.quantile * (1.0 + np.maximum(beyond_N, 0.0))
-            in_range_N = beyond_N <= 0.0
+            # The entries of a choice or resolution that no fitted network had were never compared with a network.
+            excess_N = self.correction.fitted_range.excess(LatencyFeatures(space=self.space).encode(genomes_NG))
+            width_N = self.correction.quantile * (1.0 + np.maximum(beyond_N, excess_N))
+            in_range_N = (beyond_N <= 0.0) & (excess_N == 0.0)
         factor_N = np.exp(np.maximum(width_N, _LEAST_WIDTH))
         return Prediction(
             mean=mean_N, lower=mean_N / factor_N, upper=mean_N * factor_N, level=_LEVEL, in_range=in_range_N
@@ -144,7 +151,8 @@ class LookupTablePredictor:
             table: as for `fit_latency_predictor`.
 
         Raises:
-            PredictorError: fewer than 5 distinct architectures, or as `fit_latency_predictor`.
+            PredictorError: fewer than 5 distinct architectures, sums that are no latencies of them in that unit, or as
+                `fit_latency_predictor`.
         """
         measured = self._measured(table)
         if len(measured.cost_N) < FEWEST_FOR_CORRECTION:
@@ -152,7 +160,13 @@ class LookupTablePredictor:
                 f"{len(measured.cost_N)} distinct architectures are too few to correct an operator table",
                 hint=f"measure at least {FEWEST_FOR_CORRECTION}",
             )
-        sums_N3 = self._sums(measured.genomes_NG)
+        sums_N3 = self.sums.of_genomes(measured.genomes_NG)
+        ratio = float(np.median(sums_N3[:, 0] / measured.cost_N))
+        if not is_plausible(ratio):
+            raise PredictorError(
+                f"the sums of this table's entries are {ratio:.4g} times what networks were measured to take",
+                hint=WRONG_UNIT,
+            )
         inputs_N3 = np.stack([np.ones(len(sums_N3)), sums_N3[:, 0], sums_N3[:, 2]], axis=1)
         # Relative errors count: every row is divided by what was measured.
         relative_N3 = inputs_N3 / measured.cost_N[:, None]
@@ -172,6 +186,7 @@ class LookupTablePredictor:
                 lowest=float(measured.cost_N.min()),
                 highest=float(measured.cost_N.max()),
                 fitted_NG=measured.genomes_NG,
+                fitted_range=_fitted_range(self.space, measured.genomes_NG),
             ),
             scores=None,
         )
@@ -184,7 +199,8 @@ class LookupTablePredictor:
         """
         held_out = self._measured(table)
         held_out.refuse_fitted(self._fitted_NG())
-        return score(self.predict(held_out.genomes_NG).mean, held_out.cost_N)
+        prediction = self.predict(held_out.genomes_NG)
+        return replace(score(prediction.mean, held_out.cost_N), coverage=prediction.coverage(held_out.cost_N))
 
     def with_scores(self, scores: Scores) -> "LookupTablePredictor":
         """The same predictor with its held-out scores, which `save` puts on the card."""
@@ -226,11 +242,8 @@ class LookupTablePredictor:
             return np.empty((0, len(self.space.choices)), dtype=np.int8)
         return self.correction.fitted_NG
 
-    def _sums(self, question: Question) -> FloatArray:
-        known_NG = (
-            self.space.canonicalise(question) if isinstance(question, np.ndarray) else self.space.genomes(question)
-        )
-        return self.sums.of_genomes(known_NG)
+    def _genomes(self, question: Question) -> npt.NDArray[np.int8]:
+        return self.space.canonicalise(question) if isinstance(question, np.ndarray) else self.space.genomes(question)
 
     def _measured(self, table: pd.DataFrame) -> MeasuredArchitectures:
         return MeasuredArchitectures.from_table(
@@ -238,23 +251,40 @@ class LookupTablePredictor:
         )
 
 
-def from_operator_table(table: OperatorTable, *, space: SearchSpace, num_classes: int) -> LookupTablePredictor:
+def _fitted_range(space: SearchSpace, fitted_NG: npt.NDArray[np.int8]) -> FittedRange:
+    features = LatencyFeatures(space=space)
+    return FittedRange.of(features.encode(fitted_NG), ordered=features.resolution_columns())
+
+
+def from_operator_table(
+    table: OperatorTable,
+    *,
+    space: SearchSpace,
+    num_classes: int,
+    reference: tuple[Architecture, float] | None = None,
+) -> LookupTablePredictor:
     """A predictor without a correction.
 
     Args:
         table: measured by `nas devices calibrate --operators`, or read by `read_operator_table`.
         space: the architectures' space.
         num_classes: of the classifier that the table has an entry for; 1000 in the published tables.
+        reference: an architecture and its latency in the table's unit, measured on the device: a table in another unit
+            contradicts it.
 
     Raises:
-        PredictorError: it is no table of this space: at every resolution some parts are missing.
+        PredictorError: it is no table of this space: at every resolution some parts are missing; or it contradicts the
+            reference.
     """
-    return LookupTablePredictor(
+    predictor = LookupTablePredictor(
         space=space,
         table=table,
         num_classes=num_classes,
         sums=PartSums.of(table, space=space, num_classes=num_classes),
     )
+    if reference is not None:
+        require_plausible(predictor, arch=reference[0], cost=reference[1])
+    return predictor
 
 
 def load_lookup_table(directory: Path, *, space: SearchSpace, device_id: str | None = None) -> LookupTablePredictor:
@@ -290,7 +320,9 @@ def _from_card(
         numbers, genomes_NG = card["correction"], load((directory / MODEL_NAME).read_bytes())[_GENOMES]
         return replace(
             from_operator_table(table, space=space, num_classes=int(card["num_classes"])),
-            correction=None if numbers is None else TableCorrection(**numbers, fitted_NG=genomes_NG),
+            correction=None
+            if numbers is None
+            else TableCorrection(**numbers, fitted_NG=genomes_NG, fitted_range=_fitted_range(space, genomes_NG)),
             scores=scores_from_card(card["scores"]),
         )
     except (OSError, SafetensorError, KeyError, TypeError) as e:

@@ -15,6 +15,8 @@ QUANTITIES = {"latency": "ms", "latency_p99": "ms", "energy": "mJ"}
 
 # Two measurements of one architecture that differ by more than this cannot both be right; a p99 rests on few runs.
 _MOST_CONTRADICTION = {"latency": 0.20, "latency_p99": 2.0, "energy": 0.20}
+# On a busy host small networks have tails of a hundred medians, so only what another unit makes is refused.
+_UNITS_APART = 1000.0
 # Tables of measurements name the unit of the latencies; an energy stands beside them.
 _MAY_BE_NAMED = {"latency": (), "latency_p99": (), "energy": (QUANTITIES["latency"],)}
 
@@ -47,7 +49,8 @@ class MeasuredArchitectures:
         Raises:
             PredictorError: a missing column, or one without any number; rows of another device or in another unit; an
                 architecture that is none of the space, a cost that is not a finite positive number, p99s below the
-                medians beside them, or measurements of one architecture more than 20 % apart (p99: threefold).
+                medians beside them or at least a thousandfold, or measurements of one architecture more than 20 % apart
+                (p99: threefold).
         """
         column = cost_column(quantity, unit)
         missing = [name for name in ("architecture", column) if name not in table.columns]
@@ -78,13 +81,7 @@ class MeasuredArchitectures:
             )
         median = cost_column("latency", unit)
         if quantity == "latency_p99" and median in table.columns:
-            # One row alone may be: tails of several sessions are made comparable.
-            num_below = int((table[column] < table[median]).sum())
-            if 2 * num_below > len(table):
-                raise PredictorError(
-                    f"in {num_below} of {len(table)} rows of the measurements {column} is below {median}",
-                    hint="a 99th percentile is not below the median: see whether the columns are exchanged",
-                )
+            _require_tails(table, column, median)
         costs: dict[Architecture, list[float]] = {}
         for row, (text, value) in enumerate(zip(table["architecture"], table[column], strict=True)):
             costs.setdefault(_architecture(text, row=row, space=space), []).append(_cost(value, row=row, column=column))
@@ -113,6 +110,23 @@ class MeasuredArchitectures:
                 f"{num_known} of {len(self.genomes_NG)} held-out architectures were used for fitting",
                 hint="score on architectures that were measured but not fitted",
             )
+
+
+def _require_tails(table: pd.DataFrame, column: str, median: str) -> None:
+    """Refuse p99s that are none of the medians beside them; one row alone may be: sessions are made comparable."""
+    num_below = int((table[column] < table[median]).sum())
+    if 2 * num_below > len(table):
+        raise PredictorError(
+            f"in {num_below} of {len(table)} rows of the measurements {column} is below {median}",
+            hint="a 99th percentile is not below the median: see whether the columns are exchanged",
+        )
+    num_above = int((table[column] >= _UNITS_APART * table[median]).sum())
+    if 2 * num_above > len(table):
+        raise PredictorError(
+            f"in {num_above} of {len(table)} rows of the measurements {column} is at least {_UNITS_APART:g} times "
+            f"{median}",
+            hint="one of the columns seems to be in another unit: convert it",
+        )
 
 
 def _architecture(text: object, *, row: int, space: SearchSpace) -> Architecture:

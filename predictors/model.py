@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from predictors.errors import PredictorError
 from predictors.features import Blocks
 from predictors.intervals import FittedRange, conformal_quantile
 from predictors.prediction import FloatArray, Prediction
@@ -82,7 +83,12 @@ def fit_cost_model(
         population: features of rows that stand for all that may be asked.
         level: of the intervals, between 0 and 1.
         ordered: see `FittedRange.of`.
+
+    Raises:
+        PredictorError: a level that is none, or as `blend`.
     """
+    if not 0.0 < level < 1.0:
+        raise PredictorError(f"level is {level}, expected a number between 0 and 1", hint="0.9 is usual")
     fitted = blend(find_regressors(), blocks, cost_N, population=population)
     return CostModel(
         blend=fitted,

@@ -1,11 +1,12 @@
 """How good predictions are, in the figures that decide whether a search may trust them."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
 
 from predictors.errors import PredictorError
+from predictors.prediction import FloatArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +29,74 @@ class Scores:
     within_10_percent: float
     num: int
     coverage: float = float("nan")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccuracyScores(Scores):
+    """Predicted accuracies against evaluated ones; what is relative in `Scores` is relative to the error rate.
+
+    Attributes:
+        rmse_points: root of the mean squared error, in percentage points.
+        noise_points: see `binomial_noise_points`.
+    """
+
+    rmse_points: float
+    noise_points: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOutAccuracies:
+    """How well evaluated architectures were predicted, each without its own evaluation.
+
+    Attributes:
+        kendall: Kendall's tau-b, -1 ... 1; NaN when one side is constant.
+        rmse_points: root of the mean squared error, in percentage points.
+        noise_points: see `binomial_noise_points`.
+        num: number of architectures.
+    """
+
+    kendall: float
+    rmse_points: float
+    noise_points: float
+    num: int
+
+    @classmethod
+    def of(
+        cls, predicted_N: FloatArray, accuracy_N: FloatArray, *, num_images: npt.ArrayLike | None
+    ) -> "LeftOutAccuracies":
+        """Compare; see `binomial_noise_points` for `num_images`."""
+        # No scipy.stats here: it takes long to import, and there are hundreds of architectures at most.
+        order_NN, true_NN = (np.sign(values_N[:, None] - values_N) for values_N in (predicted_N, accuracy_N))
+        pairs = float(np.sqrt(np.square(order_NN).sum() * np.square(true_NN).sum()))
+        return cls(
+            kendall=float((order_NN * true_NN).sum()) / pairs if pairs else float("nan"),
+            rmse_points=_rmse_points(predicted_N, accuracy_N),
+            noise_points=binomial_noise_points(accuracy_N, num_images),
+            num=len(accuracy_N),
+        )
+
+
+def binomial_noise_points(accuracy_N: FloatArray, num_images: npt.ArrayLike | None) -> float:
+    """The part of an RMSE in percentage points that no predictor can avoid, because only so many images decide.
+
+    Args:
+        accuracy_N: shares of correctly classified images.
+        num_images: how many they were, one number or (N,); None if that is not known.
+
+    Returns:
+        Root mean square of the binomial standard deviations; NaN if the number of images is not known.
+
+    Raises:
+        PredictorError: a number below 1.
+    """
+    images = np.asarray(np.nan if num_images is None else num_images, dtype=np.float64)
+    if (images < 1).any():
+        raise PredictorError(f"accuracies on {images.min():.0f} images", hint="leave num_images out if it is not known")
+    return float(100.0 * np.sqrt(np.mean(accuracy_N * (1.0 - accuracy_N) / images)))
+
+
+def _rmse_points(predicted_N: FloatArray, accuracy_N: FloatArray) -> float:
+    return float(100.0 * np.sqrt(np.mean((predicted_N - accuracy_N) ** 2)))
 
 
 def score(predicted: npt.ArrayLike, measured: npt.ArrayLike) -> Scores:
@@ -66,4 +135,26 @@ def score(predicted: npt.ArrayLike, measured: npt.ArrayLike) -> Scores:
         within_5_percent=float((errors_N <= 0.05).mean()),
         within_10_percent=float((errors_N <= 0.10).mean()),
         num=len(errors_N),
+    )
+
+
+def score_accuracies(
+    predicted_N: FloatArray, accuracy_N: FloatArray, *, least_error: float, num_images: npt.ArrayLike | None = None
+) -> AccuracyScores:
+    """Compare predicted with evaluated accuracies, 0 to 1, of the same architectures in the same order.
+
+    Args:
+        predicted_N: what was predicted.
+        accuracy_N: what was evaluated.
+        least_error: error rates below it count as it.
+        num_images: see `binomial_noise_points`.
+
+    Raises:
+        PredictorError: as `score` and `binomial_noise_points`.
+    """
+    relative = score(np.maximum(1.0 - predicted_N, least_error), np.maximum(1.0 - accuracy_N, least_error))
+    return AccuracyScores(
+        **asdict(relative),
+        rmse_points=_rmse_points(predicted_N, accuracy_N),
+        noise_points=binomial_noise_points(accuracy_N, num_images),
     )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from predictors.errors import MissingPackageError
+from predictors.errors import MissingPackageError, PredictorError
 from predictors.features import Blocks
 from predictors.prediction import FloatArray
 from predictors.regressors.regressor import FittedRegressor, Regressor
@@ -27,6 +27,8 @@ _MOST_TYPICAL_ERRORS = 4.0
 _EVIDENCE = 0.5
 # A family with less weight than this is left out: it costs time and changes nothing.
 _LEAST_WEIGHT = 0.02
+# Values closer than that, relative to them, are the same: no measurement is so exact.
+_SAME = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -68,7 +70,12 @@ def blend(regressors: Sequence[Regressor], blocks: Blocks, cost_N: FloatArray, *
         blocks: features of the N rows.
         cost_N: positive.
         population: see `Regressor.fit`.
+
+    Raises:
+        PredictorError: values that are not finite and positive, or (nearly) all the same; or no family can make
+            anything of them.
     """
+    _require_variety(cost_N)
     usable = [r for r in regressors if r.fewest <= len(cost_N) and (r.needs is None or r.needs in blocks)]
     fitted: list[FittedRegressor] = []
     for regressor in usable:
@@ -76,6 +83,12 @@ def blend(regressors: Sequence[Regressor], blocks: Blocks, cost_N: FloatArray, *
             fitted.append(regressor.fit(blocks, cost_N, population=population))
         except MissingPackageError as e:
             _logger.warning("%s; family %r is left out", e, regressor.name)
+    fitted = [one for one in fitted if np.isfinite([one.loo_log_errors_N, one.loo_spread_N]).all()]
+    if not fitted:
+        raise PredictorError(
+            f"no family of regressors can predict {len(cost_N)} values from {cost_N.min():.6g} to {cost_N.max():.6g}",
+            hint="check the measurements: such values are mostly of several units, or of something else",
+        )
     errors_FN = np.stack([one.loo_log_errors_N for one in fitted])
     weight_F = _weights(errors_FN)
     kept = [int(f) for f in np.argsort(-weight_F, kind="stable") if weight_F[f] >= _LEAST_WEIGHT]
@@ -90,6 +103,24 @@ def blend(regressors: Sequence[Regressor], blocks: Blocks, cost_N: FloatArray, *
         loo_log_errors_N=error_N,
         loo_spread_N=spread_N,
     )
+
+
+def is_constant(value_N: FloatArray) -> bool:
+    """Whether values differ by no more than numbers that were computed in different orders."""
+    return bool(np.ptp(value_N) <= _SAME * np.abs(value_N).max())
+
+
+def _require_variety(cost_N: FloatArray) -> None:
+    if not (np.isfinite(cost_N) & (cost_N > 0.0)).all():
+        raise PredictorError(
+            f"values from {cost_N.min()} to {cost_N.max()}, expected finite ones above 0",
+            hint="drop the rows whose measurement failed",
+        )
+    if is_constant(cost_N):
+        raise PredictorError(
+            f"all {len(cost_N)} values are {cost_N[0]:.6g}: there is nothing to predict",
+            hint="measure or evaluate architectures that differ more in size, and accuracies on more images",
+        )
 
 
 def _weights(errors_FN: FloatArray) -> FloatArray:

@@ -1,5 +1,6 @@
 """A predictor on disk: arrays as safetensors, everything a person wants to know on a card, a manifest last."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,14 +12,14 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from hardware.errors import StorageError
-from hardware.files import JSON, read_json, read_manifest, write_bytes, write_json, write_manifest
+from hardware.files import JSON, MANIFEST_NAME, read_json, read_manifest, write_bytes, write_json, write_manifest
 from predictors.errors import PredictorError
 from predictors.features import FEATURES_VERSION
 from predictors.intervals import FittedRange
 from predictors.model import CostModel
 from predictors.prediction import FloatArray
 from predictors.regressors import find_regressors
-from predictors.scores import Scores
+from predictors.scores import AccuracyScores, Scores
 from predictors.selection import Blend
 from searchspaces import SearchSpace
 
@@ -30,6 +31,7 @@ _SCHEMA = 2
 _GENOMES = "fitted_NG"
 _MEMBER = "member{}."
 _RANGE = "range."
+_SOURCE = "source-{}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -61,6 +63,11 @@ class StoredPredictor:
     range_arrays: Mapping[str, FloatArray]
     fitted_NG: npt.NDArray[np.int8]
     num_sources: int
+
+
+def source_name(number: int) -> str:
+    """Folder, in that of a predictor, of one that it builds on."""
+    return _SOURCE.format(number)
 
 
 def stored_members(model: CostModel) -> list[StoredMember]:
@@ -131,6 +138,9 @@ def restored_model(stored: StoredPredictor, *, directory: Path, space: SearchSpa
 def write_predictor(directory: Path, *, stored: StoredPredictor) -> None:
     """Write model, card and manifest; a predictor that was there is replaced.
 
+    Its sources lie in their folders already. The manifest knows theirs, so that none of them can be exchanged: what a
+    broken-off save leaves, of two predictors each a part, is refused.
+
     Raises:
         StorageError: the directory cannot be written.
     """
@@ -168,7 +178,16 @@ def write_predictor(directory: Path, *, stored: StoredPredictor) -> None:
     }
     write_bytes(directory / MODEL_NAME, model)
     write_json(directory / CARD_NAME, card)
-    write_manifest(directory, files=[MODEL_NAME, CARD_NAME], details={"kind": _KIND, "device_id": stored.device_id})
+    sources = [source_name(number) for number in range(stored.num_sources)]
+    write_manifest(
+        directory,
+        files=[MODEL_NAME, CARD_NAME, *(f"{name}/{MANIFEST_NAME}" for name in sources)],
+        details={"kind": _KIND, "device_id": stored.device_id},
+    )
+    for old in directory.glob(_SOURCE.format("*")):
+        if old.name not in sources:
+            # It is no part of this predictor, whether it goes or stays.
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def read_predictor(directory: Path) -> StoredPredictor:
@@ -241,4 +260,4 @@ def scores_from_card(values: Mapping[str, Any] | None) -> Scores | None:
     if values is None:
         return None
     known: dict[str, Any] = {name: float("nan") if value is None else value for name, value in values.items()}
-    return Scores(**known)
+    return AccuracyScores(**known) if "rmse_points" in known else Scores(**known)

@@ -27,7 +27,7 @@ from predictors.latency import LatencyPredictor
 from predictors.prediction import FloatArray
 from predictors.regressors.gaussian import REGRESSORS
 from predictors.regressors.regressor import Regressor
-from predictors.selection import blend
+from predictors.selection import blend, is_constant
 from searchspaces import SearchSpace
 from searchspaces.genomes import Genomes
 
@@ -103,7 +103,7 @@ class GradientSampler(SpaceSampler):
 
     def _fit(self, families: Sequence[Regressor], genomes_NG: Genomes, value_N: FloatArray) -> _Predict:
         """A differentiable model of a positive value."""
-        if np.ptp(value_N) == 0.0:
+        if is_constant(value_N):
             constant = float(value_N[0])
             return lambda blocks: torch.full_like(blocks["totals"][:, 0], constant)
         features = LatencyFeatures(space=self._space)

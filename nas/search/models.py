@@ -17,7 +17,7 @@ from nas.pricing import Compute
 from predictors.features import LatencyFeatures, of_function
 from predictors.prediction import FloatArray
 from predictors.regressors.gaussian import REGRESSORS, GaussianProcess, View
-from predictors.selection import Blend, blend
+from predictors.selection import Blend, blend, is_constant
 from searchspaces import SearchSpace
 from searchspaces.genomes import Genomes
 
@@ -137,7 +137,7 @@ def fit_models(
     for m, objective in enumerate(objectives):
         if objective.name in computed:
             continue
-        if np.ptp(cost_NM[:, m]) == 0.0:
+        if is_constant(cost_NM[:, m]):
             constants[objective.name] = float(cost_NM[0, m])
             continue
         function = _is_function(objective)

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -18,6 +19,7 @@ from nas.errors import CheckpointError, RunError
 from nas.search.training import TrainingSearch
 from nas.soup import read_soup
 from nas.specialize import Specialist
+from predictors.scores import LeftOutAccuracies
 from searchspaces import Architecture
 from tests.experiments.conftest import InProcess
 from tests.experiments.small_session import give_weights, open_untrained
@@ -47,6 +49,13 @@ def in_process(
     return {}
 
 
+def answer_first(monkeypatch: pytest.MonkeyPatch, arch: Architecture) -> None:
+    """`nas specialize` answers with this one, whatever was evaluated."""
+    left_out = LeftOutAccuracies(kendall=0.5, rmse_points=1.0, noise_points=0.5, num=10)
+    monkeypatch.setattr("nas.specialize.run_accuracy_predictor", lambda _: SimpleNamespace(left_out=left_out))
+    monkeypatch.setattr("nas.specialize.specialize", lambda *_, **__: [first_answer(arch)])
+
+
 def first_answer(arch: Architecture) -> Specialist:
     return Specialist(
         architecture=arch,
@@ -58,6 +67,7 @@ def first_answer(arch: Architecture) -> Specialist:
         in_range=True,
         within_limits=True,
         evaluated=None,
+        measured=None,
         macs=1,
         params=1,
         peak_memory_bytes=1,
@@ -86,7 +96,7 @@ def test_the_command_fine_tunes_the_first_answer(
 ) -> None:
     monkeypatch.setattr("experiments.stages.refine_on_ray", in_process)
     arch = session.run.space.smallest
-    monkeypatch.setattr("nas.specialize.specialize", lambda *_, **__: [first_answer(arch)])
+    answer_first(monkeypatch, arch)
     document = json.loads(nas("specialize", session.run.path, "--fine-tune", "--format", "json").out)
     (row,) = session.run.evaluations().to_dict("records")
     assert document["fine_tuned"]["candidate"] == row["candidate_id"]
@@ -122,7 +132,7 @@ def test_the_command_says_what_averaging_came_to(
     session: Session, monkeypatch: pytest.MonkeyPatch, nas: InProcess
 ) -> None:
     monkeypatch.setattr("experiments.stages.refine_on_ray", in_process)
-    monkeypatch.setattr("nas.specialize.specialize", lambda *_, **__: [first_answer(session.run.space.smallest)])
+    answer_first(monkeypatch, session.run.space.smallest)
     found = json.loads(nas("specialize", session.run.path, "--fine-tune", "--copies", "2", "--format", "json").out)
     tuned = found["fine_tuned"]
     assert len(tuned["soup"]["copies"]) == 2

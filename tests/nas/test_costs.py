@@ -13,10 +13,11 @@ from hardware.records import calibrated_predictor
 from nas import calibrate as calibrating
 from nas import costs
 from nas.calibrate import Calibration, calibrate
-from nas.costs import fit_costs, require_quantity
+from nas.costs import fit_costs, require_quantity, store_costs
 from predictors import fit_latency_predictor, load_predictor
 from searchspaces import Architecture, get_space
 from tests.hardware.test_measurement import measurement
+from tests.predictors.synthetic_device import SyntheticDevice
 
 SPACE = get_space("mbconv-small")
 
@@ -121,3 +122,38 @@ def test_energy_that_no_measurement_has_is_an_error_and_the_rest_is_kept(
     with pytest.raises(DeviceUsageError, match="its measurements, which are kept, tell none"):
         run_calibrate(monkeypatch, quantity="energy", energy=False)
     assert calibrated_predictor("onnxruntime-cpu", space_id=SPACE.space_id, quantity="latency_p99").exists()
+
+
+def test_a_quantity_that_is_not_told_any_more_loses_its_old_predictor(tmp_path: Path) -> None:
+    fit, held_out = table(20, 0, energy=True), table(8, 1, energy=True)
+    latency = fit_latency_predictor(fit, space=SPACE, device_id="d")
+    store_costs(fit_costs(fit, held_out, latency=latency), place=tmp_path.joinpath)
+    assert {path.name for path in tmp_path.iterdir()} == {"latency", "latency_p99", "energy"}
+    without = fit.assign(energy_mj=np.nan)
+    store_costs(fit_costs(without, held_out, latency=latency), place=tmp_path.joinpath)
+    assert {path.name for path in tmp_path.iterdir()} == {"latency", "latency_p99"}
+
+
+def test_an_energy_that_shares_the_latencys_noise_has_intervals_that_hold() -> None:
+    """A latency predictor has seen the noise of the rows it was fitted to, but not of those that are asked about."""
+    inside, left_out, true = [], [], []
+    for seed in range(4):
+        rng, device = np.random.default_rng(seed), SyntheticDevice.draw(seed, noise=0.06)
+        genomes_NG = rng.permutation(np.unique(SPACE.sample_many(120, rng), axis=0))
+        ms_N = device.latency_ms(SPACE, genomes_NG, rng=rng)
+        rows = pd.DataFrame(
+            {
+                "architecture": [arch.to_json() for arch in SPACE.architectures(genomes_NG)],
+                "latency_ms": ms_N,
+                "energy_mj": 3.0 * ms_N * np.exp(rng.normal(0.0, 0.005, len(ms_N))),
+            }
+        )
+        latency = fit_latency_predictor(rows[:20], space=SPACE, device_id="d")
+        energy = fit_costs(rows[:20], rows[20:], latency=latency)["energy"]
+        found, measured_N = energy.predict(genomes_NG[20:]), rows["energy_mj"].to_numpy()[20:]
+        inside += ((found.lower <= measured_N) & (measured_N <= found.upper))[found.in_range].tolist()
+        assert energy.scores is not None
+        left_out.append(energy.loo_mape_percent)
+        true.append(energy.scores.mape_percent)
+    assert np.mean(inside) >= 0.85
+    assert np.mean(left_out) > 0.75 * np.mean(true)

@@ -72,6 +72,24 @@ def test_other_predicted_costs_limit_too(run: Run) -> None:
         specialize(run, limits=[Limit(name="latency_p99_ms", value=1.0, unit="ms")])
 
 
+def test_what_another_predictor_never_saw_is_out_of_range(run: Run) -> None:
+    all_NG = everything(run)
+    few_NG = all_NG[np.argsort(latency_ms(run, all_NG))[:60]]
+    table = pd.DataFrame(
+        {
+            "architecture": [arch.to_json() for arch in run.space.architectures(few_NG)],
+            "energy_mj": 7.0 * latency_ms(run, few_NG),
+        }
+    )
+    limits = [Limit(name="latency_ms", value=float(np.median(latency_ms(run, all_NG))), unit="ms")]
+    assert any(one.in_range for one in specialize(run, limits=limits))
+    energy = fit_cost_predictor(table, quantity="energy", space=run.space, device_id="d")
+    energy.save(run.predictor_dir("d", quantity="energy"))
+    for one in specialize(run, limits=limits):
+        assert not energy.predict([one.architecture]).in_range[0]
+        assert not one.in_range
+
+
 def test_peak_memory_is_exact_in_the_devices_precision(run: Run) -> None:
     arch = run.space.smallest
     keys = {"arch_id": arch.arch_id, "candidate_id": "c", "architecture": arch.to_json(), "purpose": "profile-fit"}

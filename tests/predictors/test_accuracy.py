@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from predictors import (
     AccuracyPredictor,
@@ -64,6 +65,7 @@ def test_eighty_evaluations_rank_others_and_their_intervals_hold() -> None:
         (lambda accuracies: 100.0 * accuracies, "is not between 0 and 1"),
         (lambda accuracies: np.where(np.arange(len(accuracies)) == 3, np.nan, accuracies), "accuracy .*nan.* of row 3"),
         (lambda accuracies: np.full_like(accuracies, 0.5), r"all 20 accuracies are 0\.5000"),
+        (lambda accuracies: 1.0 - 1e-6 * np.arange(20.0), r"all 20 accuracies are 1\.0000"),
         (lambda accuracies: accuracies[:-1], "with 19 accuracies"),
     ],
 )
@@ -90,3 +92,53 @@ def test_a_latency_predictor_is_not_taken_for_one(predictor: LatencyPredictor, t
     predictor.save(tmp_path)
     with pytest.raises(PredictorError, match="predicts ms, not accuracy"):
         load_accuracy_predictor(tmp_path, space=SPACE)
+
+
+@pytest.mark.parametrize("level", [2.0, -1.0, float("nan")])
+def test_a_level_lies_between_0_and_1(level: float) -> None:
+    genomes_NG = SPACE.sample_many(20, np.random.default_rng(0))
+    with pytest.raises(PredictorError, match="expected a number between 0 and 1"):
+        fit_accuracy_predictor(genomes_NG, np.linspace(0.1, 0.9, 20), space=SPACE, task="t", level=level)
+
+
+def test_a_list_of_accuracies_will_do() -> None:
+    genomes_NG, accuracies = SPACE.sample_many(20, np.random.default_rng(0)), np.linspace(0.1, 0.9, 20)
+    fitted_N, listed_N = (
+        fit_accuracy_predictor(genomes_NG, some, space=SPACE, task="t").predict(genomes_NG).mean
+        for some in (accuracies, accuracies.tolist())
+    )
+    assert (fitted_N == listed_N).all()
+
+
+def test_scores_stand_beside_the_noise_of_the_images_and_on_the_card(tmp_path: Path) -> None:
+    predictor, rng = fitted(80), np.random.default_rng(2)
+    unseen_NG = np.unique(SPACE.sample_many(200, rng), axis=0)
+    true_N = accuracy(SPACE, unseen_NG, rng=rng)
+    scores = predictor.score(unseen_NG, true_N, num_images=2000)
+    mean_N = predictor.predict(unseen_NG).mean
+    assert scores.rmse_points == pytest.approx(100.0 * np.sqrt(np.mean((mean_N - true_N) ** 2)))
+    assert scores.noise_points == pytest.approx(100.0 * np.sqrt(np.mean(true_N * (1.0 - true_N)) / 2000))
+    assert scores.kendall == pytest.approx(stats.kendalltau(mean_N, true_N).statistic)
+    assert 0.8 < scores.coverage < 1.0
+    assert 0.7 * scores.noise_points < scores.rmse_points < 2.0
+    predictor.with_scores(scores).save(tmp_path)
+    assert load_accuracy_predictor(tmp_path, space=SPACE).scores == scores
+    assert np.isnan(predictor.score(unseen_NG, true_N).noise_points)
+    with pytest.raises(PredictorError, match="were used for fitting"):
+        predictor.score(predictor.fitted_NG, np.linspace(0.1, 0.9, len(predictor.fitted_NG)))
+    with pytest.raises(PredictorError, match="accuracies on 0 images"):
+        predictor.score(unseen_NG, true_N, num_images=0)
+
+
+def test_what_was_left_out_is_judged_by_rank_and_error() -> None:
+    rng = np.random.default_rng(1)
+    genomes_NG = np.unique(SPACE.sample_many(80, rng), axis=0)
+    true_N = accuracy(SPACE, genomes_NG, rng=rng)
+    predictor = fit_accuracy_predictor(genomes_NG, true_N, space=SPACE, task="t", num_images=2000)
+    error_N = (1.0 - true_N) * np.exp(predictor.model.blend.loo_log_errors_N)
+    found = predictor.left_out
+    assert found is not None
+    assert found.kendall == pytest.approx(stats.kendalltau(1.0 - error_N, true_N).statistic)
+    assert found.rmse_points == pytest.approx(100.0 * np.sqrt(np.mean((1.0 - error_N - true_N) ** 2)))
+    assert found.noise_points == pytest.approx(100.0 * np.sqrt(np.mean(true_N * (1.0 - true_N)) / 2000))
+    assert found.num == len(genomes_NG)

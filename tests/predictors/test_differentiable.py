@@ -1,3 +1,4 @@
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -122,3 +123,22 @@ def test_a_family_that_needs_features_without_expectation_has_no_gradients() -> 
     assert "gp-live" in predictor.model.blend.names
     with pytest.raises(PredictorError, match="gp-live, without gradients"):
         DifferentiableLatency(predictor)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda chance: 3.0 * chance, "'resolution' has rows that are no probabilities.* sums 3 to 3"),
+        (lambda chance: -chance, "'resolution' has rows that are no probabilities"),
+        (lambda chance: float("nan") * chance, "'resolution' has rows that are no probabilities"),
+        (lambda chance: chance.repeat(4, 1), "has 1 rows, 'resolution' has 4"),
+    ],
+)
+def test_what_are_no_probabilities_is_refused(
+    space: SearchSpace, predictor: LatencyPredictor, change: Callable[[torch.Tensor], torch.Tensor], message: str
+) -> None:
+    latency = DifferentiableLatency(predictor)
+    even = {choice.name: torch.full((1, n), 1.0 / n) for choice in space.choices if (n := len(choice.values))}
+    assert torch.isfinite(latency(even)).all()
+    with pytest.raises(PredictorError, match=message):
+        latency({**even, "resolution": change(even["resolution"])})

@@ -82,6 +82,7 @@ def test_few_networks_correct_what_sums_miss(
     scores = corrected.score(held_out_table)
     assert scores.mape_percent < 2.0
     assert scores.spearman > 0.99
+    assert 0.5 < scores.coverage <= 1.0
     assert corrected.correction is not None
     assert corrected.correction.per_part == pytest.approx(-CALL_MS, abs=0.002)
     assert corrected.correction.factor == pytest.approx(1.0, abs=0.1)
@@ -100,6 +101,25 @@ def test_intervals_hold_and_grow_outside_the_fitted_range(
     ends = corrected.predict([SPACE.largest])
     assert not ends.in_range[0]
     assert ends.relative_width[0] > 1.2 * np.median(found.relative_width)
+
+
+def test_a_resolution_that_no_fitted_network_had_is_out_of_range(
+    sums: LookupTablePredictor, device: SyntheticDevice
+) -> None:
+    """Sums may miss something at one resolution only, which the networks of another do not show."""
+    genomes_NG = np.unique(SPACE.sample_many(2000, np.random.default_rng(2)), axis=0)
+    first_N = SPACE.encode_many(genomes_NG)[:, 0] > 0
+    assert SPACE.choices[0].name == "resolution"
+    fitted_NG = genomes_NG[first_N][:30]
+    table = pd.DataFrame(
+        {
+            "architecture": [arch.to_json() for arch in SPACE.architectures(fitted_NG)],
+            "latency_ms": device.latency_ms(SPACE, fitted_NG, rng=np.random.default_rng(3)),
+        }
+    )
+    corrected = sums.corrected(table)
+    assert not corrected.predict(genomes_NG[~first_N]).in_range.any()
+    assert corrected.predict(fitted_NG).in_range.all()
 
 
 def test_a_regressor_builds_on_the_table_and_brings_it_along(
@@ -174,3 +194,25 @@ def test_a_regressor_is_no_table(fit_table: pd.DataFrame, tmp_path: Path) -> Non
     fit_latency_predictor(fit_table.head(10), space=SPACE, device_id=DEVICE_ID).save(tmp_path)
     with pytest.raises(PredictorError, match="no card of an operator-lookup-table"):
         load_lookup_table(tmp_path, space=SPACE)
+
+
+def test_a_table_in_another_unit_contradicts_what_was_measured(
+    table: OperatorTable, device: SyntheticDevice, fit_table: pd.DataFrame
+) -> None:
+    entries = {
+        size: {key: replace(entry, mean=1000.0 * entry.mean) for key, entry in keys.items()}
+        for size, keys in table.entries.items()
+    }
+    in_us = replace(table, entries=entries)
+    measured = float(device.latency_ms(SPACE, SPACE.genomes([SPACE.largest]), rng=np.random.default_rng(0))[0])
+    reference = (SPACE.largest, measured)
+    from_operator_table(table, space=SPACE, num_classes=10, reference=reference)
+    with pytest.raises(PredictorError, match=r"would take .* ms, it was measured") as caught:
+        from_operator_table(in_us, space=SPACE, num_classes=10, reference=reference)
+    assert "another unit" in caught.value.hint
+    # Networks that correct the sums are references as well.
+    with pytest.raises(PredictorError, match="times what networks were measured to take"):
+        from_operator_table(in_us, space=SPACE, num_classes=10).corrected(fit_table)
+    right = from_operator_table(replace(in_us, unit="us"), space=SPACE, num_classes=10)
+    in_us_too = fit_table.drop(columns="unit", errors="ignore").assign(latency_us=1000.0 * fit_table["latency_ms"])
+    assert right.corrected(in_us_too).unit == "us"

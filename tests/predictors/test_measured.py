@@ -96,6 +96,11 @@ def test_mixed_units_of_energy_are_refused_but_not_that_of_the_latencies(
 def test_percentiles_below_the_medians_are_refused(space: SearchSpace, fit_table: pd.DataFrame) -> None:
     with pytest.raises(PredictorError, match=r"in 40 of 40 rows .* latency_p99_ms is below latency_ms"):
         read(fit_table.assign(latency_p99_ms=0.9 * fit_table["latency_ms"]), space, quantity="latency_p99")
+    with pytest.raises(PredictorError, match=r"in 40 of 40 rows .* is at least 1000 times latency_ms"):
+        read(fit_table.assign(latency_p99_ms=1000 * fit_table["latency_ms"]), space, quantity="latency_p99")
+    # What a busy host does to small networks.
+    busy = fit_table.assign(latency_p99_ms=200 * fit_table["latency_ms"])
+    assert len(read(busy, space, quantity="latency_p99").cost_N)
     assert len(read(fit_table.assign(latency_p99_ms=2 * fit_table["latency_ms"]), space, quantity="latency_p99").cost_N)
 
 

@@ -1,6 +1,9 @@
-import numpy as np
+from collections.abc import Callable
 
-from predictors import fit_latency_predictor
+import numpy as np
+import pytest
+
+from predictors import PredictorError, fit_latency_predictor
 from predictors.features import LatencyFeatures
 from predictors.prediction import FloatArray
 from predictors.regressors import find_regressors
@@ -63,3 +66,36 @@ def test_a_spoiled_row_shows_in_its_own_held_out_error(space: SearchSpace, devic
     blended = blend(find_regressors(), features.encode(genomes_NG), cost_N, population=features.population())
     assert int(np.argmax(np.abs(blended.loo_log_errors_N))) == 17
     assert blended.loo_log_errors_N[17] < -0.5
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda cost_N: np.ones(20), "all 20 values are 1: there is nothing to predict"),
+        (lambda cost_N: 1.0 + 1e-13 * np.arange(20.0), "nothing to predict"),
+        (lambda cost_N: np.where(np.arange(20) == 3, -1.0, cost_N), "expected finite ones above 0"),
+        (lambda cost_N: np.where(np.arange(20) == 3, np.nan, cost_N), "expected finite ones above 0"),
+    ],
+)
+def test_values_without_anything_to_learn_are_refused(
+    space: SearchSpace, change: Callable[[FloatArray], FloatArray], message: str
+) -> None:
+    features = LatencyFeatures(space=space)
+    genomes_NG = space.sample_many(20, np.random.default_rng(1))
+    cost_N = change(np.linspace(1.0, 2.0, 20))
+    with pytest.raises(PredictorError, match=message):
+        blend(find_regressors(), features.encode(genomes_NG), cost_N, population=features.population())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_where_no_family_finds_anything_it_is_said(space: SearchSpace) -> None:
+    features = LatencyFeatures(space=space)
+    genomes_NG = space.sample_many(20, np.random.default_rng(1))
+    cost_N = np.where(np.arange(20) == 3, 1e308, np.linspace(1.0, 2.0, 20))
+    sums = [one for one in find_regressors() if one.name == "gp-additive"]
+    with pytest.raises(PredictorError, match=r"no family of regressors can predict 20 values from 1 to 1e\+308"):
+        blend(sums, features.encode(genomes_NG), cost_N, population=features.population())
+    # One that can is enough.
+    blended = blend(find_regressors(), features.encode(genomes_NG), cost_N, population=features.population())
+    assert "gp-additive" not in blended.names
+    assert np.isfinite(blended.weights).all()

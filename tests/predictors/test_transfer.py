@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from hardware.errors import StorageError
 from predictors import LatencyPredictor, PredictorError, fit_latency_predictor, load_predictor
 from searchspaces import SearchSpace, get_space
 from tests.predictors.synthetic_device import DEVICE_ID, SyntheticDevice
@@ -69,3 +70,20 @@ def test_sources_of_another_space_are_refused(
     )
     with pytest.raises(PredictorError, match="knows space"):
         fit_latency_predictor(fit_table, space=space, device_id=DEVICE_ID, sources=[foreign])
+
+
+def test_a_source_that_was_exchanged_is_refused_and_one_too_many_is_removed(
+    fit_table: pd.DataFrame, space: SearchSpace, predictor: LatencyPredictor, tmp_path: Path
+) -> None:
+    table = fit_table.drop(columns="device_id")
+    helped = fit_latency_predictor(table, space=space, device_id="b", sources=[predictor])
+    helped.save(tmp_path)
+    # A save that was broken off has written sources, and not yet what builds on them.
+    fit_latency_predictor(table.head(20), space=space, device_id="other").save(tmp_path / "source-0")
+    with pytest.raises(StorageError, match=r"source-0/manifest\.json is damaged"):
+        load_predictor(tmp_path, space=space)
+    helped.save(tmp_path)
+    assert load_predictor(tmp_path, space=space).sources[0].device_id == predictor.device_id
+    predictor.save(tmp_path)
+    assert not load_predictor(tmp_path, space=space).sources
+    assert not list(tmp_path.glob("source-*"))

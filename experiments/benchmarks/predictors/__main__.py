@@ -23,6 +23,7 @@ from experiments.benchmarks.predictors.hat import add_hat
 from experiments.benchmarks.predictors.local import add_local
 from experiments.benchmarks.predictors.operators import add_operators
 from experiments.benchmarks.predictors.speed import measure_speed
+from experiments.errors import DataError
 
 PARTS = ("fbnet", "ofa", "nb201", "hat", "local", "operators", "accuracy", "speed")
 RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
@@ -56,7 +57,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "speed": measure_speed,
     }
     for name in options.parts:
-        parts[name](report, options)
+        try:
+            parts[name](report, options)
+        except DataError as e:
+            report.skip(name, f"{e}; {e.hint}")
         report.save()
     return report.finish()
 

@@ -17,7 +17,7 @@ from scipy import stats
 
 from experiments.benchmarks.harness import BenchmarkReport
 from experiments.benchmarks.nasbench201_accuracies import WHERE, find_accuracies, read_accuracies
-from experiments.benchmarks.predictors.published import read_ofa_accuracy
+from experiments.benchmarks.predictors.published import read_ofa_accuracy, readable
 from experiments.benchmarks.predictors.ridge import plain_ridge
 from experiments.errors import DataError
 from nas.search.neighbours import enumerate_genomes
@@ -124,11 +124,12 @@ def _compare(report: BenchmarkReport, options: argparse.Namespace, case: str, da
 
 def read_macro(path: Path, space: NASBenchMacroSpace) -> tuple[npt.NDArray[np.int8], FloatArray, float]:
     """Genomes, mean accuracies (0 to 1) and what the mean of three seeds scatters by."""
-    content = json.loads(path.read_text(encoding="utf-8"))
-    genomes_NG = space.genomes([space.from_key(key) for key in content])
-    accuracy_N = np.array([entry["mean_acc"] for entry in content.values()], dtype=np.float64) / 100.0
-    deviation_N = np.array([entry["std"] for entry in content.values()], dtype=np.float64) / 100.0
-    return genomes_NG, accuracy_N, float(np.sqrt(np.mean(deviation_N**2) / 3))
+    with readable(path):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        genomes_NG = space.genomes([space.from_key(key) for key in content])
+        accuracy_N = np.array([entry["mean_acc"] for entry in content.values()], dtype=np.float64) / 100.0
+        deviation_N = np.array([entry["std"] for entry in content.values()], dtype=np.float64) / 100.0
+        return genomes_NG, accuracy_N, float(np.sqrt(np.mean(deviation_N**2) / 3))
 
 
 def _scores(predicted_N: FloatArray, accuracy_N: FloatArray) -> tuple[float, float]:

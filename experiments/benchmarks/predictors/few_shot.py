@@ -17,7 +17,7 @@ from experiments.benchmarks.predictors.methods import (
     mean_outcome,
 )
 from experiments.benchmarks.predictors.outside import add_outside
-from experiments.benchmarks.predictors.published import LatencyTable, read_fbnet, read_nasbench201, read_ofa
+from experiments.benchmarks.predictors.published import LatencyTable, read_fbnet, read_nasbench201, read_ofa, readable
 from predictors.features import Blocks, LatencyFeatures
 from predictors.latency import LatencyPredictor
 
@@ -37,8 +37,9 @@ def add_fbnet(report: BenchmarkReport, options: argparse.Namespace) -> None:
     if splits is None:
         _each_device(report, options, "fbnet", table, sizes=(10, 20, 50, 100))
         return
-    tasks = json.loads(splits.read_text(encoding="utf-8"))
-    known = {device for task in tasks.values() for part in task.values() for device in part}
+    with readable(splits):
+        tasks = json.loads(splits.read_text(encoding="utf-8"))
+        known = {device for task in tasks.values() for part in (task["train"], task["test"]) for device in part}
     if missing := sorted(known - set(table.latency)):
         report.skip("fbnet", f"{path} has no columns of {', '.join(missing)}")
         return

@@ -12,6 +12,7 @@ from experiments.benchmarks.harness import BenchmarkReport
 from experiments.benchmarks.predictors.coverage import add_coverage
 from experiments.benchmarks.predictors.curves import draw_curves
 from experiments.benchmarks.predictors.methods import Outcome, judge_best_proxy, judged, mean_outcome
+from experiments.benchmarks.predictors.published import readable
 from experiments.benchmarks.predictors.ridge import plain_ridge
 from predictors.features import Blocks, take
 from predictors.model import fit_cost_model
@@ -100,20 +101,21 @@ class _Transformers:
 
 
 def _read(path: Path) -> _Transformers:
-    table = pd.read_csv(path).astype(np.float64)
-    inputs = [name for name in table.columns if not name.startswith("latency")]
-    totals_NT = table[inputs].to_numpy()
-    products = [totals_NT[:, a] * totals_NT[:, b] for a, b in itertools.combinations(range(len(inputs)), 2)]
-    latency, noise, macs = (np.zeros(len(table)) for _ in range(3))
-    # A decoder's layers attend twice; every projection has 512 columns, however many heads.
-    for part, projections in (("encoder", 4), ("decoder", 8)):
-        latency += table[f"latency_mean_{part}"].to_numpy()
-        noise += table[f"latency_std_{part}"].to_numpy() ** 2
-        columns = projections * 512 + 2 * table[f"{part}_ffn_embed_dim_avg"]
-        macs += (table[f"{part}_layer_num"] * table[f"{part}_embed_dim"] * columns).to_numpy()
-    return _Transformers(
-        blocks={"totals": totals_NT, "kinds": np.stack(products, axis=1), "choices": np.zeros((len(totals_NT), 0))},
-        cost_N=latency,
-        noise_N=np.sqrt(noise),
-        macs_N=macs,
-    )
+    with readable(path):
+        table = pd.read_csv(path).astype(np.float64)
+        inputs = [name for name in table.columns if not name.startswith("latency")]
+        totals_NT = table[inputs].to_numpy()
+        products = [totals_NT[:, a] * totals_NT[:, b] for a, b in itertools.combinations(range(len(inputs)), 2)]
+        latency, noise, macs = (np.zeros(len(table)) for _ in range(3))
+        # A decoder's layers attend twice; every projection has 512 columns, however many heads.
+        for part, projections in (("encoder", 4), ("decoder", 8)):
+            latency += table[f"latency_mean_{part}"].to_numpy()
+            noise += table[f"latency_std_{part}"].to_numpy() ** 2
+            columns = projections * 512 + 2 * table[f"{part}_ffn_embed_dim_avg"]
+            macs += (table[f"{part}_layer_num"] * table[f"{part}_embed_dim"] * columns).to_numpy()
+        return _Transformers(
+            blocks={"totals": totals_NT, "kinds": np.stack(products, axis=1), "choices": np.zeros((len(totals_NT), 0))},
+            cost_N=latency,
+            noise_N=np.sqrt(noise),
+            macs_N=macs,
+        )

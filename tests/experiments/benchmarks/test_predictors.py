@@ -93,6 +93,48 @@ def test_without_tasks_every_column_is_a_device_and_what_is_no_latency_is_left_o
     assert "1 values" in written["environment"]["skipped"]["fbnet/two"]
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("help/nasbench201_latency.npz", b"PK\x03\x04123", "BadZipFile"),
+        ("help/ofa_mbv3_latency.npz", b"", "EOFError"),
+        ("hat/wmt14ende_cpu_xeon_all.csv", b"encoder_layer_num,latency_mean_encoder\n1,fast\n", "ValueError"),
+        ("hat/wmt14ende_cpu_xeon_all.csv", b"encoder_layer_num\n1\n", "KeyError"),
+        ("nas_bench_macro/nas-bench-macro_cifar10.json", b'{"0": {}}', "cannot be read"),
+        ("help/fbnet_device_splits.json", b"{", "JSONDecodeError"),
+    ],
+)
+def test_a_damaged_file_is_skipped_with_what_is_wrong(
+    data: Path, tmp_path: Path, name: str, content: bytes, message: str
+) -> None:
+    (data / name).parent.mkdir(exist_ok=True)
+    (data / name).write_bytes(content)
+    parts = {"nasb": "nb201", "ofa_": "ofa", "wmt1": "hat", "nas-": "accuracy", "fbne": "fbnet"}
+    part, out = parts[Path(name).name[:4]], tmp_path / "out.json"
+    assert main(["--data", str(data), "--quick", "--seeds", "1", "--parts", part, "--out", str(out)]) == 0
+    skipped = json.loads(out.read_text())["environment"]["skipped"][part]
+    assert message in skipped
+    assert name in skipped
+
+
+def test_an_archive_without_its_networks_is_skipped_and_so_are_columns_of_text_or_of_one_value(
+    data: Path, tmp_path: Path
+) -> None:
+    file, out = data / "help" / "fbnet_latency.npz", tmp_path / "out.json"
+    with np.load(file) as archive:
+        content = {name: archive[name] for name in archive.files}
+    np.savez(data / "help" / "nasbench201_latency.npz", lat_one=content["lat_one"])
+    (data / "help" / "fbnet_device_splits.json").unlink()
+    np.savez(file, **content | {"lat_one": np.array(["a"] * NUM), "lat_two": np.ones(NUM)})
+    assert main(["--data", str(data), "--quick", "--seeds", "1", "--parts", "nb201,fbnet", "--out", str(out)]) == 0
+    written = json.loads(out.read_text())
+    skipped = written["environment"]["skipped"]
+    assert "KeyError" in skipped["nb201"]
+    assert f"{NUM} values are not finite" in skipped["fbnet/one"]
+    assert "all values are 1" in skipped["fbnet/two"]
+    assert "fbnet/three/ceiling/spearman" in written["figures"]
+
+
 def test_the_proxy_that_orders_the_measured_networks_best_is_taken_and_scaled() -> None:
     cost_N = np.linspace(1.0, 2.0, 30)
     proxies_NP = np.stack([cost_N[::-1], 3.0 * cost_N], axis=1)
