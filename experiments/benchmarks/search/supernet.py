@@ -53,10 +53,16 @@ def add_supernet(report: BenchmarkReport, options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() if options.work is None else nullcontext(options.work) as work:
         try:
             runs = SupernetRuns(options.run, directory=Path(work) / _CASE, say=report.say)
-            at = _QUICK_AT if options.quick else AT
+            at = _QUICK_AT if options.quick else _within_budgets(samplers, options.evaluations)
             compare_on_supernet(report, runs, samplers=samplers, seeds=options.seeds, at=at, out=options.out)
         except Hinted as e:
             report.skip(_CASE, f"{e}; {e.hint}")
+
+
+def _within_budgets(samplers: Sequence[str], evaluations: Mapping[str, int]) -> list[int]:
+    """Of `AT` what no sampler's budget (--evaluations) ends before, but the first in any case."""
+    least = min((evaluations[name] for name in samplers if name in evaluations), default=AT[-1])
+    return [AT[0], *(n for n in AT[1:] if n <= least)]
 
 
 def compare_on_supernet(
