@@ -229,7 +229,7 @@ def _add_ways(report: BenchmarkReport, ways: Mapping[str, _Way], *, spent: Cost)
             add_spread(report, f"{_CASE}/measure_{name}/{metric}", values_S)
         report.add(f"{_CASE}/measure_{name}/num_seeds", len(way.share_S))
         medians[name] = {metric: float(np.median(values_S)) for metric, values_S in values.items()}
-    for name in medians.keys() - {"everything"}:
+    for name in [name for name in medians if name != "everything"]:
         for metric, value in medians[name].items():
             report.add(f"{_CASE}/measure_{name}_over_everything/{metric}", value / medians["everything"][metric])
     report.show(
