@@ -6,7 +6,8 @@ alone. Only unique evaluations count: repetitions are told from a cache.
 nb201: the exact fronts of NAS-Bench-201 on six devices, and of accuracy and two devices. Its accuracies come with the
 PyPI package analog-nasbench 0.1.3 (--accuracy). macro: the exact front of NAS-Bench-Macro in accuracy, MACs and
 parameters. ofa: the whole front of OFA-MobileNetV3 by the published accuracy predictor and operator table, against 20
-evolutions under one limit each.
+evolutions under one limit each. supernet: verified fronts of our own supernet (--run), and what measuring while
+searching costs and brings.
 """
 
 import argparse
@@ -18,11 +19,13 @@ from experiments.benchmarks.search.macro import add_macro
 from experiments.benchmarks.search.nb201 import add_nb201
 from experiments.benchmarks.search.ofa import add_ofa
 from experiments.benchmarks.search.samplers import BUDGETS, SAMPLERS
+from experiments.benchmarks.search.supernet import add_supernet
 
 _PARTS: Mapping[str, Callable[[BenchmarkReport, argparse.Namespace], None]] = {
     "nb201": add_nb201,
     "macro": add_macro,
     "ofa": add_ofa,
+    "supernet": add_supernet,
 }
 
 
@@ -46,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--first-seed", type=int, default=0, metavar="N", help="settings of ofa were chosen on 0 to 2 [default: 0]"
     )
+    parser.add_argument("--run", type=Path, metavar="RUN", help="of supernet: a run with a trained supernet")
     parser.add_argument("--work", type=Path, metavar="DIR", help="keeps finished searches, one file a sampler")
     parser.add_argument(
         "--evaluations",

@@ -135,15 +135,16 @@ def _within(shares_SN: FloatArray) -> list[int]:
 
 def _add(report: BenchmarkReport, key: str, found: Curves, *, wanted: Mapping[int, float]) -> None:
     for n in _within(found.shares_SN):
-        _add_spread(report, f"{key}/hypervolume_at_{n}", found.shares_SN[:, n - 1], at_least=wanted.get(n))
+        add_spread(report, f"{key}/hypervolume_at_{n}", found.shares_SN[:, n - 1], at_least=wanted.get(n))
     for share in TO:
-        _add_spread(report, f"{key}/evaluations_to_{share:g}", found.to(share))
+        add_spread(report, f"{key}/evaluations_to_{share:g}", found.to(share))
     report.add(f"{key}/budget", found.budget)
     report.add(f"{key}/num_seeds", len(found.shares_SN))
     report.add(f"{key}/seconds", found.seconds)
 
 
-def _add_spread(report: BenchmarkReport, key: str, values_S: FloatArray, *, at_least: float | None = None) -> None:
+def add_spread(report: BenchmarkReport, key: str, values_S: FloatArray, *, at_least: float | None = None) -> None:
+    """Record the median over seeds, with a target if there is one, and the extremes beside it."""
     report.add(key, float(np.median(values_S)), at_least=at_least)
     report.add(f"{key}_lowest", float(values_S.min()))
     report.add(f"{key}_highest", float(values_S.max()))

@@ -15,19 +15,22 @@ _MARKS = (10, 30, 60, 120, 200, 500, 1000)
 _MOST_POINTS = 120
 
 
-def draw_curves(out: Path, case: str, found: Mapping[str, Mapping[str, Curves]]) -> None:
-    """Draw the share of the exact hypervolume over evaluations, in `FILE-case.svg` beside the benchmark's file.
+def draw_curves(
+    out: Path, case: str, found: Mapping[str, Mapping[str, Curves]], *, whole: str = "exact hypervolume"
+) -> None:
+    """Draw the share of a hypervolume over evaluations, in `FILE-case.svg` beside the benchmark's file.
 
     Args:
         out: the benchmark's file.
         case: the data.
         found: by panel and sampler.
+        whole: the hypervolume that counts as 1, in words.
     """
     samplers = list(dict.fromkeys(sampler for curves in found.values() for sampler in curves))
     columns = min(_COLUMNS, len(found))
     width, height = max(columns * _WIDTH, 2 * _WIDTH), -(-len(found) // columns) * _HEIGHT + 60
     drawing = Drawing(width=width, height=height)
-    drawing.text(width / 2, height - 18, f"{case}: share of the exact hypervolume over unique evaluations", size=14)
+    drawing.text(width / 2, height - 18, f"{case}: share of the {whole} over unique evaluations", size=14)
     for number, sampler in enumerate(samplers):
         x, y = 20 + number * (width - 20) / len(samplers), height - 44
         drawing.line(x, y + 4, x + 20, y + 4, color=COLORS[number % len(COLORS)])

@@ -9,12 +9,11 @@ import pandas as pd
 
 from hardware.cost import analytic_costs
 from hardware.table import Table
-from nas.accuracy import accuracy_row
 from nas.candidate import inherited_candidate
 from nas.pricing import Pricer
-from nas.run import utc_now
 from nas.search.loop import Evaluated, run_search
 from nas.search.pool import EvaluationPool
+from nas.search.records import evaluation_row
 from nas.search.settings import SearchSettings
 from nas.search.study import SearchStudy, open_study
 from nas.tables import EVALUATION_SCHEMA
@@ -100,12 +99,11 @@ def search(folder: Path, *, pricer: Pricer, pool: EvaluationPool, evaluations: i
 
 
 def _row(one: Evaluated) -> dict[str, object]:
-    return {
-        **inherited_candidate(one.architecture, checkpoint_sha256="0" * 64, recalibration="none").row(),
-        **accuracy_row(one.score.accuracy),
-        **one.price.row(),
-        "split": "search",
-        "trial_number": one.trial_number,
-        "seconds": one.score.seconds,
-        "utc_time": utc_now(),
-    }
+    candidate = inherited_candidate(one.architecture, checkpoint_sha256="0" * 64, recalibration="none")
+    return evaluation_row(
+        candidate,
+        accuracy=one.score.accuracy,
+        price=one.price,
+        trial_number=one.trial_number,
+        seconds=one.score.seconds,
+    )

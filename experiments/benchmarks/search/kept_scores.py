@@ -1,0 +1,65 @@
+"""Accuracies of subnets, each judged once: all seeds and samplers of a benchmark share them."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from nas.accuracy import Accuracy, accuracy_row
+from nas.search.pool import SubnetScore
+from searchspaces import Architecture
+
+Judge = Callable[[Sequence[Architecture]], tuple[SubnetScore, ...]]
+
+
+class KeptScores:
+    """A memo in a JSONL file, one line a judgement: of an architecture, with the weights of a supernet, on a split.
+
+    A search still sees nothing but what it evaluates: it asks, and what was judged before only answers sooner.
+
+    Args:
+        path: of the file; made at the first judgement.
+        weights: checksum of the supernet's weights.
+        judges: by the name of the split, which says how many images it has if that can change.
+    """
+
+    def __init__(self, path: Path, *, weights: str, judges: Mapping[str, Judge]) -> None:
+        self._path, self._weights, self._judges = path, weights, dict(judges)
+        self._known: dict[tuple[str, str], SubnetScore] = {}
+        if path.exists():
+            for line in path.read_text(encoding="ascii").splitlines():
+                self._remember(line)
+
+    def judge(self, archs: Sequence[Architecture], *, split: str) -> tuple[SubnetScore, ...]:
+        """Scores in the order of `archs`; those that are not known are judged now, and kept one by one."""
+        for arch in archs:
+            if (split, arch.arch_id) not in self._known:
+                (score,) = self._judges[split]([arch])
+                self._known[split, arch.arch_id] = score
+                self._append(split, score)
+        return tuple(self._known[split, arch.arch_id] for arch in archs)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def _append(self, split: str, score: SubnetScore) -> None:
+        row = {
+            "weights": self._weights,
+            "split": split,
+            "arch_id": score.arch_id,
+            **accuracy_row(score.accuracy),
+            "seconds": round(score.seconds, 4),
+        }
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        torn = self._path.exists() and not self._path.read_bytes().endswith(b"\n")
+        with self._path.open("a", encoding="ascii") as file:
+            file.write("\n" * torn + json.dumps(row) + "\n")
+
+    def _remember(self, line: str) -> None:
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            return  # torn when the benchmark was killed
+        if row["weights"] == self._weights:
+            self._known[row["split"], row["arch_id"]] = SubnetScore(
+                arch_id=row["arch_id"], accuracy=Accuracy.from_row(row), seconds=row["seconds"]
+            )
