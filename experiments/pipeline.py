@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments import stages
+from experiments import search_stage, stages
 from experiments.errors import TrackingError
 from experiments.ray.cluster import connect
 from experiments.recipe import Recipe
@@ -89,7 +89,7 @@ def run_stages(
         actions: dict[str, Callable[[], bool]] = {
             "train": lambda: stages.train(session, cluster=cluster, reporter=reporter, watching=mirror.watching),
             "profile": lambda: _on_all(stages.profile, on_devices, reporter=reporter),
-            "search": lambda: stages.search(
+            "search": lambda: search_stage.search(
                 session, cluster=cluster, reporter=reporter, on_rows=mirror.sync_now_and_then
             ),
             "refine": lambda: stages.refine(session, cluster=cluster, reporter=reporter),

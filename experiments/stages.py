@@ -1,21 +1,15 @@
-"""The six stages: each does only what is missing, reads what the former wrote, and can be run alone."""
+"""The stages: each does only what is missing, reads what the former wrote, and can be run alone; see `search_stage`."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
-import optuna
-import pandas as pd
-
-from experiments.active_search import ActiveSearch
-from experiments.ray.pool import RayEvaluationPool
+from experiments.evaluated import current_evaluations, inherited_rows
 from experiments.ray.trainer import train_on_ray
 from experiments.ray.tune_refine import refine_on_ray
 from experiments.reporter import Reporter
-from experiments.search_clock import SearchClock
 from experiments.session import Session, is_trained, require_trainable
-from experiments.shared_supernet import reusable_accuracies, take_over_supernet
-from experiments.train_candidates import search_by_training
+from experiments.shared_supernet import take_over_supernet
 from experiments.training_progress import following
 from hardware.files import MANIFEST_NAME, has_manifest
 from nas.accuracy import Accuracy, metric_label
@@ -24,20 +18,11 @@ from nas.candidate import Candidate
 from nas.errors import CheckpointError, RunError
 from nas.export import Exported, choose_point, export_candidate
 from nas.formats import further_formats
-from nas.limits import within_limits
 from nas.near_front import NearFront, measure_near_front
 from nas.pareto import unmeasured_points, verified_points
-from nas.pricing import require_reachable, search_limits
 from nas.profile import ProfileSettings, profile_device, profile_path
 from nas.refine import choose_for_refinement, read_refined
-from nas.search.loop import Evaluated, run_search
-from nas.search.pool import EvaluationPool
-from nas.search.records import append_trained, known_rivals, known_values, record_evaluated
-from nas.search.repricing import newest_study
-from nas.search.reuse import ReusingPool
-from nas.search.settings import SearchSettings
-from nas.search.stopping import Rivals
-from nas.search.study import Values, open_study
+from nas.search.records import append_trained
 from nas.soup import copy_dir
 from nas.tables import NO_TRIAL
 from nas.training.checkpoints import load_checkpoint
@@ -132,10 +117,10 @@ def profile(session: Session, *, reporter: Reporter) -> bool:
         return False
     predictor, found = profile_device(
         session.bench,
-        settings=_profile_settings(session),
+        settings=profile_settings(session),
         on_progress=reporter.progress,
         on_message=reporter.message,
-        sources=_sources(session),
+        sources=profile_sources(session),
     )
     scores = found.scores
     reporter.message(f"predictor: {predictor.family}, by errors on left-out measurements")
@@ -163,17 +148,18 @@ def profile_near_front(session: Session, *, budget: int, reporter: Reporter) -> 
     found = measure_near_front(
         session.bench,
         budget=budget,
-        settings=_profile_settings(session),
+        settings=profile_settings(session),
         on_progress=reporter.progress,
         on_message=reporter.message,
-        sources=_sources(session),
+        sources=profile_sources(session),
     )
     why = "the front's ranking is settled" if found.settled else "the budget is used, the ranking still changes"
     reporter.done(f"{found.num_measured} measured: {why}; {len(found.front)} points")
     return found
 
 
-def _profile_settings(session: Session) -> ProfileSettings:
+def profile_settings(session: Session) -> ProfileSettings:
+    """How the recipe has subnets measured and predictors fitted."""
     recipe = session.recipe.profile
     return ProfileSettings(
         fit=recipe.fit,
@@ -185,7 +171,7 @@ def _profile_settings(session: Session) -> ProfileSettings:
     )
 
 
-def _sources(session: Session) -> list[LatencyPredictor]:
+def profile_sources(session: Session) -> list[LatencyPredictor]:
     """What a further device's predictor builds on: that of the recipe's device, if there is one."""
     run = session.run
     further = session.device_id != run.info.device_id
@@ -207,151 +193,6 @@ def _is_profiled(session: Session, *, reporter: Reporter) -> bool:
         reporter.message(f"{e}: it is fitted again from the run's measurements")
         return False
     return True
-
-
-def inherited_rows(session: Session) -> pd.DataFrame:
-    """Evaluations with the weights of this run's supernet, one a candidate."""
-    rows = current_evaluations(session)
-    return rows[rows["weights_kind"] == "inherited"].drop_duplicates("candidate_id", keep="last")
-
-
-def current_evaluations(session: Session) -> pd.DataFrame:
-    """Evaluations for the session's device that still count.
-
-    Left out are those of an earlier supernet's inherited weights, and those beyond the limits of the search, which may
-    be newer than they; on a further device only the limits on counts matter.
-    """
-    return _still_counting(session, session.run.evaluations_on(session.device_id))
-
-
-def stopped_rows(session: Session, *, of_epochs: int = 0) -> pd.DataFrame:
-    """What early stopping ended, of those that still count, one an architecture; of fine-tunings of `of_epochs`."""
-    rows = session.run.stopped()
-    rows = rows[(rows["device_id"] == session.device_id) & (rows["of_epochs"] == of_epochs)]
-    return _still_counting(session, rows).drop_duplicates("arch_id", keep="last")
-
-
-def _still_counting(session: Session, rows: pd.DataFrame) -> pd.DataFrame:
-    weights = session.bench.inherit(session.run.space.smallest).weights
-    current = (rows["weights_kind"] != "inherited") | (rows["weights"] == weights)
-    return rows[current & within_limits(rows, session.run.limits(session.device_id), latency="latency_predicted_ms")]
-
-
-def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_rows: Callable[[], None]) -> bool:
-    """Stage 3: let Optuna propose, judge on a pool of Ray actors or train as Ray Tune trials, remember everything."""
-    recipe, run = session.recipe.search, session.run
-    require_trained(session)
-    clock = SearchClock(session)
-    text = f"{recipe.sampler}, {recipe.evaluations} architectures of {run.space.size:,}"
-    if recipe.candidates == "train":
-        text += f", each fine-tuned for {recipe.epochs} epochs"
-    reporter.stage("search", text=text)
-    settings = SearchSettings(
-        sampler=recipe.sampler,
-        evaluations=recipe.evaluations,
-        population=recipe.population,
-        subnets_per_task=recipe.subnets_per_task,
-        limits=search_limits(recipe.limits.model_dump()),
-        seed=session.recipe.seed,
-        early_stopping=recipe.early_stopping,
-    )
-    pricer = session.pricer
-    require_reachable(run.space, costs=pricer.costs, limits=settings.limits, seed=settings.seed)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if recipe.candidates == "train":
-        return search_by_training(
-            session,
-            settings=settings,
-            stopped=stopped_rows(session, of_epochs=recipe.epochs),
-            used_up=clock.used_up,
-            cluster=cluster,
-            reporter=reporter,
-            on_rows=on_rows,
-        )
-    reusable = reusable_accuracies(session, reporter=reporter)
-
-    def record(evaluated: Sequence[Evaluated]) -> None:
-        record_evaluated(run, evaluated, inherit=session.bench.inherit)
-        on_rows()
-
-    @contextmanager
-    def pool() -> Iterator[EvaluationPool]:
-        with cluster():
-            workers = RayEvaluationPool(
-                run.path, num_workers=recipe.workers, threads_per_worker=1, weights=run.supernet_weights()
-            )
-            reusing = ReusingPool(workers, known=reusable)
-            try:
-                yield reusing
-            finally:
-                workers.close()
-                if recipe.cache:
-                    reporter.message(
-                        f"{reusing.num_reused} evaluations were taken from search.cache, which has {len(reusable)}"
-                    )
-
-    if recipe.measure == "active":
-        active = ActiveSearch(
-            session,
-            settings=settings,
-            profile=_profile_settings(session),
-            sources=_sources(session),
-            known=lambda: _known(session),
-            rivals=lambda: _rivals(session),
-            record=record,
-            used_up=clock.used_up,
-            reporter=reporter,
-        )
-        if active.is_done():
-            reporter.done("finished before")
-            return False
-        ended = active.run(pool=pool)
-    else:
-        known = _known(session)
-        name = newest_study(run.study_path, name=run.info.name)
-        study = open_study(run.study_path, name=name, pricer=pricer, settings=settings)
-        if search_is_done(session):
-            study.recover(known)
-            reporter.done("finished before" if _is_enough(session, len(known)) else clock.used_up() or "")
-            return False
-        with pool() as workers:
-            ended = run_search(
-                study,
-                pricer=pricer,
-                pool=workers,
-                settings=settings,
-                known=known,
-                record=record,
-                on_progress=reporter.progress,
-                used_up=clock.used_up,
-                rivals=_rivals(session),
-            )
-    if num_stopped := len(stopped_rows(session)):
-        ended += f", {num_stopped} of them stopped early"
-    front = run.front()
-    best = max((point.accuracy for point in front.points), default=float("nan"))
-    label = metric_label(session.recipe.data.metric)
-    reporter.done(f"{ended}; predicted front of {len(front.points)} points, best {label} on search {best:.2%}")
-    return True
-
-
-def search_is_done(session: Session) -> bool:
-    """Whether enough unique architectures are known, the space has no more, or the hours are used up."""
-    known = _known(session)
-    return _is_enough(session, len(known)) or (len(known) > 0 and SearchClock(session).used_up() is not None)
-
-
-def _is_enough(session: Session, num: int) -> bool:
-    return num >= min(session.recipe.search.evaluations, session.run.space.size)
-
-
-def _known(session: Session) -> dict[str, Values]:
-    """By arch_id what is evaluated with inherited weights or was stopped, and the latency that is predicted now."""
-    return known_values(inherited_rows(session), stopped_rows(session))
-
-
-def _rivals(session: Session) -> Rivals:
-    return known_rivals(inherited_rows(session), session.run.answers_table.read())
 
 
 def missing_refinements(session: Session) -> list[Architecture]:

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from experiments import stages
+from experiments import search_stage, stages
 from experiments.pipeline import fine_tune
 from experiments.reporter import SilentReporter
 from experiments.session import Session
@@ -174,7 +174,7 @@ def test_a_search_that_trains_its_candidates_records_them_fine_tuned_and_leaves_
     session = replace(session, recipe=session.recipe.model_copy(update={"search": search}))
 
     def run_search() -> bool:
-        return stages.search(session, cluster=nullcontext, reporter=SilentReporter(), on_rows=ignore)
+        return search_stage.search(session, cluster=nullcontext, reporter=SilentReporter(), on_rows=ignore)
 
     assert run_search()
     rows = session.run.evaluations()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import stages
+from experiments import search_stage
 from experiments.search_clock import SearchClock
 from experiments.session import Session
 from nas.run import utc_now
@@ -27,7 +27,7 @@ def session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Session:
         def close(self) -> None:
             pass
 
-    monkeypatch.setattr("experiments.stages.RayEvaluationPool", Pool)
+    monkeypatch.setattr("experiments.search_stage.RayEvaluationPool", Pool)
     return made
 
 
@@ -43,7 +43,7 @@ def with_hours(session: Session, hours: float | None) -> Session:
 
 def search(session: Session) -> tuple[bool, str]:
     heard = Heard()
-    changed = stages.search(session, cluster=nullcontext, reporter=heard, on_rows=lambda: None)
+    changed = search_stage.search(session, cluster=nullcontext, reporter=heard, on_rows=lambda: None)
     return changed, " ".join(heard.found)
 
 
@@ -59,13 +59,13 @@ def test_only_hours_of_searching_count(session: Session) -> None:
 def test_a_search_ends_with_its_hours_and_goes_on_with_more(session: Session) -> None:
     record(session, stage="search", hours=2.0)
     # Nothing is known yet: the first task is done in any case.
-    assert not stages.search_is_done(session)
+    assert not search_stage.search_is_done(session)
     changed, text = search(session)
     assert changed
     assert "of 4 architectures evaluated: 2 of search.hours=1 are used up" in text
     num = len(session.run.evaluations())
     assert 1 <= num < 4
-    assert stages.search_is_done(session)
+    assert search_stage.search_is_done(session)
     changed, text = search(session)
     assert not changed
     assert "search.hours=1 are used up" in text

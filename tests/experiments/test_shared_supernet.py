@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import stages
+from experiments import search_stage, stages
 from experiments.errors import RecipeError
 from experiments.recipe import load_recipe
 from experiments.session import Session
@@ -37,8 +37,8 @@ class Judged:
         heard = Heard()
         self.num = 0
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr("experiments.stages.RayEvaluationPool", lambda *_, **__: SerialPool(judge))
-            stages.search(session, cluster=nullcontext, reporter=heard, on_rows=lambda: None)
+            patched.setattr("experiments.search_stage.RayEvaluationPool", lambda *_, **__: SerialPool(judge))
+            search_stage.search(session, cluster=nullcontext, reporter=heard, on_rows=lambda: None)
         return heard
 
 

@@ -18,9 +18,9 @@ import pandas as pd
 from experiments.active_search import ActiveSearch
 from experiments.benchmarks.search.device_cost import Cost, Measured
 from experiments.benchmarks.search.kept_scores import KeptScores
+from experiments.evaluated import inherited_rows
 from experiments.reporter import SilentReporter
 from experiments.session import Session
-from experiments.stages import inherited_rows
 from experiments.workload import load_workload
 from hardware.fleet import FLEET_FILE
 from hardware.lease import UnitLock

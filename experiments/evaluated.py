@@ -1,0 +1,34 @@
+"""Which rows of a run's tables still count: the supernet, and the limits, may have changed since."""
+
+import pandas as pd
+
+from experiments.session import Session
+from nas.limits import within_limits
+
+
+def inherited_rows(session: Session) -> pd.DataFrame:
+    """Evaluations with the weights of this run's supernet, one a candidate."""
+    rows = current_evaluations(session)
+    return rows[rows["weights_kind"] == "inherited"].drop_duplicates("candidate_id", keep="last")
+
+
+def current_evaluations(session: Session) -> pd.DataFrame:
+    """Evaluations for the session's device that still count.
+
+    Left out are those of an earlier supernet's inherited weights, and those beyond the limits of the search, which may
+    be newer than they; on a further device only the limits on counts matter.
+    """
+    return _still_counting(session, session.run.evaluations_on(session.device_id))
+
+
+def stopped_rows(session: Session, *, of_epochs: int = 0) -> pd.DataFrame:
+    """What early stopping ended, of those that still count, one an architecture; of fine-tunings of `of_epochs`."""
+    rows = session.run.stopped()
+    rows = rows[(rows["device_id"] == session.device_id) & (rows["of_epochs"] == of_epochs)]
+    return _still_counting(session, rows).drop_duplicates("arch_id", keep="last")
+
+
+def _still_counting(session: Session, rows: pd.DataFrame) -> pd.DataFrame:
+    weights = session.bench.inherit(session.run.space.smallest).weights
+    current = (rows["weights_kind"] != "inherited") | (rows["weights"] == weights)
+    return rows[current & within_limits(rows, session.run.limits(session.device_id), latency="latency_predicted_ms")]
