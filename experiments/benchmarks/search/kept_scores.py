@@ -6,6 +6,7 @@ from pathlib import Path
 
 from nas.accuracy import Accuracy, accuracy_row
 from nas.search.pool import SubnetScore
+from nas.search.stopping import Stopping
 from searchspaces import Architecture
 
 Judge = Callable[[Sequence[Architecture]], tuple[SubnetScore, ...]]
@@ -29,8 +30,10 @@ class KeptScores:
             for line in path.read_text(encoding="ascii").splitlines():
                 self._remember(line)
 
-    def judge(self, archs: Sequence[Architecture], *, split: str) -> tuple[SubnetScore, ...]:
-        """Scores in the order of `archs`; those that are not known are judged now, and kept one by one."""
+    def judge(
+        self, archs: Sequence[Architecture], /, *, split: str, stopping: Stopping | None = None
+    ) -> tuple[SubnetScore, ...]:
+        """Scores in the order of `archs`; those that are not known are judged now, to the end, and kept one by one."""
         for arch in archs:
             if (split, arch.arch_id) not in self._known:
                 (score,) = self._judges[split]([arch])

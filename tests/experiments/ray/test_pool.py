@@ -65,18 +65,6 @@ def results(pool: EvaluationPool, num: int) -> dict[int, TaskResult]:
     return {result.task_id: result for result in found}
 
 
-def test_actors_take_the_weights_from_the_object_store(
-    make_run: MakeRun, pools: Pools, archs: list[Architecture]
-) -> None:
-    # Also one that comes in the place of another.
-    run_dir = make_run(**{archs[0].arch_id: "dies once"})
-    pool = pools.make(run_dir, weights={"w": np.full(4, 0.0625)})
-    submit_each(pool, archs[:2])
-    found = results(pool, 2)
-    assert found[0].error is not None
-    assert found[1].scores[0].accuracy.value == 0.25
-
-
 def test_every_task_comes_back_with_a_score_for_each_of_its_subnets(
     make_run: MakeRun, pools: Pools, archs: list[Architecture]
 ) -> None:
@@ -103,7 +91,8 @@ def test_every_task_comes_back_with_a_score_for_each_of_its_subnets(
 def test_a_worker_that_dies_costs_its_task_and_is_replaced(
     make_run: MakeRun, pools: Pools, archs: list[Architecture]
 ) -> None:
-    pool = pools.make(make_run(**{archs[1].arch_id: "dies"}), num_workers=2)
+    weights = {"w": np.full(4, 0.0625)}
+    pool = pools.make(make_run(**{archs[1].arch_id: "dies"}), num_workers=2, weights=weights)
     submit_each(pool, archs[:6])
     found = results(pool, 6)
     assert [number for number, result in found.items() if result.error is not None] == [1]
@@ -111,7 +100,10 @@ def test_a_worker_that_dies_costs_its_task_and_is_replaced(
     assert found[1].scores == ()
     # The replacement judges, too, also what failed before.
     submit_each(pool, archs[2:6])
-    assert all(result.error is None for result in results(pool, 4).values())
+    again = results(pool, 4).values()
+    assert all(result.error is None for result in again)
+    # From the object store, also in the actor that came later.
+    assert {score.accuracy.value for result in again for score in result.scores} == {0.25}
 
 
 @pytest.mark.faults
