@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import replace
 
 from experiments.reporter import Reporter
+from experiments.search_clock import is_over
 from experiments.session import Session
 from hardware.files import MANIFEST_NAME, sha256_file
 from nas.profile import ProfileSettings
@@ -64,8 +65,7 @@ class ActiveSearch:
     def is_done(self) -> bool:
         """Whether everything is evaluated, or as much as there is time for, and measured as far as it shall be."""
         num = len(self._known())
-        is_evaluated = num >= self._total or (num > 0 and self._used_up() is not None)
-        return is_evaluated and self._measuring.is_done(evaluations=num)
+        return self._is_over(num) and self._measuring.is_done(evaluations=num)
 
     def run(self, *, pool: Callable[[], AbstractContextManager[EvaluationPool]]) -> str:
         """Search and measure.
@@ -81,14 +81,16 @@ class ActiveSearch:
             DeviceError: the device is busy, or the run was measured on another machine.
         """
         ended = self._used_up() or f"{self._total} architectures evaluated"
-        num = len(self._known())
-        if num < self._total and not (num > 0 and self._used_up()):
+        if not self._is_over(len(self._known())):
             with pool() as workers:
                 ended = self._run_parts(workers)
         elif not self.is_done():
             self._measure(share=1.0)
         used, budget = self._measuring.used_s, self._measuring.budget_s
         return f"{ended}, {used:.1f} of {budget:.1f} device seconds used"
+
+    def _is_over(self, num: int) -> bool:
+        return is_over(num, wanted=self._total, used_up=self._used_up)
 
     def _run_parts(self, pool: EvaluationPool) -> str:
         ended = ""

@@ -8,13 +8,14 @@ from pathlib import Path
 from experiments import stages
 from experiments.reporter import Reporter
 from experiments.session import Session
-from nas.accuracy import accuracy_row, metric_label
+from nas.accuracy import metric_label
 from nas.baselines import BaselineInput, read_baseline
 from nas.errors import RunError
 from nas.pricing import search_limits
 from nas.run import utc_now
+from nas.search.records import evaluation_row
 from nas.tables import ADDED_TRIAL, UNMEASURED
-from nas.verify import latency_row
+from nas.verify import unmeasured_row, verification_row
 from searchspaces import Architecture
 
 
@@ -51,13 +52,13 @@ def add_architectures(session: Session, archs: Sequence[Architecture], *, report
     for arch in archs:
         run.space.validate(arch)
     archs = list(dict.fromkeys(archs))
-    prices = session.pricer.price(archs)
+    prices, evaluations = session.pricer.price(archs), run.evaluations()
     reporter.stage("add", text=f"{len(archs)} architectures of {run.space.space_id}, with inherited weights")
     added = []
     row: dict[str, object]
     for number, (arch, price) in enumerate(zip(archs, prices, strict=True)):
-        candidate, rows = bench.inherit(arch), run.evaluations()
-        rows = rows[rows["candidate_id"] == candidate.candidate_id]
+        candidate = bench.inherit(arch)
+        rows = evaluations[evaluations["candidate_id"] == candidate.candidate_id]
         if known := bool(len(rows)):
             # The same row once more says who asked for it; it took no time.
             row = {str(key): value for key, value in rows.iloc[-1].to_dict().items()}
@@ -66,15 +67,13 @@ def add_architectures(session: Session, archs: Sequence[Architecture], *, report
         else:
             with bench.computing():
                 score = session.workload.subnet_judge.judge([arch])[0]
-            row = {
-                **candidate.row(),
-                **accuracy_row(score.accuracy),
-                **price.row(),
-                "split": "search",
-                "trial_number": ADDED_TRIAL,
-                "seconds": score.seconds,
-                "utc_time": utc_now(),
-            }
+            row = evaluation_row(
+                candidate,
+                accuracy=score.accuracy,
+                price=price,
+                trial_number=ADDED_TRIAL,
+                seconds=score.seconds,
+            )
             named = False
         if not named:
             run.evaluations_table.append([row])
@@ -138,16 +137,12 @@ def add_baseline(
         run.baselines.save(baseline, source)
     run.verifications_table.append(
         [
-            {
-                **candidate.row(),
-                **accuracy_row(accuracy),
-                **baseline.price_row(session.device_id),
-                **latency_row(None, without=UNMEASURED),
-                "split": "verify",
-                "accuracy_search": float("nan"),
-                "accuracy_inherited": float("nan"),
-                "utc_time": utc_now(),
-            }
+            verification_row(
+                candidate,
+                accuracy=accuracy,
+                price=baseline.price_row(session.device_id),
+                latency=unmeasured_row(UNMEASURED),
+            )
         ]
     )
     reporter.done(f"{baseline.name}: {label} {accuracy.value:.2%} on verify")

@@ -4,6 +4,8 @@ import pandas as pd
 
 from experiments.session import Session
 from nas.limits import within_limits
+from nas.search.records import known_values
+from nas.search.study import Values
 
 
 def inherited_rows(session: Session) -> pd.DataFrame:
@@ -26,6 +28,11 @@ def stopped_rows(session: Session, *, of_epochs: int = 0) -> pd.DataFrame:
     rows = session.run.stopped()
     rows = rows[(rows["device_id"] == session.device_id) & (rows["of_epochs"] == of_epochs)]
     return _still_counting(session, rows).drop_duplicates("arch_id", keep="last")
+
+
+def known_evaluations(session: Session) -> dict[str, Values]:
+    """By arch_id what is evaluated with inherited weights or was stopped, and the latency that is predicted now."""
+    return known_values(inherited_rows(session), stopped_rows(session))
 
 
 def _still_counting(session: Session, rows: pd.DataFrame) -> pd.DataFrame:

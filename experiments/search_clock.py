@@ -1,6 +1,7 @@
 """The hours that a search may take."""
 
 import time
+from collections.abc import Callable
 
 from experiments.session import Session
 
@@ -27,3 +28,14 @@ class SearchClock:
         if seconds < self._hours * _SECONDS:
             return None
         return f"{seconds / _SECONDS:.3g} of search.hours={self._hours:g} are used up, give more to go on"
+
+
+def is_over(num_known: int, *, wanted: int, used_up: Callable[[], str | None]) -> bool:
+    """Whether a search is at its end: it knows enough, or something at least and has no time for more.
+
+    Args:
+        num_known: architectures that are evaluated, or were stopped.
+        wanted: how many are enough.
+        used_up: as of `SearchClock`.
+    """
+    return num_known >= wanted or (num_known > 0 and used_up() is not None)

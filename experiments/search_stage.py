@@ -6,10 +6,10 @@ from contextlib import contextmanager
 import optuna
 
 from experiments.active_search import ActiveSearch
-from experiments.evaluated import inherited_rows, stopped_rows
+from experiments.evaluated import inherited_rows, known_evaluations, stopped_rows
 from experiments.ray.pool import RayEvaluationPool
 from experiments.reporter import Reporter
-from experiments.search_clock import SearchClock
+from experiments.search_clock import SearchClock, is_over
 from experiments.session import Session
 from experiments.shared_supernet import reusable_accuracies
 from experiments.stages import ClusterFactory, profile_settings, profile_sources, require_trained
@@ -18,12 +18,12 @@ from nas.accuracy import metric_label
 from nas.pricing import require_reachable, search_limits
 from nas.search.loop import Evaluated, run_search
 from nas.search.pool import EvaluationPool
-from nas.search.records import known_rivals, known_values, record_evaluated
+from nas.search.records import known_rivals, record_evaluated
 from nas.search.repricing import newest_study
 from nas.search.reuse import ReusingPool
 from nas.search.settings import SearchSettings
 from nas.search.stopping import Rivals
-from nas.search.study import Values, open_study
+from nas.search.study import open_study
 
 
 def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_rows: Callable[[], None]) -> bool:
@@ -85,7 +85,7 @@ def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_
             settings=settings,
             profile=profile_settings(session),
             sources=profile_sources(session),
-            known=lambda: _known(session),
+            known=lambda: known_evaluations(session),
             rivals=lambda: _rivals(session),
             record=record,
             used_up=clock.used_up,
@@ -96,12 +96,12 @@ def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_
             return False
         ended = active.run(pool=pool)
     else:
-        known = _known(session)
+        known, wanted = known_evaluations(session), min(settings.evaluations, run.space.size)
         name = newest_study(run.study_path, name=run.info.name)
         study = open_study(run.study_path, name=name, pricer=pricer, settings=settings)
-        if search_is_done(session):
+        if is_over(len(known), wanted=wanted, used_up=clock.used_up):
             study.recover(known)
-            reporter.done("finished before" if _is_enough(session, len(known)) else clock.used_up() or "")
+            reporter.done("finished before" if len(known) >= wanted else clock.used_up() or "")
             return False
         with pool() as workers:
             ended = run_search(
@@ -122,21 +122,6 @@ def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_
     label = metric_label(session.recipe.data.metric)
     reporter.done(f"{ended}; predicted front of {len(front.points)} points, best {label} on search {best:.2%}")
     return True
-
-
-def search_is_done(session: Session) -> bool:
-    """Whether enough unique architectures are known, the space has no more, or the hours are used up."""
-    known = _known(session)
-    return _is_enough(session, len(known)) or (len(known) > 0 and SearchClock(session).used_up() is not None)
-
-
-def _is_enough(session: Session, num: int) -> bool:
-    return num >= min(session.recipe.search.evaluations, session.run.space.size)
-
-
-def _known(session: Session) -> dict[str, Values]:
-    """By arch_id what is evaluated with inherited weights or was stopped, and the latency that is predicted now."""
-    return known_values(inherited_rows(session), stopped_rows(session))
 
 
 def _rivals(session: Session) -> Rivals:

@@ -241,7 +241,7 @@ def fine_tune(
     recipe, run = session.recipe.refine, session.run
     # A trial may have finished just before the driver was killed.
     wanted = [(arch, copy_dir(run, arch.arch_id, number)) for arch in archs for number in range(copies)]
-    missing = [(arch, directory) for arch, directory in wanted if not _record_refined(session, arch, directory)]
+    missing = [(arch, directory) for arch, directory in wanted if not _record_refined(session, directory)]
     if not missing:
         return False
     jobs = [(arch.to_json(), directory) for arch, directory in missing]
@@ -263,7 +263,7 @@ def fine_tune(
             storage=run.path / "ray",
             on_result=on_result,
         )
-    failed = [directory for arch, directory in missing if not _record_refined(session, arch, directory)]
+    failed = [directory for _, directory in missing if not _record_refined(session, directory)]
     for directory in failed:
         reporter.message(f"fine-tuning {directory.name} failed: {errors.get(str(directory))}")
     if len(failed) == len(missing):
@@ -275,7 +275,7 @@ def fine_tune(
     return True
 
 
-def _record_refined(session: Session, arch: Architecture, directory: Path) -> bool:
+def _record_refined(session: Session, directory: Path) -> bool:
     """Append the row of a finished fine-tuning; False while it is not finished."""
     refined = read_refined(directory)
     if refined is None or not session.run.candidates.has(refined.candidate):

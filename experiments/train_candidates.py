@@ -8,13 +8,14 @@ import pandas as pd
 
 from experiments.ray.tune_search import train_on_ray_tune
 from experiments.reporter import Reporter
+from experiments.search_clock import is_over
 from experiments.session import Session
 from nas.accuracy import metric_label
 from nas.pricing import Price
 from nas.refine import Refined, read_refined
 from nas.run import Run
 from nas.search.proposals import Proposals
-from nas.search.records import append_trained, known_values, stopped_row
+from nas.search.records import append_trained, evaluation_row, known_values, stopped_row
 from nas.search.settings import SearchSettings
 from nas.search.study import Values, open_study
 from nas.search.training import Trained, TrainingSearch
@@ -61,10 +62,10 @@ def search_by_training(
     study = open_study(
         run.study_path, name=f"{run.info.name}-train-{recipe.epochs}", pricer=session.pricer, settings=settings
     )
-    is_enough = len(known) >= min(settings.evaluations, run.space.size)
-    if is_enough or (known and used_up() is not None):
+    wanted = min(settings.evaluations, run.space.size)
+    if is_over(len(known), wanted=wanted, used_up=used_up):
         study.recover(known)
-        reporter.done("finished before" if is_enough else used_up() or "")
+        reporter.done("finished before" if len(known) >= wanted else used_up() or "")
         return any(recorded)
     label, told = metric_label(session.recipe.data.metric), ""
 
@@ -73,18 +74,14 @@ def search_by_training(
         if trained.refined is not None:
             _record(run, trained.refined, price=trained.price, trial_number=trained.trial_number)
         if trained.stopped is not None:
-            run.stopped_table.append(
-                [
-                    stopped_row(
-                        session.bench.inherit(trained.architecture),
-                        trained.stopped,
-                        accuracy=trained.accuracy,
-                        price=trained.price,
-                        trial_number=trained.trial_number,
-                        seconds=trained.seconds,
-                    )
-                ]
+            row = evaluation_row(
+                session.bench.inherit(trained.architecture),
+                accuracy=trained.accuracy,
+                price=trained.price,
+                trial_number=trained.trial_number,
+                seconds=trained.seconds,
             )
+            run.stopped_table.append([stopped_row(row, trained.stopped)])
         end = f"stopped after epoch {trained.stopped.epoch}, " if trained.stopped else ""
         told = f"{trained.architecture.arch_id}: {end}{label} on search {trained.accuracy.value:.2%}"
         on_rows()

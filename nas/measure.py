@@ -12,7 +12,7 @@ from hardware.host import look_at_host
 from hardware.measurement import CostMeasurement
 from hardware.measuring import measure_many
 from nas.candidate import Candidate
-from nas.device_seconds import REFERENCE as REFERENCE
+from nas.device_seconds import REFERENCE
 from nas.materialise import Workbench
 from nas.run import utc_now
 

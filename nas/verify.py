@@ -129,16 +129,14 @@ def verify_candidates(
                 accuracy = bench.accuracy(bench.artifact(candidate), bench.data.verify)
         run.verifications_table.append(
             [
-                {
-                    **candidate.row(),
-                    **accuracy_row(accuracy),
-                    **_promised(run, candidate, pricer=pricer),
-                    "split": "verify",
-                    "accuracy_search": _accuracy(evaluations, candidate),
-                    "accuracy_inherited": _accuracy(evaluations, bench.inherit(candidate.architecture)),
-                    **latency_row(measured, without=without),
-                    "utc_time": utc_now(),
-                }
+                verification_row(
+                    candidate,
+                    accuracy=accuracy,
+                    price=_promised(run, candidate, pricer=pricer),
+                    latency=_latency_row(measured, without=without),
+                    accuracy_search=_accuracy(evaluations, candidate),
+                    accuracy_inherited=_accuracy(evaluations, bench.inherit(candidate.architecture)),
+                )
             ]
         )
         added += 1
@@ -161,11 +159,47 @@ def _promised(run: Run, candidate: Candidate, *, pricer: Pricer) -> Mapping[str,
     return run.baselines.get(candidate.architecture.arch_id).price_row(pricer.predictor.device_id)
 
 
-def latency_row(measured: CostMeasurement | None, *, without: str) -> dict[str, object]:
+def verification_row(
+    candidate: Candidate,
+    *,
+    accuracy: Accuracy,
+    price: Mapping[str, object],
+    latency: Mapping[str, object],
+    accuracy_search: float = float("nan"),
+    accuracy_inherited: float = float("nan"),
+) -> dict[str, object]:
+    """One row of the table `verifications`.
+
+    Args:
+        candidate: what was verified.
+        accuracy: on the verify split.
+        price: the columns of what was promised.
+        latency: the columns of what was measured, or of its absence, see `unmeasured_row`.
+        accuracy_search: of the candidate on the search split; NaN if it was never evaluated there.
+        accuracy_inherited: of its architecture with inherited weights there.
+    """
+    return {
+        **candidate.row(),
+        **accuracy_row(accuracy),
+        **price,
+        "split": "verify",
+        "accuracy_search": accuracy_search,
+        "accuracy_inherited": accuracy_inherited,
+        **latency,
+        "utc_time": utc_now(),
+    }
+
+
+def unmeasured_row(provenance: str) -> dict[str, object]:
+    """The columns of a latency that is absent; the provenance says why."""
+    nothing = dict.fromkeys(("latency_ms", "latency_low_ms", "latency_high_ms"), float("nan"))
+    return {**nothing, "provenance": provenance, "suspect": False, "measurement_id": ""}
+
+
+def _latency_row(measured: CostMeasurement | None, *, without: str) -> dict[str, object]:
     """The columns of a latency, or of its absence, of which `without` is the provenance."""
     if measured is None:
-        nothing = dict.fromkeys(("latency_ms", "latency_low_ms", "latency_high_ms"), float("nan"))
-        return {**nothing, "provenance": without, "suspect": False, "measurement_id": ""}
+        return unmeasured_row(without)
     return {
         "latency_ms": measured.p50,
         "latency_low_ms": measured.low,

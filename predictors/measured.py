@@ -49,9 +49,9 @@ class MeasuredArchitectures:
 
         Raises:
             PredictorError: a missing column, or one without any number; rows of another device or in another unit; an
-                architecture that is none of the space, a cost that is not a finite positive number, p99s below the
-                medians beside them or at least a thousandfold, or measurements of one architecture more than 20 % apart
-                (p99: threefold).
+                architecture that is none of the space, a cost that is not a finite positive number, p99s in another
+                unit than the medians beside them, or measurements of one architecture more than 20 % apart (p99:
+                threefold).
         """
         column = cost_column(quantity, unit)
         missing = [name for name in ("architecture", column) if name not in table.columns]

@@ -1,6 +1,6 @@
 """What a search leaves in a run's tables, and how the next call reads it: evaluated and stopped candidates."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 
@@ -29,21 +29,16 @@ def evaluation_row(
     }
 
 
-def stopped_row(
-    candidate: Candidate, stopped: Stopped, *, accuracy: Accuracy, price: Price, trial_number: int, seconds: float
-) -> dict[str, object]:
+def stopped_row(row: Mapping[str, object], stopped: Stopped) -> dict[str, object]:
     """One row of the table `stopped`.
 
     Args:
-        candidate: inherited; of a fine-tuning, the one that it began with.
+        row: as of `evaluation_row`, of what was found until then; of a fine-tuning, the candidate is the inherited one
+            that it began with.
         stopped: why it ended.
-        accuracy: what was found until then.
-        price: of its architecture.
-        trial_number: of the study.
-        seconds: computing time until then.
     """
     return {
-        **evaluation_row(candidate, accuracy=accuracy, price=price, trial_number=trial_number, seconds=seconds),
+        **row,
         "accuracy_estimated": stopped.accuracy,
         "rival": stopped.rival,
         "of_images": stopped.of_images,
@@ -76,27 +71,17 @@ def record_evaluated(run: Run, evaluated: Sequence[Evaluated], *, inherit: Calla
     answers: list[dict[str, object]] = []
     for one in evaluated:
         candidate, score = inherit(one.architecture), one.score
+        row = evaluation_row(
+            candidate,
+            accuracy=score.accuracy,
+            price=one.price,
+            trial_number=one.trial_number,
+            seconds=score.seconds,
+        )
         if score.stopped is None:
-            whole.append(
-                evaluation_row(
-                    candidate,
-                    accuracy=score.accuracy,
-                    price=one.price,
-                    trial_number=one.trial_number,
-                    seconds=score.seconds,
-                )
-            )
+            whole.append(row)
         else:
-            stopped.append(
-                stopped_row(
-                    candidate,
-                    score.stopped,
-                    accuracy=score.accuracy,
-                    price=one.price,
-                    trial_number=one.trial_number,
-                    seconds=score.seconds,
-                )
-            )
+            stopped.append(stopped_row(row, score.stopped))
         if score.answers is not None:
             answers.append({"candidate_id": candidate.candidate_id, "answers": score.answers})
     run.answers_table.append(answers)

@@ -122,6 +122,7 @@ def judge_until_beaten(
     Returns:
         The answers that were taken, (n), and why no more were, or None: then n is `num_images`.
     """
+    error = (1.0 - confidence) / len(LOOKS)
     looks = [math.ceil(share * num_images) for share in LOOKS] if rival is not None else []
     rival_N = None if rival is None else unpack_answers(rival.answers, num_images=num_images)
     parts: list[Bools] = []
@@ -135,17 +136,11 @@ def judge_until_beaten(
             looks.pop(0)
         own_n = np.concatenate(parts)
         lost, won = _differences(own_n, rival_N[:n])
-        if chance_to_win(lost=lost, won=won, n=n, num_images=num_images, error=_error(confidence)) <= _error(
-            confidence
-        ):
+        if chance_to_win(lost=lost, won=won, n=n, num_images=num_images, error=error) <= error:
             assert rival is not None
             estimated = float(rival_N.mean()) - (lost - won) / n
             return own_n, Stopped(rival=rival.arch_id, accuracy=max(0.0, estimated), of_images=num_images)
     return np.concatenate(parts), None
-
-
-def _error(confidence: float) -> float:
-    return (1.0 - confidence) / len(LOOKS)
 
 
 def _differences(own_n: Bools, rival_n: Bools) -> tuple[int, int]:

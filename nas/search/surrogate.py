@@ -91,7 +91,7 @@ class _Outlook:
         for m, highest in limits.items():
             points_PM = points_PM[points_PM[:, m] <= highest]
         front_PM = points_PM[is_nondominated(points_PM)] if len(points_PM) else points_PM
-        ref_M = _reference(front_PM, _optimism(mean_NM, spread_NM))
+        ref_M = reference_beyond(front_PM, _optimism(mean_NM, spread_NM))
         gain_N = expected_improvement(mean_NM, spread_NM, front_PM, ref_M)
         for m, highest in limits.items():
             gain_N *= ndtr((highest - mean_NM[:, m]) / np.maximum(spread_NM[:, m], _LEAST_SPREAD))
@@ -104,7 +104,7 @@ def _optimism(mean_NM: FloatArray, spread_NM: FloatArray) -> FloatArray:
     return mean_NM - _OPTIMISM * spread_NM
 
 
-def _reference(front_PM: FloatArray, optimistic_NM: FloatArray) -> FloatArray:
+def reference_beyond(front_PM: FloatArray, optimistic_NM: FloatArray) -> FloatArray:
     """A point beyond the front and beyond what may become of it.
 
     With the front alone, whatever is slower than its slowest point would add nothing, and no search would find the

@@ -11,7 +11,8 @@ from hardware.backends.backend import Count, Provenance, Session
 from hardware.device import Device, DeviceSpec
 from hardware.errors import MeasurementError
 from nas.data import DataSplits
-from nas.measure import REFERENCE, host_slowdown, measure_artifacts, measure_candidates
+from nas.device_seconds import REFERENCE
+from nas.measure import host_slowdown, measure_artifacts, measure_candidates
 from tests.fakes.devices import FlakyBackend
 from tests.nas.tiny_run import SPACE, TinyRun, make_bench
 

@@ -12,8 +12,8 @@ from hardware.cost import analytic_costs
 from hardware.device import Device
 from hardware.measurement import CostMeasurement
 from nas.data import DataSplits
+from nas.device_seconds import REFERENCE
 from nas.errors import RunError
-from nas.measure import REFERENCE
 from nas.profile import (
     PROFILE_FIT,
     PROFILE_HELD_OUT,

@@ -1,7 +1,6 @@
 """Early stopping of judging: searches with and without it, on subnets that are judged once."""
 
 import argparse
-import json
 import statistics
 import time
 from collections.abc import Iterator, Sequence
@@ -14,6 +13,7 @@ import numpy.typing as npt
 import optuna
 
 from experiments.benchmarks.harness import BenchmarkReport
+from experiments.benchmarks.json_lines import append_line, read_lines
 from experiments.workload import Workload
 from nas.accuracy import top1
 from nas.evaluation import SubnetJudge
@@ -57,12 +57,8 @@ class JudgedStore:
         self._judge = judge
         self._path = None if directory is None else directory / "judged.jsonl"
         self._known: dict[str, Judged] = {}
-        if self._path is not None and self._path.exists():
-            for line in self._path.read_text(encoding="ascii").splitlines():
-                try:
-                    content = json.loads(line)
-                except json.JSONDecodeError:
-                    continue  # torn when the benchmark was killed
+        if self._path is not None:
+            for content in read_lines(self._path):
                 arch_id, answers = content.pop("arch_id"), bytes.fromhex(content.pop("answers"))
                 self._known[arch_id] = Judged(answers=answers, **content)
 
@@ -92,15 +88,13 @@ class JudgedStore:
     def _keep(self, arch_id: str, judged: Judged) -> None:
         if self._path is None:
             return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
         content = {
             "arch_id": arch_id,
             "answers": judged.answers.hex(),
             "recalibration_s": judged.recalibration_s,
             "classification_s": judged.classification_s,
         }
-        with self._path.open("a", encoding="ascii") as file:
-            file.write(json.dumps(content) + "\n")
+        append_line(self._path, content)
 
 
 @dataclass(slots=True)

@@ -96,8 +96,7 @@ def _compare(report: BenchmarkReport, options: argparse.Namespace, case: str, da
             others = np.setdiff1d(np.arange(len(accuracy_N)), fitted)
             predictor = fit_accuracy_predictor(genomes_NG[fitted], accuracy_N[fitted], space=space, task=case)
             ours = predictor.predict(genomes_NG[others])
-            held = (ours.lower <= accuracy_N[others]) & (accuracy_N[others] <= ours.upper)
-            found.setdefault("ours", []).append((*data.scores(ours.mean, others), float(held.mean())))
+            found.setdefault("ours", []).append((*data.scores(ours.mean, others), ours.coverage(accuracy_N[others])))
             for name, peer in _PEERS.items():
                 guess_N = peer(code_NF[fitted], accuracy_N[fitted], code_NF[others])
                 found.setdefault(name, []).append((*data.scores(guess_N, others), float("nan")))

@@ -14,11 +14,11 @@ from scipy.special import ndtri
 
 from experiments.benchmarks.search.truth import Problem
 from nas.search.acquisition import expected_improvement
+from nas.search.surrogate import reference_beyond
 from predictors import fit_latency_predictor
 from predictors.prediction import FloatArray
 
 KNOWN = 1500
-_BEYOND = 0.1
 _LEAST_SPREAD = 1e-6
 
 
@@ -41,12 +41,8 @@ def informed_search(problem: Problem, *, budget: int, counts_N: npt.NDArray[np.b
         points_P2 = true_N2[chosen]
         front_P2 = points_P2[is_nondominated(points_P2)] if chosen else points_P2
         rows = np.flatnonzero(open_N)
-        outer = np.concatenate([front_P2, mean_N2[rows] - spread_N2[rows]])
-        outer = outer[is_nondominated(outer)]
-        low_2, high_2 = outer.min(axis=0), outer.max(axis=0)
-        gain = expected_improvement(
-            mean_N2[rows], spread_N2[rows], front_P2, high_2 + _BEYOND * np.maximum(high_2 - low_2, _LEAST_SPREAD)
-        )
+        reference_2 = reference_beyond(front_P2, mean_N2[rows] - spread_N2[rows])
+        gain = expected_improvement(mean_N2[rows], spread_N2[rows], front_P2, reference_2)
         chosen.append(int(rows[gain.argmax()]))
         open_N[chosen[-1]] = False
     return chosen

@@ -1,9 +1,9 @@
 """Accuracies of subnets, each judged once: all seeds and samplers of a benchmark share them."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from experiments.benchmarks.json_lines import append_line, read_lines
 from nas.accuracy import Accuracy, accuracy_row
 from nas.search.pool import SubnetScore
 from nas.search.stopping import Stopping
@@ -26,9 +26,11 @@ class KeptScores:
     def __init__(self, path: Path, *, weights: str, judges: Mapping[str, Judge]) -> None:
         self._path, self._weights, self._judges = path, weights, dict(judges)
         self._known: dict[tuple[str, str], SubnetScore] = {}
-        if path.exists():
-            for line in path.read_text(encoding="ascii").splitlines():
-                self._remember(line)
+        for row in read_lines(path):
+            if row["weights"] == weights:
+                self._known[row["split"], row["arch_id"]] = SubnetScore(
+                    arch_id=row["arch_id"], accuracy=Accuracy.from_row(row), seconds=row["seconds"]
+                )
 
     def judge(
         self, archs: Sequence[Architecture], /, *, split: str, stopping: Stopping | None = None
@@ -52,17 +54,4 @@ class KeptScores:
             **accuracy_row(score.accuracy),
             "seconds": round(score.seconds, 4),
         }
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        torn = self._path.exists() and not self._path.read_bytes().endswith(b"\n")
-        with self._path.open("a", encoding="ascii") as file:
-            file.write("\n" * torn + json.dumps(row) + "\n")
-
-    def _remember(self, line: str) -> None:
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            return  # torn when the benchmark was killed
-        if row["weights"] == self._weights:
-            self._known[row["split"], row["arch_id"]] = SubnetScore(
-                arch_id=row["arch_id"], accuracy=Accuracy.from_row(row), seconds=row["seconds"]
-            )
+        append_line(self._path, row)

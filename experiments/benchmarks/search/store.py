@@ -1,8 +1,9 @@
 """What has been searched so far, so that a benchmark that was stopped goes on."""
 
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+
+from experiments.benchmarks.json_lines import append_line, read_lines
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,27 +35,18 @@ class SearchStore:
 
     def find(self, *, case: str, sampler: str, seed: int, budget: int) -> Searched | None:
         """The search with exactly these settings, or None."""
-        if self._directory is None or not (path := self._path(sampler)).exists():
+        if self._directory is None:
             return None
         wanted = {"case": case, "sampler": sampler, "seed": seed, "budget": budget}
-        for line in path.read_text(encoding="ascii").splitlines():
-            try:
-                content = json.loads(line)
-            except json.JSONDecodeError:
-                continue  # torn when the benchmark was killed
+        for content in read_lines(self._path(sampler)):
             if wanted.items() <= content.items():
                 return Searched(**content)
         return None
 
     def add(self, searched: Searched) -> None:
         """Keep one."""
-        if self._directory is None:
-            return
-        self._directory.mkdir(parents=True, exist_ok=True)
-        path = self._path(searched.sampler)
-        torn = path.exists() and not path.read_bytes().endswith(b"\n")
-        with path.open("a", encoding="ascii") as file:
-            file.write("\n" * torn + json.dumps(asdict(searched)) + "\n")
+        if self._directory is not None:
+            append_line(self._path(searched.sampler), asdict(searched))
 
     def _path(self, sampler: str) -> Path:
         assert self._directory is not None

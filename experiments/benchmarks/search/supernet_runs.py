@@ -18,7 +18,7 @@ import pandas as pd
 from experiments.active_search import ActiveSearch
 from experiments.benchmarks.search.device_cost import Cost, Measured
 from experiments.benchmarks.search.kept_scores import KeptScores
-from experiments.evaluated import inherited_rows
+from experiments.evaluated import inherited_rows, known_evaluations
 from experiments.reporter import SilentReporter
 from experiments.session import Session
 from experiments.workload import load_workload
@@ -34,7 +34,7 @@ from nas.search.pool import EvaluationPool, SerialPool, SubnetScore
 from nas.search.records import record_evaluated
 from nas.search.settings import SamplerName, SearchSettings
 from nas.search.stopping import Rivals
-from nas.search.study import Values, open_study
+from nas.search.study import open_study
 from searchspaces import Architecture
 
 _OF_A_RUN = ("run.json", "recipe.yaml", "data.json", FLEET_FILE, "train")
@@ -119,7 +119,7 @@ class SupernetRuns:
         """
         session = self._session(f"{sampler}-seed{seed}", like=profiled)
         run, settings = session.run, self._settings(sampler, seed=seed, evaluations=evaluations)
-        known = _known(session)
+        known = known_evaluations(session)
         if len(known) < evaluations:
             study = open_study(run.study_path, name=run.info.name, pricer=session.pricer, settings=settings)
             with self._pool() as pool:
@@ -155,7 +155,7 @@ class SupernetRuns:
             settings=self._settings("surrogate", seed=seed, evaluations=evaluations),
             profile=self._profile_settings(share),
             sources=(),
-            known=lambda: _known(session),
+            known=lambda: known_evaluations(session),
             rivals=Rivals,
             record=partial(record_evaluated, session.run, inherit=session.bench.inherit),
             used_up=lambda: None,
@@ -254,10 +254,3 @@ class SupernetRuns:
 def _unwanted(source: Path, folder: str, names: Sequence[str]) -> list[str]:
     """Of a run's own directory, all but what a further search of its supernet needs."""
     return [name for name in names if name not in _OF_A_RUN] if Path(folder) == source else []
-
-
-def _known(session: Session) -> dict[str, Values]:
-    return {
-        str(row["arch_id"]): Values(accuracy=float(row["accuracy"]), latency_ms=float(row["latency_predicted_ms"]))
-        for row in inherited_rows(session).to_dict("records")
-    }
