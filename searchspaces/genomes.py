@@ -64,7 +64,9 @@ class GenomeAlgebra:
             raise SpaceError("two choices have the same name", hint="rename one of them")
         self._cardinality_G = np.array([len(choice.values) for choice in self._choices], dtype=np.int8)
         self._parent_G: list[int | None] = []
-        self._parent_indices: list[npt.NDArray[np.int8]] = []
+        self._parent_indices: list[list[int]] = []
+        # By the parent's position, whether a choice is active; the last entry is for a parent that is not (-1).
+        self._opens: list[npt.NDArray[np.bool_]] = []
         for g, choice in enumerate(self._choices):
             parent = None if choice.parent is None else position.get(choice.parent)
             if choice.parent is not None and (parent is None or parent >= g):
@@ -82,7 +84,10 @@ class GenomeAlgebra:
                         hint="use values that the parent can take",
                     )
                 indices.append(allowed.index(value))
-            self._parent_indices.append(np.array(indices, dtype=np.int8))
+            self._parent_indices.append(indices)
+            opens = np.zeros(0 if parent is None else len(self._choices[parent].values) + 1, dtype=np.bool_)
+            opens[indices] = True
+            self._opens.append(opens)
 
     def size(self) -> int:
         """Exact number of distinct architectures.
@@ -113,7 +118,8 @@ class GenomeAlgebra:
         parent = self._parent_G[g]
         if parent is None:
             return np.ones(len(genomes_NG), dtype=np.bool_)
-        return np.isin(genomes_NG[:, parent], self._parent_indices[g])
+        active_N: npt.NDArray[np.bool_] = self._opens[g][genomes_NG[:, parent]]
+        return active_N
 
     def check(self, genomes_NG: Genomes) -> None:
         """Refuse an array of the wrong type or shape, or entries outside the choices.

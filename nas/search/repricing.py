@@ -14,7 +14,8 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from nas.pricing import Price, Pricer
 from nas.search.seen import NOT_EVALUATED
 from nas.search.settings import SearchSettings
-from nas.search.study import SearchStudy, Values, open_storage, open_study
+from nas.search.storage import open_storage
+from nas.search.study import SearchStudy, Values, open_study
 
 _COPIED = "copied_trials"
 

@@ -30,6 +30,7 @@ class Seen:
         genomes: evaluated architectures, the oldest first; values: theirs.
         known: genomes, as bytes, of all trials: evaluated, waiting, refused and failed ones.
         finished: numbers of the trials that were read to their end.
+        waiting: by number of the trial, what waits for its values.
     """
 
     space: SearchSpace
@@ -37,23 +38,27 @@ class Seen:
     values: list[Sequence[float]] = field(default_factory=list)
     known: set[bytes] = field(default_factory=set)
     finished: set[int] = field(default_factory=set)
+    waiting: dict[int, Genome] = field(default_factory=dict)
 
     def read(self, study: Study) -> Genomes:
         """Learn of new trials; returns the genomes (N, G) of those that wait for their values."""
-        waiting: list[Genome] = []
         for trial in study.get_trials(deepcopy=False):
-            genome_G = None if trial.number in self.finished else self._genome(trial)
+            if trial.number in self.finished or (trial.number in self.waiting and not trial.state.is_finished()):
+                continue
+            genome_G = self._genome(trial)
             if genome_G is None:
                 continue
             self.known.add(genome_G.tobytes())
             if not trial.state.is_finished():
-                waiting.append(genome_G)
+                self.waiting[trial.number] = genome_G
                 continue
+            self.waiting.pop(trial.number, None)
             self.finished.add(trial.number)
             is_told = trial.state == TrialState.COMPLETE and NOT_EVALUATED not in trial.user_attrs
             if is_told and np.isfinite(trial.values).all():
                 self.genomes.append(genome_G)
                 self.values.append(trial.values)
+        waiting = list(self.waiting.values())
         return np.array(waiting, dtype=np.int8).reshape(len(waiting), len(self.space.choices))
 
     def is_new(self, genome_G: Genome) -> bool:

@@ -1,7 +1,7 @@
 """The Optuna study: it proposes architectures and learns values. What was found lives in the run's tables."""
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from nas.search.mnasnet import MnasNetSampler
 from nas.search.ofa_evolution import OfaEvolutionSampler
 from nas.search.seen import NOT_EVALUATED
 from nas.search.settings import SearchSettings
+from nas.search.storage import open_kept_study
 from nas.search.surrogate import SurrogateSampler
 from searchspaces import Architecture, SearchSpace, SpaceError
 
@@ -37,10 +38,26 @@ class Values:
 class SearchStudy:
     """Asks for architectures and tells their values; never leaves a running trial behind."""
 
-    def __init__(self, study: optuna.Study, *, space: SearchSpace, limits: Sequence[Limit]) -> None:
+    def __init__(
+        self,
+        study: optuna.Study,
+        *,
+        space: SearchSpace,
+        limits: Sequence[Limit],
+        keep: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """Search with a study.
+
+        Args:
+            study: Optuna's, with its sampler.
+            space: whose architectures are asked for.
+            limits: trials are told how far they are from them.
+            keep: makes the trial of this number durable; called once its architecture is known.
+        """
         self._study = study
         self._space = space
         self._limits = tuple(limits)
+        self._keep = keep
 
     def ask(self) -> tuple[Trial, Architecture]:
         """A new proposal; it must be told or failed."""
@@ -48,6 +65,7 @@ class SearchStudy:
             trial = self._study.ask()
             arch = self._space.suggest(trial)
             trial.set_user_attr(_ARCH_ID, arch.arch_id)
+            self._keep(trial.number)
         return trial, arch
 
     def propose_next(self, arch: Architecture) -> None:
@@ -136,13 +154,7 @@ def open_study(path: Path, *, name: str, pricer: Pricer, settings: SearchSetting
     space = pricer.space
     hint = f"move {path} away and search again: what was evaluated is kept in the tables"
     try:
-        storage = open_storage(path)
-        study = optuna.create_study(
-            study_name=name,
-            storage=storage,
-            directions=[ACCURACY.direction, LATENCY.direction],
-            load_if_exists=True,
-        )
+        study, storage = open_kept_study(path, name=name, objectives=(ACCURACY, LATENCY))
         # The same seed again would propose the same architectures again.
         study.sampler = make_sampler(
             settings, pricer=pricer, seed=settings.seed + len(study.get_trials(deepcopy=False))
@@ -152,19 +164,12 @@ def open_study(path: Path, *, name: str, pricer: Pricer, settings: SearchSetting
                 f"the study {path} searches space {study.user_attrs['space_id']!r}, this run {space.space_id!r}",
                 hint=hint,
             )
-        study.set_user_attr("space_id", space.space_id)
+        if "space_id" not in study.user_attrs:
+            study.set_user_attr("space_id", space.space_id)
     except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError) as e:
         # RuntimeError: optuna's own, for the tables of another version
         raise RunError(f"the study {path} cannot be opened: {e}", hint=hint) from e
-    return SearchStudy(study, space=space, limits=settings.limits)
-
-
-def open_storage(path: Path) -> optuna.storages.RDBStorage:
-    """Optuna's storage in the SQLite file `path`, which is made if it is missing."""
-    return optuna.storages.RDBStorage(
-        sqlalchemy.URL.create("sqlite", database=str(path)).render_as_string(),
-        engine_kwargs={"connect_args": {"timeout": 60}},
-    )
+    return SearchStudy(study, space=space, limits=settings.limits, keep=storage.keep)
 
 
 def make_sampler(settings: SearchSettings, *, pricer: Pricer, seed: int) -> BaseSampler:

@@ -66,28 +66,29 @@ class SurrogateSampler(SpaceSampler):
         )
         found_NG = self._within(found_NG)
         mean_NM, spread_NM = models.predict(found_NG)
-        return _Outlook(models=models, candidates_NG=found_NG, mean_NM=mean_NM, spread_NM=spread_NM)
+        place = {genome_G.tobytes(): n for n, genome_G in enumerate(found_NG)}
+        return _Outlook(models=models, candidates_NG=found_NG, mean_NM=mean_NM, spread_NM=spread_NM, place=place)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Outlook:
-    """Candidates and what is predicted of them."""
+    """Candidates, what is predicted of them, and by genome, as bytes, their places in these arrays."""
 
     models: ObjectiveModels
     candidates_NG: Genomes
     mean_NM: FloatArray
     spread_NM: FloatArray
+    place: dict[bytes, int]
 
     def best(
         self, cost_PM: FloatArray, pending_NG: Genomes, *, known: set[bytes], limits: Mapping[int, float]
     ) -> Genome | None:
         """The unseen candidate that is expected to add most to the front of `cost_PM`; None if none adds anything."""
-        open_N = np.array([row.tobytes() not in known for row in self.candidates_NG], dtype=np.bool_)
+        open_N = np.array([genome not in known for genome in self.place], dtype=np.bool_)
         if not open_N.any():
             return None
         candidates_NG, mean_NM, spread_NM = self.candidates_NG[open_N], self.mean_NM[open_N], self.spread_NM[open_N]
-        pending_QM = self.models.predict(pending_NG)[0] if len(pending_NG) else mean_NM[:0]
-        points_PM = np.concatenate([cost_PM, pending_QM])
+        points_PM = np.concatenate([cost_PM, self._expected_QM(pending_NG)])
         for m, highest in limits.items():
             points_PM = points_PM[points_PM[:, m] <= highest]
         front_PM = points_PM[is_nondominated(points_PM)] if len(points_PM) else points_PM
@@ -98,6 +99,16 @@ class _Outlook:
         best = int(gain_N.argmax())
         # Where nothing is expected of any of them, chance is better than the order of the genomes.
         return candidates_NG[best] if gain_N[best] > 0.0 else None
+
+    def _expected_QM(self, pending_NG: Genomes) -> FloatArray:
+        """What is predicted of proposals that wait: most were candidates here."""
+        places = [self.place.get(genome_G.tobytes()) for genome_G in pending_NG]
+        expected_QM = np.array([self.mean_NM[0 if n is None else n] for n in places]).reshape(
+            len(places), self.mean_NM.shape[1]
+        )
+        if others := [q for q, n in enumerate(places) if n is None]:
+            expected_QM[others] = self.models.predict(pending_NG[others])[0]
+        return expected_QM
 
 
 def _optimism(mean_NM: FloatArray, spread_NM: FloatArray) -> FloatArray:
