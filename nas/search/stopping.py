@@ -17,7 +17,6 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import hypergeom
 
 Bools = npt.NDArray[np.bool_]
 
@@ -163,6 +162,9 @@ def chance_to_win(*, lost: int, won: int, n: int, num_images: int, error: float)
         num_images: of the whole split.
         error: the probability that the result will be compared with; a share of it goes into the bound of D.
     """
+    # Here, because it takes a second to import, in every worker, and few searches stop early.
+    from scipy.stats import hypergeom
+
     met = lost + won
     if lost <= won:
         return 1.0
@@ -181,6 +183,8 @@ def most_differences(met: int, *, n: int, num_images: int, error: float) -> int:
         num_images: of the whole split.
         error: allowed probability that there are more.
     """
+    from scipy.stats import hypergeom
+
     low, high = met, num_images - n + met
     while low < high:
         middle = (low + high + 1) // 2
