@@ -18,7 +18,7 @@ import numpy.typing as npt
 from nas.search.candidates import first_pool
 from predictors.prediction import FloatArray
 from searchspaces import SearchSpace
-from searchspaces.genomes import Genomes
+from searchspaces.genomes import Genomes, unique_genomes
 
 # Accuracies (N,), to be maximised, and costs (N,), positive, to be minimised.
 Predict = Callable[[Genomes], tuple[FloatArray, FloatArray]]
@@ -76,7 +76,7 @@ def _children(space: SearchSpace, parents_NG: Genomes, rng: np.random.Generator)
             space.crossover_many(mothers_NG, parents_NG[fathers], rng),
         ]
     )
-    return np.unique(children_NG, axis=0)
+    return unique_genomes(children_NG)
 
 
 def _best_of_classes(accuracy_N: FloatArray, cost_N: FloatArray) -> npt.NDArray[np.intp]:

@@ -21,6 +21,7 @@ from predictors.features import LatencyFeatures
 from predictors.latency import FEWEST_ARCHITECTURES, LatencyPredictor
 from predictors.scores import Scores
 from searchspaces import Architecture, SearchSpace
+from searchspaces.genomes import unique_genomes
 
 PROFILE_FIT, PROFILE_HELD_OUT = "profile-fit", "profile-held-out"
 SEARCH = "search"
@@ -100,7 +101,7 @@ def choose_subnets(space: SearchSpace, *, num: int, seed: int) -> list[Architect
     rng = np.random.default_rng((seed, 5))
     ends_NG = space.genomes([space.smallest, space.largest])
     near_ends_NG = space.mutate_many(np.repeat(ends_NG, _POOL // 4, axis=0), rng, probability=0.3)
-    pool_NG = np.unique(np.concatenate([space.sample_many(_POOL, rng), near_ends_NG]), axis=0)
+    pool_NG = unique_genomes(np.concatenate([space.sample_many(_POOL, rng), near_ends_NG]))
     pool_NG = pool_NG[rng.permutation(len(pool_NG))]
     macs_N = np.log(analytic_costs(space.op_table(pool_NG)).macs_N)
     edges = np.linspace(macs_N.min(), macs_N.max(), num + 1)

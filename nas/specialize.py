@@ -22,6 +22,7 @@ from predictors.features import Blocks, LatencyFeatures, of_function
 from predictors.measured import QUANTITIES, cost_column
 from predictors.prediction import FloatArray
 from searchspaces import Architecture, SearchSpace
+from searchspaces.genomes import unique_genomes
 
 LIMITS = ("latency_ms", "latency_p99_ms", "energy_mj", "peak_memory_bytes", "macs", "params")
 
@@ -317,7 +318,7 @@ def evolve(
             ]
         )
         # Those that are there already are not asked about again.
-        fresh_NG = np.unique(children_NG, axis=0)
+        fresh_NG = unique_genomes(children_NG)
         known = {row.tobytes() for row in parents_NG}
         fresh_NG = fresh_NG[[row.tobytes() not in known for row in fresh_NG]]
         if not len(fresh_NG):

@@ -11,7 +11,7 @@ from moocore import is_nondominated
 from nas.search.neighbours import enumerate_genomes
 from predictors.prediction import FloatArray
 from searchspaces import SearchSpace
-from searchspaces.genomes import Genomes
+from searchspaces.genomes import Genomes, unique_genomes
 
 # Optimistic values (N, M), to be minimised.
 Optimism = Callable[[Genomes], FloatArray]
@@ -52,14 +52,14 @@ def find_candidates(
         found.append(fresh_NG)
         pool_NG = np.concatenate([parents_NG, fresh_NG])
         value_NM = np.concatenate([value_NM[best], optimism(fresh_NG)])
-    return np.unique(np.concatenate(found), axis=0)
+    return unique_genomes(np.concatenate(found))
 
 
 def first_pool(space: SearchSpace, num: int, rng: np.random.Generator) -> Genomes:
     """About `num` architectures for an evolution to start from: both ends, what is near them, and random ones."""
     ends_NG = space.genomes([space.smallest, space.largest])
     near_NG = space.mutate_many(np.repeat(ends_NG, num // 4, axis=0), rng, probability=0.3)
-    return np.unique(np.concatenate([ends_NG, near_NG, space.sample_many(num // 2, rng)]), axis=0)
+    return unique_genomes(np.concatenate([ends_NG, near_NG, space.sample_many(num // 2, rng)]))
 
 
 def _neighbours(space: SearchSpace, parents_NG: Genomes, rng: np.random.Generator) -> Genomes:
@@ -76,7 +76,7 @@ def _neighbours(space: SearchSpace, parents_NG: Genomes, rng: np.random.Generato
 
 
 def _unseen(genomes_NG: Genomes, known: set[bytes]) -> Genomes:
-    genomes_NG = np.unique(genomes_NG, axis=0)
+    genomes_NG = unique_genomes(genomes_NG)
     return genomes_NG[np.array([row.tobytes() not in known for row in genomes_NG], dtype=np.bool_)]
 
 

@@ -29,7 +29,7 @@ from predictors.regressors.gaussian import REGRESSORS
 from predictors.regressors.regressor import Regressor
 from predictors.selection import blend, is_constant
 from searchspaces import SearchSpace
-from searchspaces.genomes import Genomes
+from searchspaces.genomes import Genomes, unique_genomes
 
 # As many weights of latency in a descent, and as many evaluations before the next.
 _WEIGHTS = 8
@@ -89,7 +89,7 @@ class GradientSampler(SpaceSampler):
         except PredictorError:
             pass  # a model of it has gradients
         ends_NG = self._space.genomes([self._space.smallest, self._space.largest])
-        genomes_NG = np.unique(np.concatenate([ends_NG, self._space.sample_many(_PRICED, self._rng)]), axis=0)
+        genomes_NG = unique_genomes(np.concatenate([ends_NG, self._space.sample_many(_PRICED, self._rng)]))
         return self._fit(_COST_FAMILIES, genomes_NG, compute(genomes_NG))
 
     def _next(self, pending_NG: Genomes) -> Genome:

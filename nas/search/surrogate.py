@@ -54,20 +54,44 @@ class SurrogateSampler(SpaceSampler):
         models = fit_models(
             genomes_NG, cost_NM, space=self._space, objectives=self._objectives, computed=self._computed
         )
+        predictions = _Predictions(models)
         found_NG = find_candidates(
             self._space,
             near_NG=genomes_NG[is_nondominated(cost_NM, keep_weakly=True)],
             known=self._seen.known,
             # Whatever is within the limits comes before all that is not, and that by how far it is beyond them.
             optimism=lambda some_NG: (
-                _optimism(*models.predict(some_NG)) + _BEYOND_LIMITS * np.maximum(self._missed(some_NG), 0.0)[:, None]
+                _optimism(*predictions.of(some_NG)) + _BEYOND_LIMITS * np.maximum(self._missed(some_NG), 0.0)[:, None]
             ),
             rng=self._rng,
         )
         found_NG = self._within(found_NG)
-        mean_NM, spread_NM = models.predict(found_NG)
+        mean_NM, spread_NM = predictions.of(found_NG)
         place = {genome_G.tobytes(): n for n, genome_G in enumerate(found_NG)}
         return _Outlook(models=models, candidates_NG=found_NG, mean_NM=mean_NM, spread_NM=spread_NM, place=place)
+
+
+class _Predictions:
+    """What models say, asked once for each genome."""
+
+    def __init__(self, models: ObjectiveModels) -> None:
+        self._models = models
+        self._place: dict[bytes, int] = {}
+        nothing = np.empty((0, len(models.objectives)))
+        self._mean_NM, self._spread_NM = nothing, nothing
+
+    def of(self, genomes_NG: Genomes) -> tuple[FloatArray, FloatArray]:
+        """Means and standard deviations (N, M)."""
+        keys = [genome_G.tobytes() for genome_G in genomes_NG]
+        new = [n for n, key in enumerate(keys) if key not in self._place]
+        if new:
+            mean_NM, spread_NM = self._models.predict(genomes_NG[new])
+            first = len(self._mean_NM)
+            self._place.update({keys[n]: first + i for i, n in enumerate(new)})
+            self._mean_NM = np.concatenate([self._mean_NM, mean_NM])
+            self._spread_NM = np.concatenate([self._spread_NM, spread_NM])
+        places = [self._place[key] for key in keys]
+        return self._mean_NM[places], self._spread_NM[places]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from searchspaces.errors import SpaceError
-from searchspaces.genomes import Choice, GenomeAlgebra
+from searchspaces.genomes import Choice, GenomeAlgebra, unique_genomes
 from tests.searchspaces.tiny import TinySpace, choice_lists, enumerate_by_hand, tiny_spaces
 
 SEEDS = st.integers(0, 2**32 - 1)
@@ -24,6 +24,13 @@ def test_size_is_what_listing_all_architectures_gives(choices: list[Choice]) -> 
 def test_many_samples_reach_only_what_exists(space: TinySpace, seed: int) -> None:
     archs = space.architectures(space.sample_many(64, np.random.default_rng(seed)))
     assert {frozenset(arch.genes) for arch in archs} <= enumerate_by_hand(space.choices)
+
+
+@given(space=tiny_spaces(), seed=SEEDS)
+def test_unique_genomes_are_those_of_numpy_in_its_order(space: TinySpace, seed: int) -> None:
+    genomes_NG = space.sample_many(64, np.random.default_rng(seed))
+    assert (unique_genomes(genomes_NG) == np.unique(genomes_NG, axis=0)).all()
+    assert unique_genomes(genomes_NG[:0]).shape == (0, genomes_NG.shape[1])
 
 
 @given(space=tiny_spaces(), seed=SEEDS)
