@@ -23,7 +23,8 @@ from nas.search.space_sampler import SpaceSampler
 from predictors.prediction import FloatArray
 from searchspaces.genomes import Genomes
 
-_REFIT_AFTER = 4
+# Models are fitted again after so many new values; with many workers, after a quarter of what they work on.
+_REFIT_AFTER, _REFIT_SHARE = 4, 0.25
 # The front may turn out as far out as this many standard deviations promise ...
 _OPTIMISM = 1.0
 # ... and what lies this share of its width beyond it still counts.
@@ -40,7 +41,8 @@ class SurrogateSampler(SpaceSampler):
     def _next(self, pending_NG: Genomes) -> Genome:
         if self._knows_little(pending_NG):
             return self._first_one()
-        if self._outlook is None or len(self._seen.genomes) >= self._outlook.models.num_fitted + _REFIT_AFTER:
+        new = max(_REFIT_AFTER, int(_REFIT_SHARE * len(pending_NG)))
+        if self._outlook is None or len(self._seen.genomes) >= self._outlook.models.num_fitted + new:
             self._outlook = self._look()
         chosen_G = self._outlook.best(self._cost_NM(), pending_NG, known=self._seen.known, limits=self._limits)
         return self._random() if chosen_G is None else chosen_G

@@ -1,6 +1,7 @@
 """Our sampler: nothing twice, nothing beyond what is computed, better than chance, and undisturbed by odd studies."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import moocore
 import numpy as np
@@ -15,6 +16,7 @@ from nas import SurrogateSampler
 from nas.errors import RunError
 from nas.objectives import ACCURACY, LATENCY, Limit, Objective
 from nas.pricing import Compute, count_costs
+from nas.search.models import ObjectiveModels, fit_models
 from nas.search.seen import NOT_EVALUATED
 from predictors.prediction import FloatArray
 from searchspaces import Architecture, SearchSpace, get_space
@@ -121,6 +123,25 @@ def test_a_waiting_trial_moves_the_next_one_elsewhere() -> None:
 
     latency_ms = latency_of(MACRO)(MACRO.genomes([second(waits=True), second(waits=False)]))
     assert latency_ms[0] != latency_ms[1]
+
+
+@pytest.mark.parametrize(("waiting", "fits"), [(0, 2), (40, 1)])
+def test_models_are_fitted_again_the_later_the_more_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, waiting: int, fits: int
+) -> None:
+    fitted: list[int] = []
+
+    def count(genomes_NG: Genomes, *args: Any, **kwargs: Any) -> ObjectiveModels:
+        fitted.append(len(genomes_NG))
+        return fit_models(genomes_NG, *args, **kwargs)
+
+    monkeypatch.setattr("nas.search.surrogate.fit_models", count)
+    study = make_study(SurrogateSampler(MACRO, objectives=OBJECTIVES, seed=0))
+    search(study, MACRO, num=12, values=values_of(MACRO))
+    for _ in range(waiting):
+        MACRO.suggest(study.ask())
+    search(study, MACRO, num=7, values=values_of(MACRO))
+    assert len(fitted) == fits
 
 
 def test_limits_on_what_is_computed_always_hold() -> None:
