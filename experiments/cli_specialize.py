@@ -62,7 +62,7 @@ def specialize(
     if copies > 1 and not fine_tune:
         raise typer.BadParameter("--copies goes with --fine-tune")
     from nas.run import open_run
-    from nas.specialize import run_accuracy_predictor
+    from nas.run_accuracy import run_accuracy_predictor
     from nas.specialize import specialize as answer
 
     run = open_run(where)

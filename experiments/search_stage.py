@@ -1,7 +1,7 @@
 """Stage 3: the search, with inherited weights on a pool of Ray actors, or by training as Ray Tune trials."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import optuna
 
@@ -15,7 +15,9 @@ from experiments.shared_supernet import reusable_accuracies
 from experiments.stages import ClusterFactory, profile_settings, profile_sources, require_trained
 from experiments.train_candidates import search_by_training
 from nas.accuracy import metric_label
+from nas.errors import RunError
 from nas.pricing import require_reachable, search_limits
+from nas.run_accuracy import run_accuracy_predictor
 from nas.search.loop import Evaluated, run_search
 from nas.search.pool import EvaluationPool
 from nas.search.records import known_rivals, record_evaluated
@@ -117,6 +119,8 @@ def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_
             )
     if num_stopped := len(stopped_rows(session)):
         ended += f", {num_stopped} of them stopped early"
+    with suppress(RunError):  # too few evaluations, as of a run for trying out
+        run_accuracy_predictor(run)
     front = run.front()
     best = max((point.accuracy for point in front.points), default=float("nan"))
     label = metric_label(session.recipe.data.metric)

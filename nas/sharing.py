@@ -14,7 +14,8 @@ from nas.errors import InfeasibleError, RunError
 from nas.portfolio import Portfolio, losses, portfolios
 from nas.pricing import Pricer
 from nas.run import Run
-from nas.specialize import evolve, run_accuracy_predictor
+from nas.run_accuracy import run_accuracy_predictor
+from nas.specialize import evolve
 from predictors import AccuracyPredictor, LatencyPredictor
 from predictors.prediction import FloatArray, Prediction
 from searchspaces import Architecture

@@ -15,9 +15,10 @@ from nas.errors import InfeasibleError, RunError
 from nas.objectives import Limit
 from nas.pricing import explain_infeasible
 from nas.run import Run
+from nas.run_accuracy import run_accuracy_predictor
 from nas.search.candidates import first_pool
 from nas.tables import PREDICTED, UNMEASURED
-from predictors import AccuracyPredictor, LatencyPredictor, PredictorError, fit_accuracy_predictor
+from predictors import AccuracyPredictor, LatencyPredictor
 from predictors.features import Blocks, LatencyFeatures, of_function
 from predictors.measured import QUANTITIES, cost_column
 from predictors.prediction import FloatArray
@@ -80,32 +81,6 @@ class Specialist:
     params: int
     peak_memory_bytes: int | None
     others: Mapping[str, tuple[float, float, float]]
-
-
-def run_accuracy_predictor(run: Run) -> AccuracyPredictor:
-    """A predictor fitted to what the run has evaluated with inherited weights.
-
-    Raises:
-        RunError: too little was evaluated.
-    """
-    rows = run.evaluations()
-    rows = rows[(rows["weights_kind"] == "inherited") & np.isfinite(rows["accuracy"])]
-    rows = rows.drop_duplicates("arch_id", keep="last")
-    archs = [Architecture.from_json(text) for text in rows["architecture"]]
-    # Only of shares of images is the noise that of so many coins.
-    counted = len(rows) and (rows["metric"] == "top1").all() and (rows["num_images"] > 0).all()
-    try:
-        return fit_accuracy_predictor(
-            run.space.genomes(archs),
-            rows["accuracy"].to_numpy(dtype=np.float64),
-            space=run.space,
-            task=f"{run.info.name}, search split",
-            num_images=rows["num_images"].to_numpy() if counted else None,
-        )
-    except PredictorError as e:
-        raise RunError(
-            f"accuracies of run {run.path} cannot be predicted: {e}", hint=f"evaluate more: nas search {run.path}"
-        ) from e
 
 
 def specialize(

@@ -52,7 +52,7 @@ def in_process(
 def answer_first(monkeypatch: pytest.MonkeyPatch, arch: Architecture) -> None:
     """`nas specialize` answers with this one, whatever was evaluated."""
     left_out = LeftOutAccuracies(kendall=0.5, rmse_points=1.0, noise_points=0.5, num=10)
-    monkeypatch.setattr("nas.specialize.run_accuracy_predictor", lambda _: SimpleNamespace(left_out=left_out))
+    monkeypatch.setattr("nas.run_accuracy.run_accuracy_predictor", lambda _: SimpleNamespace(left_out=left_out))
     monkeypatch.setattr("nas.specialize.specialize", lambda *_, **__: [first_answer(arch)])
 
 

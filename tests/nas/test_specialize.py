@@ -12,10 +12,10 @@ from hardware.liveness import peak_activation_elements
 from nas.errors import InfeasibleError, RunError
 from nas.objectives import Limit
 from nas.run import Run
-from nas.specialize import run_accuracy_predictor, specialize
+from nas.specialize import specialize
 from predictors import fit_cost_predictor
 from tests.hardware.test_measurement import measurement
-from tests.nas.predicted_run import accuracy, empty_run, everything, latency_ms, predicted_run
+from tests.nas.predicted_run import accuracy, everything, latency_ms, predicted_run
 
 
 @pytest.fixture
@@ -125,14 +125,10 @@ def test_impossible_limits_are_answered_with_what_is_reachable(run: Run) -> None
     assert reached == pytest.approx(latency_ms(run, all_NG).min(), rel=0.05)
 
 
-def test_what_is_missing_is_said(run: Run, tmp_path: Path) -> None:
+def test_what_is_missing_is_said(run: Run) -> None:
     with pytest.raises(RunError, match="unknown limits beauty"):
         specialize(run, limits=[Limit(name="beauty", value=1.0, unit="")])
     with pytest.raises(RunError, match="top is 0"):
         specialize(run, top=0)
     with pytest.raises(RunError, match="no latency predictor for device 'other'"):
         specialize(run, device="other")
-    nothing = empty_run(tmp_path / "nothing")
-    with pytest.raises(RunError, match="0 architectures are too few") as caught:
-        run_accuracy_predictor(nothing)
-    assert "nas search" in caught.value.hint
