@@ -8,15 +8,13 @@ from dataclasses import replace
 from experiments.reporter import Reporter
 from experiments.search_clock import is_over
 from experiments.session import Session
-from hardware.files import MANIFEST_NAME, sha256_file
 from nas.profile import ProfileSettings
 from nas.search.active import ROUNDS, ActiveMeasuring
 from nas.search.loop import Evaluated, run_search
 from nas.search.pool import EvaluationPool
-from nas.search.repricing import open_repriced_study
 from nas.search.settings import SearchSettings
 from nas.search.stopping import Rivals
-from nas.search.study import Values
+from nas.search.study import Values, open_study
 from predictors import LatencyPredictor
 
 
@@ -107,14 +105,8 @@ class ActiveSearch:
 
     def _evaluate(self, pool: EvaluationPool, *, wanted: int) -> str:
         run, pricer, known = self._session.run, self._session.pricer, self._known()
-        study = open_repriced_study(
-            run.study_path,
-            name=run.info.name,
-            predictor_id=sha256_file(run.predictor_dir(self._session.device_id) / MANIFEST_NAME)[:12],
-            pricer=pricer,
-            settings=self._settings,
-            known=known,
-        )
+        # Opened anew after each part: with the latencies that are predicted now.
+        study = open_study(run.study_path, name=run.info.name, pricer=pricer, settings=self._settings)
         return run_search(
             study,
             pricer=pricer,

@@ -21,7 +21,6 @@ from nas.run_accuracy import run_accuracy_predictor
 from nas.search.loop import Evaluated, run_search
 from nas.search.pool import EvaluationPool
 from nas.search.records import known_rivals, record_evaluated
-from nas.search.repricing import newest_study
 from nas.search.reuse import ReusingPool
 from nas.search.settings import SearchSettings
 from nas.search.stopping import Rivals
@@ -99,8 +98,7 @@ def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_
         ended = active.run(pool=pool)
     else:
         known, wanted = known_evaluations(session), min(settings.evaluations, run.space.size)
-        name = newest_study(run.study_path, name=run.info.name)
-        study = open_study(run.study_path, name=name, pricer=pricer, settings=settings)
+        study = open_study(run.study_path, name=run.info.name, pricer=pricer, settings=settings)
         if is_over(len(known), wanted=wanted, used_up=clock.used_up):
             study.recover(known)
             reporter.done("finished before" if len(known) >= wanted else clock.used_up() or "")

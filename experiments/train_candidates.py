@@ -56,7 +56,11 @@ def search_by_training(
     recorded = [_record(run, one, price=prices[arch_id], trial_number=NO_TRIAL) for arch_id, one in finished.items()]
     known = known_values(run.evaluations().iloc[:0], stopped)
     known |= {
-        arch_id: Values(accuracy=one.accuracy.value, latency_ms=prices[arch_id].latency_predicted_ms)
+        arch_id: Values(
+            accuracy=one.accuracy.value,
+            latency_ms=prices[arch_id].latency_predicted_ms,
+            architecture=one.candidate.architecture,
+        )
         for arch_id, one in finished.items()
     }
     study = open_study(

@@ -95,7 +95,9 @@ def known_values(evaluations: pd.DataFrame, stopped: pd.DataFrame) -> dict[str, 
     for rows, column in ((stopped, "accuracy_estimated"), (evaluations, "accuracy")):
         for row in rows.to_dict("records"):
             known[str(row["arch_id"])] = Values(
-                accuracy=float(row[column]), latency_ms=float(row["latency_predicted_ms"])
+                accuracy=float(row[column]),
+                latency_ms=float(row["latency_predicted_ms"]),
+                architecture=Architecture.from_json(row["architecture"]),
             )
     return known
 

@@ -4,17 +4,14 @@ Through Optuna's own database storage a trial of 22 choices costs 22 transaction
 queries: as long as the evaluation of a small network. Here a search asks its memory, and a trial is written as a whole.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import optuna
 import sqlalchemy
 from optuna.distributions import BaseDistribution
 from optuna.storages import InMemoryStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
-
-from nas.objectives import Objective
 
 
 def open_storage(path: Path) -> RDBStorage:
@@ -34,8 +31,20 @@ class KeptStorage(InMemoryStorage):
     again from the trials.
     """
 
-    def __init__(self, database: RDBStorage, *, name: str) -> None:
-        """Read the study `name` of the database, which must be there."""
+    def __init__(
+        self,
+        database: RDBStorage,
+        *,
+        name: str,
+        as_seen: Callable[[Sequence[FrozenTrial]], Sequence[FrozenTrial]] = lambda trials: trials,
+    ) -> None:
+        """Read a study.
+
+        Args:
+            database: from `open_storage`.
+            name: of the study, which must be there.
+            as_seen: what the search sees of the trials that are read, in their order; the database keeps its own.
+        """
         super().__init__()
         self._database = database
         self._database_study = database.get_study_id_from_name(name)
@@ -43,7 +52,7 @@ class KeptStorage(InMemoryStorage):
         for key, value in database.get_study_user_attrs(self._database_study).items():
             super().set_study_user_attr(self._study, key, value)
         read = database.get_all_trials(self._database_study, deepcopy=False)
-        for trial in read:
+        for trial in as_seen(read):
             super().create_new_trial(self._study, trial)
         self._num_read = len(read)
         self._rows: dict[int, int] = {}
@@ -111,12 +120,3 @@ class KeptStorage(InMemoryStorage):
         if trial_id not in self._rows and (number := self.get_trial_number_from_id(trial_id)) < self._num_read:
             self._rows[trial_id] = self._database.get_trial_id_from_study_id_trial_number(self._database_study, number)
         return self._rows.get(trial_id)
-
-
-def open_kept_study(path: Path, *, name: str, objectives: Sequence[Objective]) -> tuple[optuna.Study, KeptStorage]:
-    """Open the study `name` of the SQLite file `path`, or make it; for the one process that writes to it."""
-    database = open_storage(path)
-    directions = [objective.direction for objective in objectives]
-    optuna.create_study(study_name=name, storage=database, directions=directions, load_if_exists=True)
-    storage = KeptStorage(database, name=name)
-    return optuna.load_study(study_name=name, storage=storage), storage

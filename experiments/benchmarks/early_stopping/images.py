@@ -198,7 +198,7 @@ def search(store: Known, *, pricer: Pricer, settings: SearchSettings, confidence
         directions=["maximize", "minimize"], sampler=make_sampler(settings, pricer=pricer, seed=settings.seed)
     )
     run_search(
-        SearchStudy(study, space=pricer.space, limits=()),
+        SearchStudy(study, pricer=pricer, limits=()),
         pricer=pricer,
         pool=SerialPool(judge),
         settings=replace(settings, early_stopping=confidence),

@@ -39,7 +39,10 @@ class Training:
     def run(self, lock_directory: Path, *, gpus: float = 0.0) -> str:
         search = TrainingSearch(
             Proposals(
-                SearchStudy(self.study, space=SPACE, limits=()), pricer=self.pricer, settings=self.settings, known={}
+                SearchStudy(self.study, pricer=self.pricer, limits=()),
+                pricer=self.pricer,
+                settings=self.settings,
+                known={},
             ),
             directory_of=lambda arch: (self.run_dir / "search" / arch.arch_id).resolve(),
             epochs=EPOCHS,

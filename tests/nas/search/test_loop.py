@@ -166,7 +166,7 @@ class Search:
             sampler=make_sampler(self.settings, pricer=self.pricer, seed=len(self.rows)),
             load_if_exists=True,
         )
-        return SearchStudy(study, space=self.pricer.space, limits=self.settings.limits)
+        return SearchStudy(study, pricer=self.pricer, limits=self.settings.limits)
 
     def run(self, pool: EvaluationPool) -> str:
         self.told = []

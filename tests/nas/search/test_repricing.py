@@ -1,19 +1,19 @@
-"""Studies whose trials go on with the latencies of a better predictor, in a real SQLite file."""
+"""Studies that go on with another predictor, other limits or a lost file, in a real SQLite file."""
 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import optuna
 import pytest
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
-from hardware.cost import analytic_costs
 from nas.objectives import Limit
 from nas.pricing import Price, Pricer
-from nas.search.repricing import newest_study, open_repriced_study
+from nas.search.repricing import repriced
 from nas.search.settings import SamplerName, SearchSettings
 from nas.search.study import SearchStudy, Values, open_study
 from searchspaces import Architecture
@@ -35,11 +35,17 @@ def slower(macs_pricer: Pricer) -> Pricer:
     return Slower(macs_pricer)
 
 
-def reopen(path: Path, pricer: Pricer, predictor_id: str, *, settings: SearchSettings = SEARCH) -> SearchStudy:
-    return open_repriced_study(path, name="tiny", predictor_id=predictor_id, pricer=pricer, settings=settings, known={})
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "study.db"
 
 
-def tell(study: SearchStudy, pricer: Pricer, *, num: int) -> list[Architecture]:
+def reopen(path: Path, pricer: Pricer, *, settings: SearchSettings = SEARCH) -> SearchStudy:
+    return open_study(path, name="tiny", pricer=pricer, settings=settings)
+
+
+def search(study: SearchStudy, pricer: Pricer, *, num: int) -> list[Architecture]:
+    """As `Proposals` does it, without looking at limits."""
     archs = []
     for n in range(num):
         trial, arch = study.ask()
@@ -50,23 +56,31 @@ def tell(study: SearchStudy, pricer: Pricer, *, num: int) -> list[Architecture]:
     return archs
 
 
-def trials(path: Path, name: str) -> list[optuna.trial.FrozenTrial]:
-    return optuna.load_study(study_name=name, storage=f"sqlite:///{path}").get_trials()
+def in_file(path: Path) -> list[FrozenTrial]:
+    return optuna.load_study(study_name="tiny", storage=f"sqlite:///{path}").get_trials()
+
+
+def limit_ms(pricer: Pricer, share: float) -> Limit:
+    """A limit of a share of the largest architecture's latency."""
+    (price,) = pricer.price([SPACE.largest])
+    return Limit(name="latency_ms", value=share * price.latency_predicted_ms, unit="ms")
 
 
 @pytest.mark.parametrize("sampler", ["nsga2", "surrogate"])
-def test_trials_keep_numbers_accuracies_and_generations_and_get_new_latencies(
-    tmp_path: Path, macs_pricer: Pricer, slower: Pricer, sampler: SamplerName
+def test_trials_keep_numbers_accuracies_and_generations_and_are_seen_with_new_latencies(
+    path: Path, macs_pricer: Pricer, slower: Pricer, sampler: SamplerName
 ) -> None:
-    path, settings = tmp_path / "study.db", replace(SEARCH, sampler=sampler)
-    archs = tell(reopen(path, macs_pricer, "a", settings=settings), macs_pricer, num=9)
-    more = tell(reopen(path, slower, "b", settings=settings), slower, num=5)
-    before, after = trials(path, "tiny/a"), trials(path, "tiny/b")
-    assert [trial.number for trial in after] == list(range(14))
-    for old, new in zip(before, after, strict=False):
-        assert (new.params, new.values[0]) == (old.params, old.values[0])
+    settings = replace(SEARCH, sampler=sampler)
+    archs = search(reopen(path, macs_pricer, settings=settings), macs_pricer, num=9)
+    before = in_file(path)
+    for old, new in zip(before, repriced(before, pricer=slower, limits=()), strict=True):
+        assert (new.params, new.values[0], new.system_attrs) == (old.params, old.values[0], old.system_attrs)
         assert new.values[1] == pytest.approx(2 * old.values[1])
-        assert new.system_attrs == old.system_attrs
+    more = search(reopen(path, slower, settings=settings), slower, num=5)
+    after = in_file(path)
+    # What was told stays as it was told.
+    assert [trial.values for trial in after[:9]] == [trial.values for trial in before]
+    assert [trial.number for trial in after] == list(range(14))
     assert [SPACE.architecture(trial.params) for trial in after] == [*archs, *more]
     if sampler == "nsga2":
         # Generations go on instead of beginning anew.
@@ -74,64 +88,65 @@ def test_trials_keep_numbers_accuracies_and_generations_and_get_new_latencies(
         assert generations == {0: 4, 1: 4, 2: 4, 3: 2}
 
 
-def test_an_equal_predictor_goes_on_in_the_same_study(tmp_path: Path, macs_pricer: Pricer) -> None:
-    path = tmp_path / "study.db"
-    tell(reopen(path, macs_pricer, "a"), macs_pricer, num=2)
-    tell(reopen(path, macs_pricer, "a"), macs_pricer, num=1)
-    assert len(trials(path, "tiny/a")) == 3
-    assert newest_study(path, name="tiny") == "tiny/a"
-    assert newest_study(tmp_path / "none.db", name="tiny") == "tiny"
-    assert not (tmp_path / "none.db").exists()
+@pytest.mark.parametrize("sampler", get_args(SamplerName))
+def test_every_sampler_goes_on_under_a_new_limit(path: Path, macs_pricer: Pricer, sampler: SamplerName) -> None:
+    """Optuna's Gaussian process refuses trials of which some have a constraint and some have none."""
+    settings = replace(SEARCH, sampler=sampler)
+    study = reopen(path, macs_pricer, settings=settings)
+    search(study, macs_pricer, num=6)
+    study.ask()  # killed
+    limited = replace(settings, limits=(limit_ms(macs_pricer, 0.5),))
+    study = reopen(path, macs_pricer, settings=limited)
+    study.recover({})
+    assert len(search(study, macs_pricer, num=3)) == 3
 
 
-def test_a_run_that_searched_otherwise_goes_on_from_its_own_study(tmp_path: Path, macs_pricer: Pricer) -> None:
-    path = tmp_path / "study.db"
-    tell(open_study(path, name="tiny", pricer=macs_pricer, settings=SEARCH), macs_pricer, num=3)
-    reopen(path, macs_pricer, "a")
-    assert len(trials(path, "tiny/a")) == 3
-
-
-def test_a_copy_that_was_killed_is_made_again(tmp_path: Path, macs_pricer: Pricer, slower: Pricer) -> None:
-    path = tmp_path / "study.db"
-    tell(reopen(path, macs_pricer, "a"), macs_pricer, num=4)
-    torn = optuna.create_study(study_name="tiny/b", storage=f"sqlite:///{path}", directions=["maximize", "minimize"])
-    torn.add_trial(trials(path, "tiny/a")[0])
-    assert newest_study(path, name="tiny") == "tiny/a"
-    reopen(path, slower, "b")
-    copied = trials(path, "tiny/b")
-    assert [trial.number for trial in copied] == [0, 1, 2, 3]
-    assert copied[0].values[1] == pytest.approx(2 * trials(path, "tiny/a")[0].values[1])
+def test_limits_of_now_count_for_trials_of_before(path: Path, macs_pricer: Pricer) -> None:
+    search(reopen(path, macs_pricer), macs_pricer, num=6)
+    limit = limit_ms(macs_pricer, 0.5)
+    for trial in repriced(in_file(path), pricer=macs_pricer, limits=[limit]):
+        assert trial.constraints == {"latency_ms": pytest.approx(trial.values[1] / limit.value - 1)}
+    limited = replace(SEARCH, limits=(limit,))
+    search(reopen(path, macs_pricer, settings=limited), macs_pricer, num=1)
+    assert [trial.constraints for trial in repriced(in_file(path), pricer=macs_pricer, limits=())] == [{}] * 7
 
 
 def test_what_is_within_the_limits_by_now_may_be_proposed_again(
-    tmp_path: Path, macs_pricer: Pricer, slower: Pricer
+    path: Path, macs_pricer: Pricer, slower: Pricer
 ) -> None:
-    macs_N = analytic_costs(SPACE.op_table(SPACE.genomes([SPACE.largest]), num_classes=NUM_CLASSES)).macs_N
-    largest_ms = 0.01 + 1e-7 * float(macs_N[0])
-    limits = (Limit(name="latency_ms", value=1.5 * largest_ms, unit="ms"),)
-    path, settings = tmp_path / "study.db", replace(SEARCH, limits=limits)
-    study = reopen(path, slower, "a", settings=settings)
+    limits = (limit_ms(macs_pricer, 1.5),)
+    settings = replace(SEARCH, limits=limits)
+    study = reopen(path, slower, settings=settings)
     study.propose_next(SPACE.largest)
     trial, arch = study.ask()
     (price,) = slower.price([arch])
-    study.constrain(trial, price)
     assert limits[0].violation(price.latency_predicted_ms) > 0
+    study.constrain(trial, price)
     study.tell_infeasible(trial, price)
-    left, _ = study.ask()
-    reopen(path, macs_pricer, "b", settings=settings)
-    freed, killed, again = trials(path, "tiny/b")
+    (freed,) = repriced(in_file(path), pricer=macs_pricer, limits=limits)
     assert (freed.state, freed.params) == (TrialState.FAIL, {})
-    # What a killed process left running is closed, and proposed again.
-    assert (killed.state, again.state) == (TrialState.FAIL, TrialState.WAITING)
-    assert left.number == killed.number
-    rows = np.array([trial.values for trial in trials(path, "tiny/a") if trial.state == TrialState.COMPLETE])
-    assert len(rows) == 1
+    (still,) = repriced(in_file(path), pricer=slower, limits=limits)
+    assert (still.state, still.params) == (TrialState.COMPLETE, in_file(path)[0].params)
 
 
-def test_a_trial_that_is_beyond_a_limit_by_now_says_so(tmp_path: Path, macs_pricer: Pricer, slower: Pricer) -> None:
-    limits = (Limit(name="latency_ms", value=0.02, unit="ms"),)
-    path, settings = tmp_path / "study.db", replace(SEARCH, limits=limits)
-    tell(reopen(path, macs_pricer, "a", settings=settings), macs_pricer, num=2)
-    reopen(path, slower, "b", settings=settings)
-    for trial in trials(path, "tiny/b"):
-        assert trial.constraints["latency_ms"] == pytest.approx(trial.values[1] / 0.02 - 1)
+def test_what_a_study_never_heard_of_is_told(path: Path, macs_pricer: Pricer) -> None:
+    """As after the file was lost: the sampler goes on from what the tables have, and not from its first ones."""
+    archs = SPACE.architectures(SPACE.sample_many(8, np.random.default_rng(0)))
+    prices = macs_pricer.price(archs)
+    known = {
+        arch.arch_id: Values(accuracy=0.5 + 0.01 * n, latency_ms=price.latency_predicted_ms, architecture=arch)
+        for n, (arch, price) in enumerate(zip(archs, prices, strict=True))
+    }
+    settings = replace(SEARCH, limits=(limit_ms(macs_pricer, 0.9),))
+    study = reopen(path, macs_pricer, settings=settings)
+    _, told = study.ask()
+    study.recover(known)
+    study.recover(known)
+    trials = [trial for trial in in_file(path) if trial.state == TrialState.COMPLETE]
+    assert len(trials) == len(known)
+    found = {SPACE.architecture(trial.params).arch_id: trial for trial in trials}
+    for arch_id, values in known.items():
+        assert found[arch_id].values == [values.accuracy, values.latency_ms]
+        assert set(found[arch_id].constraints) == {"latency_ms"}
+    proposed = {arch.arch_id for _, arch in [study.ask() for _ in range(4)]}
+    assert not proposed & (set(known) - {told.arch_id})

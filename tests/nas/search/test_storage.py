@@ -1,5 +1,6 @@
 """A study in memory that a SQLite file follows: what another reader of the file sees, and what a kill leaves."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import optuna
@@ -7,18 +8,18 @@ import pytest
 import sqlalchemy
 from optuna.distributions import CategoricalDistribution
 from optuna.samplers import NSGAIISampler, RandomSampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from nas.objectives import ACCURACY, LATENCY
-from nas.search.storage import KeptStorage, open_kept_study, open_storage
+from nas.search.storage import KeptStorage, open_storage
 
 CHOICES = {f"gene{n}": CategoricalDistribution((1, 2, 3)) for n in range(6)}
 
 
 def open_again(path: Path) -> tuple[optuna.Study, KeptStorage]:
-    study, storage = open_kept_study(path, name="search", objectives=(ACCURACY, LATENCY))
-    study.sampler = RandomSampler(seed=0)
-    return study, storage
+    database = open_storage(path)
+    optuna.create_study(study_name="search", storage=database, directions=["maximize", "minimize"], load_if_exists=True)
+    storage = KeptStorage(database, name="search")
+    return optuna.load_study(study_name="search", storage=storage, sampler=RandomSampler(seed=0)), storage
 
 
 def ask(study: optuna.Study) -> optuna.Trial:
@@ -109,6 +110,25 @@ def test_a_study_that_optuna_itself_wrote_goes_on(path: Path) -> None:
     study.set_user_attr("more", 1)
     assert alike(others_see(path), study.get_trials())
     assert optuna.load_study(study_name="search", storage=f"sqlite:///{path}").user_attrs == study.user_attrs
+
+
+def test_a_search_may_see_trials_otherwise_than_the_file_has_them(path: Path) -> None:
+    study, storage = open_again(path)
+    study.tell(ask(study), [0.5, 2.0])
+    left = ask(study)
+    storage.keep(left.number)
+
+    def slower(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        return [
+            create_trial(values=[0.5, 4.0], params=trials[0].params, distributions=trials[0].distributions),
+            trials[1],
+        ]
+
+    storage = KeptStorage(open_storage(path), name="search", as_seen=slower)
+    seen = optuna.load_study(study_name="search", storage=storage)
+    seen.tell(left.number, [0.25, 1.0])
+    assert [trial.values for trial in seen.get_trials()] == [[0.5, 4.0], [0.25, 1.0]]
+    assert [trial.values for trial in others_see(path)] == [[0.5, 2.0], [0.25, 1.0]]
 
 
 def test_an_evolution_finds_its_generations_again(path: Path) -> None:

@@ -63,7 +63,7 @@ class Training:
         }
         return TrainingSearch(
             Proposals(
-                SearchStudy(study, space=self.pricer.space, limits=()),
+                SearchStudy(study, pricer=self.pricer, limits=()),
                 pricer=self.pricer,
                 settings=self.settings,
                 known=known,
