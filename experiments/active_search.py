@@ -106,7 +106,13 @@ class ActiveSearch:
     def _evaluate(self, pool: EvaluationPool, *, wanted: int) -> str:
         run, pricer, known = self._session.run, self._session.pricer, self._known()
         # Opened anew after each part: with the latencies that are predicted now.
-        study = open_study(run.study_path, name=run.info.name, pricer=pricer, settings=self._settings)
+        study = open_study(
+            run.study_path,
+            name=run.info.name,
+            pricer=pricer,
+            settings=self._settings,
+            elsewhere=self._session.pricers_elsewhere,
+        )
         return run_search(
             study,
             pricer=pricer,

@@ -98,7 +98,13 @@ def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_
         ended = active.run(pool=pool)
     else:
         known, wanted = known_evaluations(session), min(settings.evaluations, run.space.size)
-        study = open_study(run.study_path, name=run.info.name, pricer=pricer, settings=settings)
+        study = open_study(
+            run.study_path,
+            name=run.info.name,
+            pricer=pricer,
+            settings=settings,
+            elsewhere=session.pricers_elsewhere,
+        )
         if is_over(len(known), wanted=wanted, used_up=clock.used_up):
             study.recover(known)
             reporter.done("finished before" if len(known) >= wanted else clock.used_up() or "")

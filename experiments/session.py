@@ -30,6 +30,7 @@ from nas.run import LOCK_FILE, Run, create_run, open_run, require_run_place, req
 from nas.training.finished import CHECKPOINTS, finished_checkpoints
 from nas.training.phases import Phase, phases_of
 from nas.training.starting import check_start, start_sha256
+from predictors import PredictorError
 from searchspaces import SearchSpace, SpaceError, get_space
 
 _DATA_FILE = "data.json"
@@ -81,6 +82,19 @@ class Session:
         return Pricer(
             self.run.space, predictor=self.run.predictor(self.device_id), num_classes=self.workload.data.num_classes
         )
+
+    @property
+    def pricers_elsewhere(self) -> list[Pricer]:
+        """Of the run's further devices that are profiled; a predictor of an older version counts as none."""
+        pricers = []
+        for one in self.run.devices():
+            if one != self.device_id:
+                with contextlib.suppress(PredictorError):
+                    predictor = self.run.predictor(one)
+                    pricers.append(
+                        Pricer(self.run.space, predictor=predictor, num_classes=self.workload.data.num_classes)
+                    )
+        return pricers
 
     def forget_prices(self) -> None:
         """Price by the predictor that is stored now; called after one was fitted anew."""

@@ -64,7 +64,11 @@ def search_by_training(
         for arch_id, one in finished.items()
     }
     study = open_study(
-        run.study_path, name=f"{run.info.name}-train-{recipe.epochs}", pricer=session.pricer, settings=settings
+        run.study_path,
+        name=f"{run.info.name}-train-{recipe.epochs}",
+        pricer=session.pricer,
+        settings=settings,
+        elsewhere=session.pricers_elsewhere,
     )
     wanted = min(settings.evaluations, run.space.size)
     if is_over(len(known), wanted=wanted, used_up=used_up):

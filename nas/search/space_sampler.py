@@ -26,7 +26,7 @@ from predictors.prediction import FloatArray
 from searchspaces import SearchSpace
 from searchspaces.genomes import Genomes
 
-_FIRST = 12
+FIRST = 12
 _FEWEST_FITTED = 5
 _DRAWN = 256
 _GOLDEN = (5.0**0.5 - 1.0) / 2.0
@@ -55,7 +55,7 @@ class SpaceSampler(BaseSampler):
         objectives: Sequence[Objective],
         computed: Mapping[str, Compute] | None = None,
         limits: Sequence[Limit] = (),
-        first: int = _FIRST,
+        first: int = FIRST,
         seed: int | None = None,
     ) -> None:
         maximised = [objective.name for objective in objectives if objective.direction == "maximize"]

@@ -178,7 +178,9 @@ def _explained() -> Iterator[None]:
         ) from e
 
 
-def open_study(path: Path, *, name: str, pricer: Pricer, settings: SearchSettings) -> SearchStudy:
+def open_study(
+    path: Path, *, name: str, pricer: Pricer, settings: SearchSettings, elsewhere: Sequence[Pricer] = ()
+) -> SearchStudy:
     """Open or create the study in the SQLite file `path`.
 
     Its trials may be those of another sampler, predictor or limits: what was told is true all the same, and is seen
@@ -189,6 +191,7 @@ def open_study(path: Path, *, name: str, pricer: Pricer, settings: SearchSetting
         name: of the study.
         pricer: of the space that is searched; samplers that can use it compute costs with it.
         settings: sampler, limits and seed.
+        elsewhere: of further devices, for the sampler that searches for all.
 
     Raises:
         RunError: the file is damaged, of another version of optuna, or belongs to another space.
@@ -211,18 +214,28 @@ def open_study(path: Path, *, name: str, pricer: Pricer, settings: SearchSetting
         # RuntimeError: optuna's own, for the tables of another version
         raise RunError(f"the study {path} cannot be opened: {e}", hint=hint) from e
     # The same seed again would propose the same architectures again.
-    study.sampler = make_sampler(settings, pricer=pricer, seed=settings.seed + len(study.get_trials(deepcopy=False)))
+    seed = settings.seed + len(study.get_trials(deepcopy=False))
+    study.sampler = make_sampler(settings, pricer=pricer, elsewhere=elsewhere, seed=seed)
     return SearchStudy(study, pricer=pricer, limits=settings.limits, keep=storage.keep)
 
 
-def make_sampler(settings: SearchSettings, *, pricer: Pricer, seed: int) -> BaseSampler:
-    """The sampler that the settings name, with this seed."""
+def make_sampler(
+    settings: SearchSettings, *, pricer: Pricer, seed: int, elsewhere: Sequence[Pricer] = ()
+) -> BaseSampler:
+    """The sampler that the settings name, with this seed; see `open_study`."""
     population = settings.population
     space, objectives = pricer.space, (ACCURACY, LATENCY)
     costs, limits = pricer.costs, settings.limits
     match settings.sampler:
         case "surrogate":
-            return SurrogateSampler(space, objectives=objectives, computed=costs, limits=limits, seed=seed)
+            return SurrogateSampler(
+                space,
+                objectives=objectives,
+                computed=costs,
+                limits=limits,
+                elsewhere=[one.costs[LATENCY.name] for one in elsewhere],
+                seed=seed,
+            )
         case "mnasnet":
             return MnasNetSampler(
                 space, objectives=objectives, computed=costs, limits=limits, population=population, seed=seed

@@ -8,19 +8,23 @@ as if they had the predicted ones, so that many workers can ask at once.
 Letters: N architectures, G genes, M objectives.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from moocore import is_nondominated
 from scipy.special import ndtr
 
+from nas.errors import RunError
+from nas.objectives import LATENCY, Limit, Objective
+from nas.pricing import Compute
 from nas.search.acquisition import expected_improvement
 from nas.search.candidates import find_candidates
 from nas.search.models import ObjectiveModels, fit_models, without_hopeless
 from nas.search.seen import Genome
-from nas.search.space_sampler import SpaceSampler
+from nas.search.space_sampler import FIRST, SpaceSampler
 from predictors.prediction import FloatArray
+from searchspaces import SearchSpace
 from searchspaces.genomes import Genomes
 
 # Models are fitted again after so many new values; with many workers, after a quarter of what they work on.
@@ -34,9 +38,39 @@ _BEYOND_LIMITS = 1e9
 
 
 class SurrogateSampler(SpaceSampler):
-    """Surrogate-assisted multi-objective sampler for discrete architecture spaces; arguments as of `SpaceSampler`."""
+    """Surrogate-assisted multi-objective sampler for discrete architecture spaces.
 
-    _outlook: "_Outlook | None" = None
+    Args:
+        space, objectives, computed, limits, first, seed: see `SpaceSampler`.
+        elsewhere: the computed latency_ms on further devices. Each device has a front of its own, and every new fit
+            looks at the next one's; accuracy has one model for all.
+
+    Raises:
+        RunError: as `SpaceSampler`, or `elsewhere` without a latency that is computed.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        objectives: Sequence[Objective],
+        computed: Mapping[str, Compute] | None = None,
+        limits: Sequence[Limit] = (),
+        elsewhere: Sequence[Compute] = (),
+        first: int = FIRST,
+        seed: int | None = None,
+    ) -> None:
+        super().__init__(space, objectives=objectives, computed=computed, limits=limits, first=first, seed=seed)
+        names = [objective.name for objective in objectives]
+        if elsewhere and not (LATENCY.name in names and LATENCY.name in self._computed):
+            raise RunError(
+                f"further devices need the objective {LATENCY.name}, computed",
+                hint="say in `computed` how it is computed on the first device",
+            )
+        self._latency = names.index(LATENCY.name) if elsewhere else -1
+        self._devices = [self._computed, *({**self._computed, LATENCY.name: compute} for compute in elsewhere)]
+        self._outlook: _Outlook | None = None
+        self._looks = 0
 
     def _next(self, pending_NG: Genomes) -> Genome:
         if self._knows_little(pending_NG):
@@ -44,18 +78,23 @@ class SurrogateSampler(SpaceSampler):
         new = max(_REFIT_AFTER, int(_REFIT_SHARE * len(pending_NG)))
         if self._outlook is None or len(self._seen.genomes) >= self._outlook.models.num_fitted + new:
             self._outlook = self._look()
-        chosen_G = self._outlook.best(self._cost_NM(), pending_NG, known=self._seen.known, limits=self._limits)
+        cost_NM = self._cost_NM(self._outlook.models.computed)
+        chosen_G = self._outlook.best(cost_NM, pending_NG, known=self._seen.known, limits=self._limits)
         return self._random() if chosen_G is None else chosen_G
 
-    def _cost_NM(self) -> FloatArray:
-        return without_hopeless(self._told_NM(), objectives=self._objectives)
+    def _cost_NM(self, computed: Mapping[str, Compute]) -> FloatArray:
+        """What was told; on a further device with the latencies there."""
+        told_NM = self._told_NM()
+        if computed is not self._computed:
+            told_NM[:, self._latency] = computed[LATENCY.name](np.array(self._seen.genomes, dtype=np.int8))
+        return without_hopeless(told_NM, objectives=self._objectives)
 
     def _look(self) -> "_Outlook":
         """Fit models and look for candidates."""
-        genomes_NG, cost_NM = np.array(self._seen.genomes, dtype=np.int8), self._cost_NM()
-        models = fit_models(
-            genomes_NG, cost_NM, space=self._space, objectives=self._objectives, computed=self._computed
-        )
+        computed = self._devices[self._looks % len(self._devices)]
+        self._looks += 1
+        genomes_NG, cost_NM = np.array(self._seen.genomes, dtype=np.int8), self._cost_NM(computed)
+        models = fit_models(genomes_NG, cost_NM, space=self._space, objectives=self._objectives, computed=computed)
         predictions = _Predictions(models)
         found_NG = find_candidates(
             self._space,

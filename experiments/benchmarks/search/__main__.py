@@ -4,10 +4,10 @@ No sampler sees anything of an architecture that it has not evaluated; ideal, na
 alone. Only unique evaluations count: repetitions are told from a cache.
 
 nb201: the exact fronts of NAS-Bench-201 on six devices, and of accuracy and two devices. Its accuracies come with the
-PyPI package analog-nasbench 0.1.3 (--accuracy). macro: the exact front of NAS-Bench-Macro in accuracy, MACs and
-parameters. ofa: the whole front of OFA-MobileNetV3 by the published accuracy predictor and operator table, against 20
-evolutions under one limit each. supernet: verified fronts of our own supernet (--run), and what measuring while
-searching costs and brings.
+PyPI package analog-nasbench 0.1.3 (--accuracy). devices: one search for all of these devices, latencies computed.
+macro: the exact front of NAS-Bench-Macro in accuracy, MACs and parameters. ofa: the whole front of OFA-MobileNetV3 by
+the published accuracy predictor and operator table, against 20 evolutions under one limit each. supernet: verified
+fronts of our own supernet (--run), and what measuring while searching costs and brings.
 """
 
 import argparse
@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from experiments.benchmarks.harness import BenchmarkReport, benchmark_parser, start
+from experiments.benchmarks.search.devices import add_devices
 from experiments.benchmarks.search.macro import add_macro
 from experiments.benchmarks.search.nb201 import add_nb201
 from experiments.benchmarks.search.ofa import add_ofa
@@ -23,6 +24,7 @@ from experiments.benchmarks.search.supernet import add_supernet
 
 _PARTS: Mapping[str, Callable[[BenchmarkReport, argparse.Namespace], None]] = {
     "nb201": add_nb201,
+    "devices": add_devices,
     "macro": add_macro,
     "ofa": add_ofa,
     "supernet": add_supernet,

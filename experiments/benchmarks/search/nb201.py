@@ -23,7 +23,7 @@ from predictors.prediction import FloatArray
 from searchspaces.nasbench201 import NASBench201Space
 
 _FILE = "help/nasbench201_latency.npz"
-_LEAST_ACCURACY, _CHANCE = 0.80, 0.105
+LEAST_ACCURACY, _CHANCE = 0.80, 0.105
 _WANTED = {60: 0.96, 120: 0.98, 200: 0.99}
 _SHARE, _FEWER = 0.98, 4.0
 _THREE = ("gold_6226", "pixel3")
@@ -31,23 +31,14 @@ _THREE = ("gold_6226", "pixel3")
 
 def add_nb201(report: BenchmarkReport, options: argparse.Namespace) -> None:
     """Every device by itself, then accuracy and two devices at once."""
-    path = report.data_file(_FILE)
-    accuracies = find_accuracies(options.accuracy)
-    if accuracies is None:
-        report.skip("nb201", f"no accuracies of the cells: {WHERE}")
-    if path is None or accuracies is None:
+    cells = read_cells(report, options)
+    if cells is None:
         return
-    table = read_nasbench201(path)
-    assert isinstance(table.space, NASBench201Space)
-    try:
-        accuracy_N = read_accuracies(accuracies, space=table.space, genomes_NG=table.genomes_NG)
-    except DataError as e:
-        report.skip("nb201", f"{e}; {e.hint}")
-        return
+    table, accuracy_N = cells
     _note_agreement(report, table, accuracy_N)
     wanted = options.devices or tuple(table.latency)
     if unknown := sorted(set(wanted) - set(table.latency)):
-        report.skip(f"nb201/{','.join(unknown)}", f"{path} has no such devices, it has {', '.join(table.latency)}")
+        report.skip(f"nb201/{','.join(unknown)}", f"{_FILE} has no such devices, it has {', '.join(table.latency)}")
     devices = [device for device in wanted if device in table.latency][: 1 if options.quick else None]
     found = {device: _compare(report, options, table, accuracy_N, device) for device in devices}
     if found:
@@ -56,6 +47,23 @@ def add_nb201(report: BenchmarkReport, options: argparse.Namespace) -> None:
     if set(_THREE) <= set(devices):
         joint = "+".join(_THREE)
         draw_curves(options.out, "nb201-three", {joint: _compare(report, options, table, accuracy_N, *_THREE)})
+
+
+def read_cells(report: BenchmarkReport, options: argparse.Namespace) -> tuple[LatencyTable, FloatArray] | None:
+    """Latencies and accuracies of all cells; None, and a note in the report, if a file is missing."""
+    path = report.data_file(_FILE)
+    accuracies = find_accuracies(options.accuracy)
+    if accuracies is None:
+        report.skip("nb201", f"no accuracies of the cells: {WHERE}")
+    if path is None or accuracies is None:
+        return None
+    table = read_nasbench201(path)
+    assert isinstance(table.space, NASBench201Space)
+    try:
+        return table, read_accuracies(accuracies, space=table.space, genomes_NG=table.genomes_NG)
+    except DataError as e:
+        report.skip("nb201", f"{e}; {e.hint}")
+        return None
 
 
 def _compare(
@@ -71,7 +79,7 @@ def _compare(
         objectives=(ACCURACY, *latencies),
         values_NM=np.column_stack([accuracy_N, *(table.latency[device] for device in devices)]),
     )
-    case, counts_N = f"nb201/{'+'.join(devices)}", accuracy_N >= _LEAST_ACCURACY
+    case, counts_N = f"nb201/{'+'.join(devices)}", accuracy_N >= LEAST_ACCURACY
     front = ExactFront(problem.cost_NM, counts_N=counts_N)
     if options.ceiling and len(devices) == 1:
         rows = informed_search(problem, budget=max(_WANTED), counts_N=counts_N, seed=0)

@@ -63,7 +63,7 @@ def run_search(
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         chosen = _sampler(problem, sampler, seed=seed, computed=computed)
     directions = [objective.direction for objective in problem.objectives]
-    return _search(problem, optuna.create_study(sampler=chosen, directions=directions), seed=seed, budget=budget)
+    return search_with(problem, optuna.create_study(sampler=chosen, directions=directions), seed=seed, budget=budget)
 
 
 def _sampler(problem: Problem, sampler: str, *, seed: int, computed: Mapping[str, Compute] | None) -> BaseSampler:
@@ -81,7 +81,8 @@ def _sampler(problem: Problem, sampler: str, *, seed: int, computed: Mapping[str
             return _OPTUNA[sampler](seed)
 
 
-def _search(problem: Problem, study: optuna.Study, *, seed: int, budget: int) -> list[int]:
+def search_with(problem: Problem, study: optuna.Study, *, seed: int, budget: int) -> list[int]:
+    """The same with a study that has its sampler."""
     space = problem.space
     row_of = {genome_G.tobytes(): n for n, genome_G in enumerate(problem.genomes_NG)}
     unseen = np.random.default_rng((seed, 31)).permutation(len(problem.genomes_NG)).tolist()

@@ -221,6 +221,24 @@ def test_figures_targets_and_pictures_and_a_second_call_searches_nothing(
     assert json.loads(out.read_text())["figures"] == figures
 
 
+def test_one_search_for_all_devices_stands_beside_one_for_each(
+    data: Path, published: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("experiments.benchmarks.search.devices._BUDGET", 32)
+    monkeypatch.setattr("experiments.benchmarks.search.devices._AT", (16, 32))
+    accuracy, out = tmp_path / "data.anb", tmp_path / "out.json"
+    accuracy.write_bytes(published)
+    arguments = ["--data", str(data), "--accuracy", str(accuracy), "--out", str(out), "--parts", "devices"]
+    assert main([*arguments, "--seeds", "1"]) == 0
+    figures = json.loads(out.read_text())["figures"]
+    for way in ("all-at-once", "gold_6226-alone", "one-each"):
+        by_device = [figures[f"devices/{way}/{name}/hypervolume_at_32"] for name in ("gold_6226", "pixel3")]
+        assert figures[f"devices/{way}/worst_device/hypervolume_at_32"] == min(by_device)
+        assert 0.0 < min(by_device) <= max(by_device) <= 1.0
+    assert main([*arguments, "--seeds", "1", "--devices", "pixel3"]) == 0
+    assert "two devices" in json.loads(out.read_text())["environment"]["skipped"]["devices"]
+
+
 def test_without_accuracies_the_part_says_where_they_come_from(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     assert main(["--data", str(data), "--parts", "nb201", "--strict", "--out", str(out)]) == 1

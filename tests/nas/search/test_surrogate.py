@@ -144,6 +144,30 @@ def test_models_are_fitted_again_the_later_the_more_is_waited_for(
     assert len(fitted) == fits
 
 
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_search_for_two_devices_finds_more_of_the_other_ones_front(seed: int) -> None:
+    here = latency_of(MACRO)
+
+    def there(genomes_NG: Genomes) -> FloatArray:
+        """A device that waits for weights."""
+        return 0.1 + 1e-6 * analytic_costs(MACRO.op_table(genomes_NG)).params_N.astype(np.float64)
+
+    def found(*elsewhere: Compute) -> float:
+        sampler = SurrogateSampler(
+            MACRO, objectives=OBJECTIVES, computed={"latency_ms": here}, elsewhere=elsewhere, seed=seed
+        )
+        archs = search(make_study(sampler), MACRO, num=36, values=values_of(MACRO))
+        costs_NM = np.column_stack([[-values_of(MACRO)(arch)[0] for arch in archs], there(MACRO.genomes(archs))])
+        return float(moocore.hypervolume(costs_NM, ref=[-0.5, 3.2]))
+
+    assert found(there) > found() + 0.01
+
+
+def test_further_devices_need_a_latency_that_is_computed() -> None:
+    with pytest.raises(RunError, match="latency_ms, computed"):
+        SurrogateSampler(MACRO, objectives=OBJECTIVES, elsewhere=[latency_of(MACRO)])
+
+
 def test_limits_on_what_is_computed_always_hold() -> None:
     costs = {"latency_ms": latency_of(MACRO), **count_costs(MACRO, num_classes=10)}
     drawn_NG = MACRO.sample_many(1000, np.random.default_rng(0))
