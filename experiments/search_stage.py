@@ -33,6 +33,8 @@ def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_
     require_trained(session)
     clock = SearchClock(session)
     text = f"{recipe.sampler}, {recipe.evaluations} architectures of {run.space.size:,}"
+    if recipe.sampler == "surrogate" and (further := len(session.pricers_elsewhere)):
+        text += f", for {1 + further} devices"
     if recipe.candidates == "train":
         text += f", each fine-tuned for {recipe.epochs} epochs"
     reporter.stage("search", text=text)
