@@ -100,6 +100,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         # `python` is the one that has our dependencies, and the code is what is shipped.
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "ARCHSMITH_LOCK_DIRECTORY": str(home / "locks"),
+        # Workers are started when there is work for them.
+        "RAY_prestart_worker_first_driver": "0",
     }
     port, dashboard = free_port(), free_port()
     place = Path("/tmp") / f"nas-head-{os.getpid()}"
