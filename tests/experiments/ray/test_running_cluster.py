@@ -102,6 +102,8 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         "ARCHSMITH_LOCK_DIRECTORY": str(home / "locks"),
         # Workers are started when there is work for them.
         "RAY_prestart_worker_first_driver": "0",
+        # Ended, a node would wait half a minute for work to move to the others.
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
     }
     port, dashboard = free_port(), free_port()
     place = Path("/tmp") / f"nas-head-{os.getpid()}"
