@@ -48,7 +48,12 @@ def serve_ui(run_dir: Path, *, port: int, say: Callable[[str], None]) -> None:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
+        # Its processes for jobs evaluate traces of language models; a run's page needs none of them.
+        env={
+            **os.environ,
+            "MLFLOW_DISABLE_TELEMETRY": "true",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        },
         start_new_session=True,
     )
     try:

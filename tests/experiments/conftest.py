@@ -1,4 +1,4 @@
-"""A finished small run of the quickstart, made once through the command line as a user makes it."""
+"""The command line as a user calls it, in a process of its own or without one."""
 
 import os
 import subprocess
@@ -45,15 +45,6 @@ def run_nas(*args: str | Path, cwd: Path = ROOT, timeout: float = 800) -> Result
         process.communicate()
         raise
     return Result(code=process.returncode, out=out, err=err)
-
-
-@pytest.fixture(scope="session")
-def quick_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
-    """Directory and output of `nas run quickstart.yaml --quick`."""
-    run_dir = tmp_path_factory.mktemp("runs") / "quickstart"
-    result = run_nas("run", QUICKSTART, "--quick", "--run-dir", run_dir)
-    assert result.code == 0, result.err
-    return run_dir, result
 
 
 @pytest.fixture(name="nas")

@@ -2,22 +2,19 @@
 
 import csv
 import io
+import itertools
 import json
 import math
-import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import optuna
-import psutil
 import pytest
 
 from experiments.pipeline import run_stages
@@ -27,14 +24,14 @@ from hardware.device import Device
 from hardware.errors import UnreachableError
 from nas import open_run
 from nas.profile import PROFILE_HELD_OUT, profiled_subnets, usable_subnets
-from nas.run import Run
 from nas.tracking import MemoryTracker, RunView
-from nas.training.finished import finished_checkpoints
-from tests.experiments.conftest import QUICKSTART, ROOT, InProcess, Result, nas_process, run_nas
+from tests.experiments.broken_off_run import BrokenOffRun, make_broken_off_run
+from tests.experiments.conftest import QUICKSTART, ROOT, InProcess, Result, nas_process
 from tests.fakes.devices import DeadHost
 from tests.fakes.reporters import Heard
 
-pytestmark = pytest.mark.slow
+# The first test waits for the run that all look at.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 QuickRun = tuple[Path, Result]
 
@@ -51,6 +48,54 @@ POINT_KEYS = {
     "macs",
     "params",
 }
+
+
+@pytest.fixture(scope="module")
+def broken_off(tmp_path_factory: pytest.TempPathFactory) -> BrokenOffRun:
+    return make_broken_off_run(tmp_path_factory.mktemp("runs") / "quickstart")
+
+
+@pytest.fixture
+def quick_run(broken_off: BrokenOffRun) -> QuickRun:
+    """Directory and output of `nas run quickstart.yaml --quick`, the last time, when it finished."""
+    assert broken_off.finished.code == 0, broken_off.finished.err
+    return broken_off.run_dir, broken_off.finished
+
+
+# --- killed and interrupted drivers: the same command again finishes what is missing, nothing is lost or done twice
+
+
+@pytest.mark.faults
+def test_one_process_works_on_a_run_and_ends_with_130_when_the_user_interrupts_it(broken_off: BrokenOffRun) -> None:
+    assert broken_off.refused.code == 2
+    assert "another process is working on run" in broken_off.refused.err
+    assert broken_off.interrupted.code == 130, broken_off.interrupted.err
+    assert "interrupted" in broken_off.interrupted.err
+    assert broken_off.kept_checkpoint
+
+
+@pytest.mark.faults
+def test_killed_in_every_stage_the_same_command_finishes_the_run(broken_off: BrokenOffRun) -> None:
+    for table, after_kill in broken_off.candidates.items():
+        assert len(after_kill) == 5
+        for (_, before), (stage, now) in itertools.pairwise(after_kill.items()):
+            assert before <= now, f"{table} lost rows when killed in {stage}"
+    assert broken_off.finished.code == 0, broken_off.finished.err
+
+    run = open_run(broken_off.run_dir)
+    rows = run.evaluations()
+    assert rows["candidate_id"].is_unique
+    for table, after_kill in broken_off.candidates.items():
+        assert after_kill["exporting"] <= set(getattr(run, table)()["candidate_id"])
+    assert (rows["weights_kind"] == "inherited").sum() == 24
+    assert (rows["weights_kind"] == "fine-tuned").sum() == 4
+    assert run.verifications()["candidate_id"].is_unique
+    study = optuna.load_study(study_name=run.info.name, storage=f"sqlite:///{run.study_path}")
+    assert not study.get_trials(states=(optuna.trial.TrialState.RUNNING,))
+    assert len(list((broken_off.run_dir / "export").glob("*/manifest.json"))) == 1
+
+
+# --- what a finished run holds and what commands do with it
 
 
 def test_run_ends_with_front_directory_model_and_page(quick_run: QuickRun) -> None:
@@ -93,12 +138,12 @@ def test_front_is_csv_and_html(quick_run: QuickRun, nas: InProcess) -> None:
     assert points[0]["arch_id"] in page
 
 
-def test_second_call_does_nothing_again(quick_run: QuickRun) -> None:
+def test_second_call_does_nothing_again(quick_run: QuickRun, nas: InProcess) -> None:
     run_dir, first = quick_run
     before = {
         table: len(getattr(open_run(run_dir), table)()) for table in ("evaluations", "measurements", "verifications")
     }
-    result = run_nas("run", QUICKSTART, "--quick", "--run-dir", run_dir)
+    result = nas("run", QUICKSTART, "--quick", "--run-dir", run_dir)
     assert result.code == 0, result.err
     after = {table: len(getattr(open_run(run_dir), table)()) for table in before}
     assert after == before
@@ -134,13 +179,11 @@ def test_every_architecture_was_evaluated_once_and_no_trial_is_left(quick_run: Q
     assert not study.get_trials(states=(optuna.trial.TrialState.RUNNING,))
 
 
-def test_refined_candidates_show_their_gain(quick_run: QuickRun) -> None:
-    run_dir, result = quick_run
-    rows = open_run(run_dir).evaluations()
+def test_refined_candidates_were_evaluated_before(quick_run: QuickRun) -> None:
+    rows = open_run(quick_run[0]).evaluations()
     tuned = rows[rows["weights_kind"] == "fine-tuned"]
     assert len(tuned) >= 4
     assert set(tuned["arch_id"]) <= set(rows[rows["weights_kind"] == "inherited"]["arch_id"])
-    assert "gain over inherited weights" in result.err
 
 
 def test_predictor_reports_its_held_out_error(quick_run: QuickRun, nas: InProcess) -> None:
@@ -264,7 +307,11 @@ def test_a_corrupt_checkpoint_is_named_and_the_rest_stays(quick_run: QuickRun, t
     assert len(open_run(copy).evaluations()) == len(open_run(run_dir).evaluations())
 
 
-def test_lost_fine_tuned_weights_come_back_from_their_checkpoint(quick_run: QuickRun, tmp_path: Path) -> None:
+def test_lost_fine_tuned_weights_come_back_from_their_checkpoint_and_the_gain_is_shown(
+    quick_run: QuickRun, tmp_path: Path, nas: InProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # of the workers, wherever pytest was started
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     run_dir, _ = quick_run
     copy = tmp_path / "copy"
     shutil.copytree(run_dir, copy)
@@ -272,7 +319,9 @@ def test_lost_fine_tuned_weights_come_back_from_their_checkpoint(quick_run: Quic
     candidate = str(rows[rows["weights_kind"] == "fine-tuned"]["candidate_id"].iloc[0])
     weights = (copy / "candidates" / candidate / "weights.safetensors").read_bytes()
     shutil.rmtree(copy / "candidates" / candidate)
-    assert run_nas("refine", copy).code == 0
+    result = nas("refine", copy)
+    assert result.code == 0, result.err
+    assert "gain over inherited weights" in result.err
     assert (copy / "candidates" / candidate / "weights.safetensors").read_bytes() == weights
     assert len(open_run(copy).evaluations()) == len(rows)
 
@@ -318,108 +367,3 @@ def test_readme_names_commands_that_exist(nas: InProcess) -> None:
     assert named
     for command in named:
         assert command in help_text, command
-
-
-# --- killed and interrupted drivers: the same command again finishes what is missing, nothing is lost or done twice
-
-
-SLEEP = 0.1
-
-
-def checkpoints(run: Run) -> list[Path]:
-    return finished_checkpoints(run.train_dir / "checkpoints")
-
-
-def trained(run: Run) -> bool:
-    return bool(checkpoints(run))
-
-
-def profiling(run: Run) -> bool:
-    return (run.path / "candidates").exists()
-
-
-def searching(run: Run) -> bool:
-    return len(run.evaluations_table) > 0
-
-
-def refining(run: Run) -> bool:
-    return any((run.path / "refine").glob("*/epoch-*"))
-
-
-def verifying(run: Run) -> bool:
-    rows = run.evaluations()
-    return bool((rows["weights_kind"] == "fine-tuned").sum() == 4)
-
-
-def exporting(run: Run) -> bool:
-    return len(run.verifications_table) > 0
-
-
-@pytest.mark.faults
-@pytest.mark.timeout(1800)
-def test_killed_in_every_stage_the_same_command_finishes_the_run(tmp_path: Path) -> None:
-    run_dir = tmp_path / "run"
-    command: list[str | Path] = ["run", QUICKSTART, "--quick", "--run-dir", run_dir]
-    seen: dict[str, set[str]] = {"evaluations": set(), "verifications": set()}
-    for stage in (profiling, searching, refining, verifying, exporting):
-        kill_when(stage, run_dir, command)
-        for table, before in seen.items():
-            now = set(getattr(open_run(run_dir), table)()["candidate_id"])
-            assert before <= now, f"{table} lost rows when killed in {stage.__name__}"
-            seen[table] = now
-    result = run_nas(*command)
-    assert result.code == 0, result.err
-    assert "Verified Pareto front" in result.out
-
-    run = open_run(run_dir)
-    rows = run.evaluations()
-    assert rows["candidate_id"].is_unique
-    assert (rows["weights_kind"] == "inherited").sum() == 24
-    assert (rows["weights_kind"] == "fine-tuned").sum() == 4
-    assert run.verifications()["candidate_id"].is_unique
-    study = optuna.load_study(study_name=run.info.name, storage=f"sqlite:///{run.study_path}")
-    assert not study.get_trials(states=(optuna.trial.TrialState.RUNNING,))
-    assert len(list((run_dir / "export").glob("*/manifest.json"))) == 1
-
-
-def wait_until(reached: Callable[[Run], bool], run_dir: Path, process: "subprocess.Popen[str]") -> None:
-    deadline = time.monotonic() + 400
-    while not ((run_dir / "run.json").exists() and reached(open_run(run_dir))):
-        assert process.poll() is None, f"ended before {reached.__name__}: {process.communicate()[1]}"
-        assert time.monotonic() < deadline, f"{reached.__name__} was not reached"
-        time.sleep(SLEEP)
-
-
-def kill_when(reached: Callable[[Run], bool], run_dir: Path, command: list[str | Path]) -> None:
-    """Start the command, SIGKILL it as soon as `reached` holds, and wait until its children are gone too."""
-    process = nas_process(*command)
-    children: list[psutil.Process] = []
-    try:
-        wait_until(reached, run_dir, process)
-        children = psutil.Process(process.pid).children(recursive=True)
-    finally:
-        os.kill(process.pid, signal.SIGKILL)
-        process.communicate()
-    _, alive = psutil.wait_procs(children, timeout=60)
-    assert not alive, f"left behind: {[child.cmdline()[:3] for child in alive]}"
-
-
-@pytest.mark.faults
-def test_one_process_works_on_a_run_and_ends_with_130_when_the_user_interrupts_it(tmp_path: Path) -> None:
-    run_dir = tmp_path / "run"
-    command = ("run", QUICKSTART, "--quick", "--run-dir", run_dir, "--set", "train.epochs=500")
-    process = nas_process(*command)
-    wait_until(trained, run_dir, process)
-    second = run_nas(*command)
-    assert second.code == 2
-    assert "another process is working on run" in second.err
-    process.send_signal(signal.SIGINT)
-    try:
-        _, err = process.communicate(timeout=200)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
-        raise
-    assert process.returncode == 130, err
-    assert "interrupted" in err
-    assert trained(open_run(run_dir))

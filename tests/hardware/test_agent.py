@@ -111,10 +111,10 @@ def test_waiting_for_the_unit_is_no_hanging(bench: Bench) -> None:
     holder.start()
     holding.wait()
     # Longer than the patience between two messages, which starts again with each of them.
-    timer = threading.Timer(12.0, done.set)
+    timer = threading.Timer(8.0, done.set)
     timer.start()
     try:
-        found = bench.host(call_s=10.0).measure(bench.job(timeout_s=600))
+        found = bench.host(call_s=6.0).measure(bench.job(timeout_s=600))
     finally:
         done.set()
         holder.join()
@@ -215,7 +215,7 @@ def test_an_agent_ends_with_its_lease_when_its_input_is_closed(bench: Bench, fau
 @pytest.mark.faults
 @pytest.mark.parametrize("fault", ["hangs", "hangs-in-c"])
 def test_an_agent_that_nobody_ends_ends_itself(bench: Bench, fault: str) -> None:
-    with start_measuring(bench, fault=fault, patience_s=10) as agent:
+    with start_measuring(bench, fault=fault, patience_s=5) as agent:
         assert agent.wait() == -signal.SIGALRM
     require_free(bench)
 

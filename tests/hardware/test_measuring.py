@@ -294,7 +294,7 @@ def test_a_record_says_what_else_the_host_did(device: Device, artifacts: dict[st
     burner = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         # Long enough for the system's clock ticks of 10 ms.
-        protocol = dataclasses.replace(FAST, max_rounds=400, interval_width=1e-6)
+        protocol = dataclasses.replace(FAST, max_rounds=150, interval_width=1e-6)
         found = measure(device, artifacts["wide"], protocol=protocol, lock_directory=locks)
     finally:
         burner.kill()

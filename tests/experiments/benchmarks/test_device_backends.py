@@ -54,7 +54,8 @@ def test_every_device_has_its_figures_and_a_broken_one_its_reason(
     assert "cannot load" in content["environment"]["skipped"]["torch-cpu"]
 
 
-def test_without_a_run_a_supernet_is_trained_a_little(tmp_path: Path) -> None:
+def test_without_a_run_a_supernet_is_trained_a_little(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_backends, "_TRAIN_IMAGES", 256)
     out = tmp_path / "devices.json"
     assert main(["--quick", "--recipe", str(QUICKSTART), "--devices", "torch-cpu", "--out", str(out)]) == 0
     content = json.loads(out.read_text())

@@ -39,12 +39,11 @@ def locks(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def nodes(locks: Path) -> Iterator[Cluster]:
-    """Three nodes on this machine, one of them a device host. Ray's own embedded instance must not be running."""
+    """Two nodes on this machine, one of them a device host. Ray's own embedded instance must not be running."""
     if ray.is_initialized():
         pytest.skip("this process has an embedded Ray instance already")
     with temporary_environment({"PYTHONPATH": str(ROOT), "ARCHSMITH_LOCK_DIRECTORY": str(locks)}):
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-        cluster.add_node(num_cpus=1)
         cluster.add_node(num_cpus=1, resources={"device:far": 1})
         ray.init(address=cluster.address, log_to_driver=False)
         try:

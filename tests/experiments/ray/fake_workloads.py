@@ -16,7 +16,7 @@ from torch import nn
 from experiments.ray.guard import MARK
 from experiments.ray.loading import Weights
 from hardware.device import DeviceSpec
-from hardware.files import JSON, write_json
+from hardware.files import JSON, write_json, write_text
 from nas.accuracy import Accuracy
 from nas.errors import CheckpointError, TrainingError
 from nas.search.pool import Judge, SubnetScore
@@ -58,7 +58,8 @@ class FakeWorkload:
         self.num_judged = 0
 
     def train(self, context: TrainContext) -> None:
-        getattr(self, "train_" + self.behaviour["train"])(context)
+        for part in self.behaviour["train"].split():
+            getattr(self, "train_" + part)(context)
 
     def train_averages(self, context: TrainContext) -> None:
         everywhere, on_one, nowhere = (nn.Parameter(torch.zeros(2, 2)) for _ in range(3))
@@ -112,10 +113,10 @@ class FakeWorkload:
             context.barrier()
 
     def train_for_ever(self, context: TrainContext) -> None:
-        self.work_for_ever()
+        self.work_for_ever("train")
 
-    def work_for_ever(self) -> None:
-        (self.run_dir / "mark").write_text(os.environ[MARK])
+    def work_for_ever(self, stage: str) -> None:
+        write_text(self.run_dir / f"mark-{stage}", os.environ[MARK])
         time.sleep(600)
 
     def judge(self, weights: Weights | None = None) -> Judge:
@@ -134,7 +135,7 @@ class FakeWorkload:
     ) -> tuple[SubnetScore, ...]:
         self.num_judged += 1
         if self.behaviour.get("judge") == "for ever":
-            self.work_for_ever()
+            self.work_for_ever("search")
         busy = self.run_dir / f"busy-{os.getpid()}"
         busy.touch()
         time.sleep(self.behaviour.get("seconds", 0.0))
@@ -177,7 +178,7 @@ class FakeWorkload:
     ) -> None:
         arch = Architecture.from_json(arch_json)
         if self.behaviour.get("refine") == "for ever":
-            self.work_for_ever()
+            self.work_for_ever("refine")
         directory.mkdir(parents=True, exist_ok=True)
         match self.behaviour.get(arch.arch_id, directory.name):
             case "nan":

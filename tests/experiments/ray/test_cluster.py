@@ -136,9 +136,9 @@ def test_an_instance_that_does_not_come_up_in_time_is_given_up(tmp_path: Path) -
     idle.write_text("#!/bin/sh\nexec sleep 600\n")
     idle.chmod(0o755)
     script = f"import ray._private.services as services\nservices.GCS_SERVER_EXECUTABLE = {str(idle)!r}\n" + ATTEMPTS
-    done = run_script(
-        script, json.dumps([{"timeout_s": 1}]), cwd=tmp_path, RAY_NUM_REDIS_GET_RETRIES="3", TMPDIR=str(tmp_path)
-    )
+    # Ray would wait half a minute for the port of a head that is gone.
+    waits = {"RAY_NUM_REDIS_GET_RETRIES": "3", "RAY_gcs_server_port_wait_time_s": "3"}
+    done = run_script(script, json.dumps([{"timeout_s": 1}]), cwd=tmp_path, TMPDIR=str(tmp_path), **waits)
     assert done.returncode == 0, done.stderr
     [[message, hint]] = json.loads(done.stdout)
     assert message == "the embedded Ray instance did not start: it was not up within 1 s"

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -19,7 +20,7 @@ from experiments.ray.cluster import connect
 from searchspaces import get_space
 from tests.experiments.ray.fake_workloads import LOADER
 
-run_dir, stage = Path(sys.argv[1]), sys.argv[2]
+run_dir = Path(sys.argv[1])
 arch = get_space("mbconv-small").sample(np.random.default_rng(0))
 places = {"loader": LOADER, "lock_directory": run_dir / "locks"}
 
@@ -43,36 +44,50 @@ def refine():
         storage=run_dir / "ray", on_result=lambda directory, metrics: None, **places,
     )
 
-try:
-    with connect(num_cpus=1):
-        {"train": train, "search": search, "refine": refine}[stage]()
-except KeyboardInterrupt:
-    sys.exit(130)
+# One process for all stages: starting it costs more than what it does.
+for stage in sys.argv[2:]:
+    try:
+        with connect(num_cpus=1):
+            {"train": train, "search": search, "refine": refine}[stage]()
+    except KeyboardInterrupt:
+        (run_dir / f"interrupted-{stage}").touch()
+    else:
+        sys.exit(f"{stage} ended by itself")
+sys.exit(130)
 """
+
+STAGES = ("train", "search", "refine")
 
 
 @pytest.mark.slow
 @pytest.mark.faults
-@pytest.mark.parametrize("stage", ["train", "search", "refine"])
-def test_ctrl_c_ends_a_stage_and_the_embedded_instance(stage: str, make_run: MakeRun) -> None:
+def test_ctrl_c_ends_a_stage_and_the_embedded_instance(make_run: MakeRun) -> None:
     run_dir = make_run(train="for_ever", judge="for ever", refine="for ever")
     process = subprocess.Popen(
-        [sys.executable, "-c", WORKING, str(run_dir), stage],
+        [sys.executable, "-c", WORKING, str(run_dir), *STAGES],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
-    mark = run_dir / "mark"
-    while not mark.exists() or not mark.read_text():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.1)
-    assert marked_processes(mark.read_text()) != []
-    # To the whole group, as a terminal does.
-    os.killpg(process.pid, signal.SIGINT)
+
+    def wait_for(path: Path) -> None:
+        while not path.exists():
+            # The last stage's end is that of the process.
+            assert process.poll() in (None, 130), process.communicate()
+            time.sleep(0.1)
+
+    for stage in STAGES:
+        working = run_dir / f"mark-{stage}"
+        wait_for(working)
+        mark = working.read_text()
+        assert marked_processes(mark) != []
+        # To the whole group, as a terminal does.
+        os.killpg(process.pid, signal.SIGINT)
+        wait_for(run_dir / f"interrupted-{stage}")
+        assert marked_processes(mark) == []
     output, errors = process.communicate()
     assert process.returncode == 130, errors
     assert output == ""
     assert "Traceback" not in errors
-    assert marked_processes(mark.read_text()) == []

@@ -30,33 +30,11 @@ def train(run_dir: Path, *, num_workers: int = 2, threads: int = 1) -> None:
     )
 
 
-def test_two_workers_get_equal_means_of_their_gradients(make_run: MakeRun) -> None:
-    run_dir = make_run(train="averages")
-    train(run_dir, threads=2)
-    ranks = [json.loads((run_dir / f"rank-{rank}.json").read_text()) for rank in range(2)]
-    assert ranks[0] == ranks[1]
-    assert ranks[0]["world_size"] == 2
-    assert ranks[0]["everywhere"] == [[1.5, 1.5], [1.5, 1.5]]
-    assert ranks[0]["on_one"] == [[2.5, 2.5], [2.5, 2.5]]
-    assert ranks[0]["nowhere"] is None
-    assert ranks[0]["mean"] == 0.5
-    assert ranks[0]["nan"] == "nan"
-    assert ranks[0]["threads"] == 2
-    assert ranks[0]["environment"] == "2"
-
-
-def test_a_single_worker_keeps_its_gradients(make_run: MakeRun) -> None:
-    run_dir = make_run(train="averages")
-    train(run_dir, num_workers=1)
-    found = json.loads((run_dir / "rank-0.json").read_text())
-    assert found["everywhere"] == [[1.0, 1.0], [1.0, 1.0]]
-    assert found["on_one"] is None
-    assert found["mean"] == 0.0
-    assert found["threads"] == 1
-
-
-def test_a_measurer_gets_its_turn_while_two_workers_train(make_run: MakeRun, lock_directory: Path) -> None:
-    run_dir = make_run(train="epochs", epochs=12)
+@pytest.mark.faults
+def test_two_workers_go_on_after_one_died_and_share_their_gradients_and_the_host(
+    make_run: MakeRun, lock_directory: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = make_run(train="dies_once averages epochs", epochs=12)
     lock = UnitLock(unit_of_this_host(), directory=lock_directory)
     done = threading.Event()
     seen: list[tuple[int, list[str]]] = []
@@ -72,12 +50,45 @@ def test_a_measurer_gets_its_turn_while_two_workers_train(make_run: MakeRun, loc
     measurer = threading.Thread(target=measure)
     measurer.start()
     try:
-        train(run_dir)
+        train(run_dir, threads=2)
     finally:
         done.set()
         measurer.join()
+    assert capfd.readouterr().out == ""
+    require_went_on(run_dir, num_workers=2)
+    # The measurer got its turns, none of them while a worker computed.
     assert len(seen) > 12
     assert [busy for _, busy in seen if busy] == []
+    ranks = [json.loads((run_dir / f"rank-{rank}.json").read_text()) for rank in range(2)]
+    assert ranks[0] == ranks[1]
+    assert ranks[0]["world_size"] == 2
+    assert ranks[0]["everywhere"] == [[1.5, 1.5], [1.5, 1.5]]
+    assert ranks[0]["on_one"] == [[2.5, 2.5], [2.5, 2.5]]
+    assert ranks[0]["nowhere"] is None
+    assert ranks[0]["mean"] == 0.5
+    assert ranks[0]["nan"] == "nan"
+    assert ranks[0]["threads"] == 2
+    assert ranks[0]["environment"] == "2"
+
+
+@pytest.mark.faults
+def test_a_single_worker_goes_on_after_it_died_and_keeps_its_gradients(
+    make_run: MakeRun, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run_dir = make_run(train="dies_once averages")
+    train(run_dir, num_workers=1)
+    assert capfd.readouterr().out == ""
+    require_went_on(run_dir, num_workers=1)
+    found = json.loads((run_dir / "rank-0.json").read_text())
+    assert found["everywhere"] == [[1.0, 1.0], [1.0, 1.0]]
+    assert found["on_one"] is None
+    assert found["mean"] == 0.0
+    assert found["threads"] == 1
+
+
+def require_went_on(run_dir: Path, *, num_workers: int) -> None:
+    assert (run_dir / "died").exists()
+    assert len(list(run_dir.glob("finished-*.json"))) == num_workers
 
 
 def test_an_error_of_ours_reaches_the_caller_as_it_was_raised(make_run: MakeRun) -> None:
@@ -95,18 +106,6 @@ def test_a_bug_in_a_worker_is_told_in_one_line_and_not_tried_again(make_run: Mak
         train(run_dir)
     assert "run the same command again" in caught.value.hint
     assert len(list(run_dir.glob("began-0-*"))) == 1
-
-
-@pytest.mark.faults
-@pytest.mark.parametrize("num_workers", [1, 2])
-def test_training_goes_on_after_a_worker_was_killed(
-    make_run: MakeRun, capfd: pytest.CaptureFixture[str], num_workers: int
-) -> None:
-    run_dir = make_run(train="dies_once")
-    train(run_dir, num_workers=num_workers)
-    assert capfd.readouterr().out == ""
-    assert (run_dir / "died").exists()
-    assert len(list(run_dir.glob("finished-*.json"))) == num_workers
 
 
 def test_more_workers_than_the_cluster_has_room_for_are_refused(make_run: MakeRun, cluster: Cluster) -> None:
