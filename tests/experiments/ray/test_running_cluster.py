@@ -1,4 +1,4 @@
-"""A running cluster of two nodes that asks for a token: drivers connect, runs are sent there as jobs."""
+"""A running cluster of three nodes that asks for a token: drivers connect, runs are sent there as jobs."""
 
 import json
 import os
@@ -119,13 +119,14 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
         while not get(f"{url}/api/version"):
             assert time.monotonic() < deadline_s, "the head did not come up"
             time.sleep(0.2)
-        start_node(
-            stack,
-            *(f"--address=127.0.0.1:{port}", "--num-cpus=1", '--resources={"device:far": 1}'),
-            place=place.with_name(f"{place.name}-far"),
-            environment=environment,
-        )
-        while get(f"{url}/nodes?view=summary").count('"state": "ALIVE"') < 2:
+        for number, resources in enumerate(('{"gpuless": 1}', '{"device:far": 1}')):
+            start_node(
+                stack,
+                *(f"--address=127.0.0.1:{port}", "--num-cpus=1", f"--resources={resources}"),
+                place=place.with_name(f"{place.name}-{number}"),
+                environment=environment,
+            )
+        while get(f"{url}/nodes?view=summary").count('"state": "ALIVE"') < 3:
             assert time.monotonic() < deadline_s, get(f"{url}/nodes?view=summary")[:2000]
             time.sleep(0.2)
         yield Head(address=f"127.0.0.1:{port}", url=url, token=token)
@@ -136,7 +137,7 @@ def test_workers_of_a_running_cluster_get_our_packages_from_the_driver(head: Hea
     done = run_script(PACKAGES, head.address, cwd=tmp_path, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(head.token))
     assert done.returncode == 0, done.stderr
     _, num_nodes, cpus, module = json.loads(done.stdout)
-    assert (num_nodes, cpus) == (2, 2)
+    assert (num_nodes, cpus) == (3, 3)
     assert not Path(module).is_relative_to(ROOT)
     # With another token, and without any.
     other = tmp_path / "other"
@@ -168,7 +169,7 @@ def test_a_run_is_sent_followed_stopped_and_resumed_as_a_job(head: Head, tmp_pat
         return newest
 
     submit = ("submit", QUICKSTART, "--quick", "--set", "train.epochs=500", "--run-dir", run_dir)
-    assert "seen by 2 nodes" in call(*submit).out
+    assert "seen by 3 nodes" in call(*submit).out
     wait_beyond("")
     assert "job quickstart-1 is running" in call(*submit, code=2).err
     [row] = json.loads(call("list", "--format", "json").out)
