@@ -44,7 +44,7 @@ def add_hat(report: BenchmarkReport, options: argparse.Namespace) -> None:
                 fitted = np.random.default_rng((seed, 3)).choice(len(cost_N), n, replace=False)
                 others = np.setdiff1d(np.arange(len(cost_N)), fitted)
                 outcomes = {
-                    "ours": _ours(blocks, cost_N, fitted=fitted, others=others),
+                    "ours": _ours(blocks, cost_N, noise_N, fitted=fitted, others=others),
                     "ridge": judged(plain_ridge(inputs_NF[fitted], cost_N[fitted], inputs_NF[others]), cost_N[others]),
                     "macs": judge_best_proxy(cost_N, fitted, proxies_NP=table.macs_N[:, None]),
                 }
@@ -69,19 +69,31 @@ def add_hat(report: BenchmarkReport, options: argparse.Namespace) -> None:
                     f"{means['macs']['spearman']:.3f}",
                     f"{means['best_source']['spearman']:.3f}" if said else "",
                     f"{ours['coverage']:.0%}",
+                    f"{ours['repeat_coverage']:.0%}",
                 ]
             )
     if rows:
-        headings = ["table", "n", "ours: Spearman, error", "ridge: Spearman, error", "MACs", "best source", "coverage"]
+        headings = [
+            "table",
+            "n",
+            "ours: Spearman, error",
+            "ridge: Spearman, error",
+            "MACs",
+            "best source",
+            "coverage",
+            "of a repeat",
+        ]
         report.show("HAT: encoder and decoder together", headings=headings, rows=rows)
         add_coverage(report, "hat", all_means, methods=["ours"])
         draw_curves(options.out, "hat", all_means)
 
 
-def _ours(blocks: Blocks, cost_N: FloatArray, *, fitted: np.ndarray, others: np.ndarray) -> Outcome:
+def _ours(
+    blocks: Blocks, cost_N: FloatArray, noise_N: FloatArray, *, fitted: np.ndarray, others: np.ndarray
+) -> Outcome:
     model = fit_cost_model(take(blocks, fitted), cost_N[fitted], population=blocks)
     found = model.predict(len(others), lambda part: take(blocks, others[part]))
-    return judged(found, cost_N[others])
+    return judged(found, cost_N[others], noise_N=noise_N[others])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -13,6 +13,7 @@ from functools import cached_property, partial
 import numpy as np
 import numpy.typing as npt
 from scipy import stats
+from scipy.special import ndtr
 
 from experiments.benchmarks.predictors.published import LatencyTable
 from experiments.benchmarks.predictors.ridge import plain_ridge
@@ -42,6 +43,8 @@ class Outcome:
         coverage: share of 90 % intervals that hold the measurement, of the networks in range; NaN without intervals.
         outside_coverage: the same out of range; NaN if there are none.
         in_range: share of the networks that count as in range; NaN without intervals.
+        repeat_coverage: the probability that such an interval holds another repeat of the measurement, whose standard
+            deviation is published; NaN where it is not.
         interval_score: of all networks, of log(cost), so that devices compare; smaller is better; NaN without
             intervals.
     """
@@ -53,6 +56,7 @@ class Outcome:
     coverage: float = float("nan")
     outside_coverage: float = float("nan")
     in_range: float = float("nan")
+    repeat_coverage: float = float("nan")
     interval_score: float = float("nan")
 
 
@@ -174,8 +178,8 @@ def _others(cost_N: FloatArray, rows: Rows) -> Rows:
     return np.setdiff1d(np.arange(len(cost_N)), rows)
 
 
-def judged(found: Prediction, cost_N: FloatArray) -> Outcome:
-    """How good these predictions with intervals are."""
+def judged(found: Prediction, cost_N: FloatArray, *, noise_N: FloatArray | None = None) -> Outcome:
+    """How good these predictions with intervals are; `noise_N`: published standard deviations of the measurements."""
     inside_N = found.in_range
     held_N = (found.lower <= cost_N) & (cost_N <= found.upper)
     missed_N = np.maximum(np.log(found.lower / cost_N), 0.0) + np.maximum(np.log(cost_N / found.upper), 0.0)
@@ -185,8 +189,16 @@ def judged(found: Prediction, cost_N: FloatArray) -> Outcome:
         coverage=_mean(held_N[inside_N]),
         outside_coverage=_mean(held_N[~inside_N]),
         in_range=float(inside_N.mean()),
+        repeat_coverage=float("nan") if noise_N is None else _mean(_repeats_within(found, cost_N, noise_N)[inside_N]),
         interval_score=float(score_N.mean()),
     )
+
+
+def _repeats_within(found: Prediction, cost_N: FloatArray, noise_N: FloatArray) -> FloatArray:
+    """Probability of a normal repeat to lie in the interval, (N,)."""
+    deviation_N = np.maximum(noise_N, 1e-9 * cost_N)
+    within_N: FloatArray = ndtr((found.upper - cost_N) / deviation_N) - ndtr((found.lower - cost_N) / deviation_N)
+    return within_N
 
 
 def fit_source(table: LatencyTable, device: str, *, blocks: Blocks, num: int = _SOURCE_ROWS) -> LatencyPredictor:

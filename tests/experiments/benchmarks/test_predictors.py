@@ -154,6 +154,11 @@ def test_an_interval_score_is_the_width_and_what_lies_outside_of_it() -> None:
     outcome = judged(found, np.exp([0.0, 0.7]))
     assert outcome.interval_score == pytest.approx(1.0 + 0.5 * 2.0 / 0.1 * 0.2)
     assert (outcome.coverage, outcome.outside_coverage, outcome.in_range) == (1.0, 0.0, 0.5)
+    assert np.isnan(outcome.repeat_coverage)
+    # Of the network in range: half of the repeats of what lies at the end of its interval, all of what has no noise.
+    at_end = np.exp([0.5, 0.7])
+    assert judged(found, at_end, noise_N=np.full(2, 0.01)).repeat_coverage == pytest.approx(0.5)
+    assert judged(found, np.exp([0.0, 0.7]), noise_N=np.zeros(2)).repeat_coverage == 1.0
 
 
 def test_spread_is_that_over_seeds() -> None:
