@@ -8,6 +8,8 @@ PYTEST_ARGS ?=
 PROCESSES   ?= 2
 # An extra package index, for instance https://download.pytorch.org/whl/cpu for torch's CPU build.
 EXTRA_INDEX ?=
+# What installs into VENV. Compiling all of it takes minutes; Python compiles what is imported, once.
+INSTALL     ?= $(VENV)/bin/python -m pip install --disable-pip-version-check --progress-bar off --no-compile
 # The first interpreter that runs, is new enough and can make environments; constraints.txt is tested with 3.11.
 PYTHON      ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	$$python -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
@@ -33,10 +35,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 		echo "make: no Python >= 3.11 with venv and ensurepip was found; name one: make PYTHON=/path/to/python3.11" >&2; \
 		exit 2; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --no-compile \
-		$(if $(EXTRA_INDEX),--extra-index-url $(EXTRA_INDEX)) -c constraints.txt -e ".[all]"
-	@# pip would compile on one core. Some packages bring templates that are no Python: their errors mean nothing.
-	@$(BIN)/python -m compileall -q -j 0 $(VENV)/lib >/dev/null 2>&1 || true
+	$(INSTALL) $(if $(EXTRA_INDEX),--extra-index-url $(EXTRA_INDEX)) -c constraints.txt -e ".[all]"
 	$(BIN)/python -m pip --disable-pip-version-check check
 	@touch $@
 
