@@ -13,6 +13,11 @@ class Hinted(Exception):  # noqa: N818 - a base, never raised itself
         return (_rebuild, (type(self), str(self), self.hint))
 
 
+def in_one_line(error: BaseException) -> str:
+    """Kind and first line of an error, where what Python and torch raise says what happened."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+
+
 def _rebuild(kind: type[Hinted], message: str, hint: str) -> Hinted:
     return kind(message, hint=hint)
 

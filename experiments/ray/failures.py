@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from ray.exceptions import RayActorError
 
-from searchspaces.errors import Hinted
+from searchspaces.errors import Hinted, in_one_line
 
 # Ray goes on for a page about what may have happened.
 _RAYS_GUESSES = "Some common causes"
@@ -40,8 +40,7 @@ def describe(error: BaseException) -> str:
             return f"the worker's process died: {last_line(str(cause))}"
     for cause in causes:
         if not _is_rays(cause):
-            # What Python and torch raise says it in the first line.
-            return f"{type(cause).__name__}: {str(cause).strip().partition(chr(10))[0]}"
+            return in_one_line(cause)
     return f"{type(error).__name__}: {last_line(str(error))}"
 
 

@@ -16,7 +16,7 @@ from experiments.ray.cluster import require_cpus
 from experiments.ray.environment import thread_environment
 from experiments.ray.failures import describe, hinted_cause, is_worker_death
 from experiments.ray.loading import DEFAULT_LOADER, HostLock, Weights, load
-from nas.search.pool import Judge, SubnetScore, TaskResult
+from nas.search.pool import Judge, SubnetScore, TaskResult, judge_each
 from nas.search.stopping import Stopping
 from searchspaces import Architecture
 
@@ -42,14 +42,16 @@ class _Judge:
     def hello(self) -> None:
         """Done when the process is up."""
 
-    def judge(self, architectures: tuple[Architecture, ...], stopping: Stopping | None) -> tuple[SubnetScore, ...]:
+    def judge(
+        self, architectures: tuple[Architecture, ...], stopping: Stopping | None
+    ) -> tuple[tuple[SubnetScore, ...], dict[str, str]]:
         # A task alone: a measurer never waits for more than the tasks that run now, and an actor that holds the lock
         # waits for nobody.
         with self._lock.computing():
             if self._judge is None:
                 # Not in the constructor: Ray would report an error of ours there as the death of the actor.
                 self._judge = load(self._run_dir, loader=self._loader).judge(self._weights)
-            return self._judge(architectures, stopping=stopping)
+            return judge_each(self._judge, architectures, stopping=stopping)
 
 
 class RayEvaluationPool:
@@ -129,7 +131,8 @@ class RayEvaluationPool:
         """Wait for the next finished task.
 
         Returns:
-            Its scores; or the error of a task that failed, and of one whose worker died.
+            Its scores and the failures of single subnets; or the error of a task that failed, also by the death of
+            its worker: it may be handed in again.
 
         Raises:
             Hinted: an error of ours that a worker raised (CheckpointError, say): the next task would meet it, too.
@@ -189,9 +192,10 @@ class RayEvaluationPool:
         except RayError as e:
             if (hinted := hinted_cause(e)) is not None:
                 raise hinted from e
+            died = is_worker_death(e)
             if task_id is not None:
-                self._finished.append(TaskResult(task_id=task_id, scores=(), error=describe(e)))
-            if is_worker_death(e) or task_id is None:
+                self._finished.append(TaskResult(task_id=task_id, scores=(), error=describe(e), worker_died=died))
+            if died or task_id is None:
                 self._replace(e)
             else:
                 self._idle.append(actor)
@@ -199,7 +203,8 @@ class RayEvaluationPool:
         self._idle.append(actor)
         if task_id is not None:
             self._deaths_in_a_row = 0
-            self._finished.append(TaskResult(task_id=task_id, scores=found, error=None))
+            scores, failures = found
+            self._finished.append(TaskResult(task_id=task_id, scores=scores, failures=failures, error=None))
 
     def _replace(self, error: RayError) -> None:
         self._deaths_in_a_row += 1

@@ -1,13 +1,14 @@
 """What the search needs of the workers that judge subnets; `experiments/ray` implements it with actors."""
 
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from nas.accuracy import Accuracy
 from nas.search.stopping import Stopped, Stopping
 from searchspaces import Architecture
+from searchspaces.errors import Hinted, in_one_line
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,11 +42,45 @@ class Judge(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskResult:
-    """The end of one task: its scores, or why there are none (`error`); never both."""
+    """The end of one task: what its subnets got, or why nothing of it was judged (`error`); never both.
+
+    Attributes:
+        task_id: as handed in.
+        scores: of the subnets that were judged, in their order.
+        error: why the whole task failed.
+        failures: by arch_id of the subnets that failed alone, the reason.
+        worker_died: with `error`, whether the worker's process ended: no fault of the task, as far as anybody knows.
+    """
 
     task_id: int
     scores: tuple[SubnetScore, ...]
     error: str | None
+    failures: Mapping[str, str] = field(default_factory=dict)
+    worker_died: bool = False
+
+
+def judge_each(
+    judge: Judge, archs: Sequence[Architecture], *, stopping: Stopping | None
+) -> tuple[tuple[SubnetScore, ...], dict[str, str]]:
+    """Judge the subnets of a task one by one, so that one that raises fails alone.
+
+    Returns:
+        Scores in the order of `archs`, and by arch_id the reasons of those that failed.
+
+    Raises:
+        Hinted: an error of ours: all others would meet it, too.
+    """
+    scores: list[SubnetScore] = []
+    failures: dict[str, str] = {}
+    for number, arch in enumerate(archs):
+        alone = None if stopping is None else replace(stopping, rivals=stopping.rivals[number : number + 1])
+        try:
+            scores.extend(judge([arch], stopping=alone))
+        except Hinted:
+            raise
+        except Exception as e:  # noqa: BLE001  # whatever a network may raise, it is the reason of its failure
+            failures[arch.arch_id] = in_one_line(e)
+    return tuple(scores), failures
 
 
 class EvaluationPool(Protocol):
@@ -59,7 +94,7 @@ class EvaluationPool(Protocol):
         """Hand in a task; returns at once."""
 
     def next_result(self) -> TaskResult:
-        """Wait for the next finished task, in any order. A worker that died gives a result with `error`."""
+        """Wait for the next finished task, in any order. A worker that died gives a result that says so."""
 
     def close(self) -> None:
         """End the workers."""
@@ -81,7 +116,8 @@ class SerialPool:
     def next_result(self) -> TaskResult:
         """Judge the oldest waiting task now."""
         task_id, architectures, stopping = self._waiting.popleft()
-        return TaskResult(task_id=task_id, scores=self._judge(architectures, stopping=stopping), error=None)
+        scores, failures = judge_each(self._judge, architectures, stopping=stopping)
+        return TaskResult(task_id=task_id, scores=scores, failures=failures, error=None)
 
     def close(self) -> None:
         """Nothing to end."""

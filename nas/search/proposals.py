@@ -18,16 +18,24 @@ _LOGGER = logging.getLogger(__name__)
 
 # After so many useless proposals in a row (duplicates, infeasible ones) an unseen neighbour is proposed instead.
 _PATIENCE = 8
-_FAILURES_BEFORE_STOP = 5
+_TRIED_BEFORE_STOP = 5
 
 
 @dataclass(slots=True)
 class Proposal:
-    """An architecture in a task, with every trial that waits for its value (later duplicates join)."""
+    """An architecture in a task.
+
+    Attributes:
+        architecture: that is evaluated.
+        price: its cheap objectives.
+        trials: all that wait for its value; later duplicates join.
+        num_deaths: workers that died while it was in their task.
+    """
 
     architecture: Architecture
     price: Price
     trials: list[Trial] = field(default_factory=list)
+    num_deaths: int = 0
 
 
 class Proposals:
@@ -35,7 +43,6 @@ class Proposals:
 
     Attributes:
         exhausted: there was none left when one was asked for last.
-        num_tasks: tasks handed out, see `count_task`.
     """
 
     def __init__(
@@ -70,7 +77,7 @@ class Proposals:
             rng=np.random.default_rng((settings.seed, len(known))),
         )
         self.exhausted = False
-        self.num_tasks = 0
+        self._num_told = 0
         self._num_failed = 0
         self._last_failure = ""
         self._study.recover(self._known)
@@ -101,11 +108,6 @@ class Proposals:
         if not self._ended_by and (self._known or self._in_flight):
             self._ended_by = self._used_up() or ""
         return not self._ended_by
-
-    def count_task(self) -> int:
-        """Number of a task that is about to be handed out, from 1: failures are counted by tasks."""
-        self.num_tasks += 1
-        return self.num_tasks
 
     def take(self) -> Proposal | None:
         """The next architecture worth evaluating, or None when there is none left (then `exhausted`)."""
@@ -141,37 +143,36 @@ class Proposals:
         values = Values(accuracy=accuracy, latency_ms=proposal.price.latency_predicted_ms)
         arch_id = proposal.architecture.arch_id
         self._known[arch_id] = values
+        self._num_told += 1
         del self._in_flight[arch_id]
         for trial in proposal.trials:
             self._study.tell(trial, values)
 
-    def fail(self, proposals: Sequence[Proposal], *, reason: str, whole_task: bool = True) -> None:
-        """Close proposals that failed.
+    def fail(self, failed: Sequence[tuple[Proposal, str]]) -> None:
+        """Close proposals that failed; those of their task that did not are told before.
 
         Args:
-            proposals: of a task.
-            reason: for their trials.
-            whole_task: whether nothing of the task was good: only then it counts as failed.
+            failed: proposals, and the reasons for their trials.
 
         Raises:
-            EvaluationError: more than half of the tasks failed, after the first five.
+            EvaluationError: more than half of the evaluations failed, after the first five.
         """
-        self._num_failed += whole_task
-        self._last_failure = reason
-        for proposal in proposals:
+        for proposal, reason in failed:
+            self._num_failed += 1
+            self._last_failure = reason
             self._failed.add(proposal.architecture.arch_id)
             del self._in_flight[proposal.architecture.arch_id]
             for trial in proposal.trials:
                 self._study.fail(trial, reason=reason)
-        _LOGGER.warning("evaluation failed: %s", reason)
-        if self.num_tasks >= _FAILURES_BEFORE_STOP:
+            _LOGGER.warning("evaluation of %s failed: %s", proposal.architecture.arch_id, reason)
+        if failed and self._num_tried() >= _TRIED_BEFORE_STOP:
             self._require_few_failures()
 
     def ended(self) -> str:
         """Why the search ended, a short sentence; nothing may be in flight.
 
         Raises:
-            EvaluationError: nothing is left to try, and more than half of the tasks failed.
+            EvaluationError: nothing is left to try, and more than half of the evaluations failed.
         """
         if self.missing() <= 0:
             return f"{len(self._known)} architectures evaluated"
@@ -183,6 +184,9 @@ class Proposals:
     def _num_seen(self) -> int:
         return len(self._known) + len(self._in_flight) + len(self._failed)
 
+    def _num_tried(self) -> int:
+        return self._num_told + self._num_failed
+
     def _exceeds(self, price: Price) -> bool:
         return any(limit.violation(price.cost(limit.name)) > 0 for limit in self._settings.limits)
 
@@ -190,8 +194,8 @@ class Proposals:
         return not (arch.arch_id in self._known or arch.arch_id in self._in_flight or arch.arch_id in self._failed)
 
     def _require_few_failures(self) -> None:
-        if self._num_failed * 2 > self.num_tasks:
+        if self._num_failed * 2 > self._num_tried():
             raise EvaluationError(
-                f"{self._num_failed} of {self.num_tasks} evaluation tasks failed; the last one: {self._last_failure}",
+                f"{self._num_failed} of {self._num_tried()} evaluations failed; the last one: {self._last_failure}",
                 hint="correct the cause and run the same command again: finished evaluations are kept",
             )

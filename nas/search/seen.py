@@ -23,14 +23,18 @@ Genome = npt.NDArray[np.int8]
 
 @dataclass(slots=True)
 class Seen:
-    """The trials of a study; grows with it, and a new one over an old study knows the same.
+    """The trials of a study; grows with it, and a new one over an old study knows the same, but for what failed.
+
+    What failed while this one was there is not new any more; what failed before may be tried again, as the cause may
+    be mended.
 
     Attributes:
         space: whose architectures the trials suggest.
         genomes: evaluated architectures, the oldest first; values: theirs.
-        known: genomes, as bytes, of all trials: evaluated, waiting, refused and failed ones.
+        known: genomes, as bytes, of all trials: evaluated, waiting and refused ones, and those that failed since.
         finished: numbers of the trials that were read to their end.
         waiting: by number of the trial, what waits for its values.
+        has_read: whether the study was read before.
     """
 
     space: SearchSpace
@@ -39,6 +43,7 @@ class Seen:
     known: set[bytes] = field(default_factory=set)
     finished: set[int] = field(default_factory=set)
     waiting: dict[int, Genome] = field(default_factory=dict)
+    has_read: bool = False
 
     def read(self, study: Study) -> Genomes:
         """Learn of new trials; returns the genomes (N, G) of those that wait for their values."""
@@ -48,7 +53,8 @@ class Seen:
             genome_G = self._genome(trial)
             if genome_G is None:
                 continue
-            self.known.add(genome_G.tobytes())
+            if self.has_read or trial.state != TrialState.FAIL:
+                self.known.add(genome_G.tobytes())
             if not trial.state.is_finished():
                 self.waiting[trial.number] = genome_G
                 continue
@@ -58,11 +64,12 @@ class Seen:
             if is_told and np.isfinite(trial.values).all():
                 self.genomes.append(genome_G)
                 self.values.append(trial.values)
+        self.has_read = True
         waiting = list(self.waiting.values())
         return np.array(waiting, dtype=np.int8).reshape(len(waiting), len(self.space.choices))
 
     def is_new(self, genome_G: Genome) -> bool:
-        """Whether no trial ever suggested it."""
+        """Whether it is none of the known ones."""
         return genome_G.tobytes() not in self.known
 
     def _genome(self, trial: FrozenTrial) -> Genome | None:

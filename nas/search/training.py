@@ -91,7 +91,6 @@ class TrainingSearch:
         proposal = self._proposals.take()
         if proposal is None:
             return None
-        self._proposals.count_task()
         job = Job(architecture=proposal.architecture, directory=self._directory_of(proposal.architecture))
         self._in_flight[job.directory] = proposal
         return job
@@ -158,7 +157,7 @@ class TrainingSearch:
             EvaluationError: more than half of them failed, after the first five.
         """
         self._stopping.pop(directory, None)
-        self._proposals.fail([self._in_flight.pop(directory)], reason=reason)
+        self._proposals.fail([(self._in_flight.pop(directory), reason)])
 
     def ended(self) -> str:
         """Why the search ended, a short sentence.

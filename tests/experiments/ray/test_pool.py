@@ -2,21 +2,27 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 import ray
+from optuna.trial import TrialState
 
 from experiments.errors import ClusterError
 from experiments.ray.loading import Weights
 from experiments.ray.pool import RayEvaluationPool
 from hardware.lease import UnitLock
 from nas.errors import CheckpointError
+from nas.search.loop import Evaluated, run_search
 from nas.search.pool import EvaluationPool, TaskResult
+from nas.search.study import SearchStudy
 from searchspaces import Architecture, get_space
 from tests.experiments.ray.conftest import MakeRun
 from tests.experiments.ray.fake_workloads import LOADER, unit_of_this_host
+from tests.nas.tiny_run import SEARCH, SPACE, ignore, price_by_macs
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("cluster")]
 
@@ -77,13 +83,13 @@ def test_every_task_comes_back_with_a_score_for_each_of_its_subnets(
     for number, result in found.items():
         assert result.error is None
         assert [score.arch_id for score in result.scores] == [arch.arch_id for arch in archs[2 * number :][:2]]
-    # Both actors took part, and each loaded the workload once: it counts its tasks.
+    # Both actors took part, and each loaded the workload once: it counts whom it judged.
     scores = [score for result in found.values() for score in result.scores]
     counts: dict[float, int] = {}
     for score in scores:
         counts[score.seconds] = max(counts.get(score.seconds, 0), score.accuracy.num_correct)
     assert len(counts) == 2
-    assert sum(counts.values()) == 6
+    assert sum(counts.values()) == 12
     assert {score.accuracy.num_images for score in scores} == {2}
 
 
@@ -97,7 +103,7 @@ def test_a_worker_that_dies_costs_its_task_and_is_replaced(
     found = results(pool, 6)
     assert [number for number, result in found.items() if result.error is not None] == [1]
     assert "the worker's process died" in str(found[1].error)
-    assert found[1].scores == ()
+    assert (found[1].scores, found[1].worker_died) == ((), True)
     # The replacement judges, too, also what failed before.
     submit_each(pool, archs[2:6])
     again = results(pool, 4).values()
@@ -107,12 +113,27 @@ def test_a_worker_that_dies_costs_its_task_and_is_replaced(
 
 
 @pytest.mark.faults
-def test_an_idle_worker_that_was_killed_is_replaced(make_run: MakeRun, pools: Pools, archs: list[Architecture]) -> None:
-    pool = pools.make(make_run(**{archs[0].arch_id: "dies once"}))
-    submit_each(pool, archs[:1])
-    assert results(pool, 1)[0].error is not None
-    submit_each(pool, archs[:1])
-    assert results(pool, 1)[0].error is None
+def test_a_search_loses_only_whom_no_worker_survives(make_run: MakeRun, pools: Pools) -> None:
+    pool = pools.make(make_run(**{SPACE.smallest.arch_id: "dies once", SPACE.largest.arch_id: "dies"}))
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=optuna.samplers.RandomSampler(seed=0))
+    rows: list[Evaluated] = []
+    pricer = price_by_macs(SPACE, SPACE.sample_many(40, np.random.default_rng(0)))
+    ended = run_search(
+        SearchStudy(study, pricer=pricer, limits=()),
+        pricer=pricer,
+        pool=pool,
+        settings=replace(SEARCH, evaluations=6, subnets_per_task=3),
+        known={},
+        record=rows.extend,
+        on_progress=ignore,
+    )
+    assert ended == "6 architectures evaluated"
+    assert SPACE.smallest in [row.architecture for row in rows]
+    # The third one of the task that both have cost a worker, too.
+    assert {0, 2} <= {row.trial_number for row in rows}
+    (failed,) = study.get_trials(states=(TrialState.FAIL,))
+    assert failed.user_attrs["arch_id"] == SPACE.largest.arch_id
+    assert "the worker's process died" in failed.user_attrs["not_evaluated"]
 
 
 @pytest.mark.faults
@@ -126,14 +147,15 @@ def test_workers_that_keep_dying_end_the_search_with_a_hint(
     assert "lower search.workers" in caught.value.hint
 
 
-def test_a_bug_fails_its_task_only_and_an_error_of_ours_reaches_the_caller_as_it_was_raised(
+def test_a_bug_fails_its_architecture_only_and_an_error_of_ours_reaches_the_caller_as_it_was_raised(
     make_run: MakeRun, pools: Pools, archs: list[Architecture]
 ) -> None:
     pool = pools.make(make_run(**{archs[0].arch_id: "bug", archs[2].arch_id: "checkpoint"}))
-    submit_each(pool, archs[:2])
-    found = results(pool, 2)
-    assert found[0].error == "RuntimeError: mat1 and mat2 shapes cannot be multiplied"
-    assert found[1].error is None
+    pool.submit(0, architectures=archs[:2])
+    found = pool.next_result()
+    assert (found.error, found.worker_died) == (None, False)
+    assert found.failures == {archs[0].arch_id: "RuntimeError: mat1 and mat2 shapes cannot be multiplied"}
+    assert [score.arch_id for score in found.scores] == [archs[1].arch_id]
     submit_each(pool, archs[2:3])
     with pytest.raises(CheckpointError) as caught:
         pool.next_result()

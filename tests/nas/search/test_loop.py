@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 
 from nas.accuracy import Accuracy, top1
 from nas.candidate import Candidate, inherited_candidate
-from nas.errors import EvaluationError
+from nas.errors import CheckpointError, EvaluationError
 from nas.objectives import Limit
 from nas.pareto import compute_front
 from nas.pricing import Pricer, search_limits
@@ -50,7 +50,7 @@ CHAIN = TinySpace(
 NUM_IMAGES = 1000
 
 
-class KillError(Exception):
+class KillError(BaseException):
     """A kill, as near as a test in one process gets."""
 
 
@@ -59,19 +59,17 @@ class CountingJudge:
 
     Attributes:
         calls: architectures in the order of judging.
-        dies_at: number of the call, from 1, that is a kill; 0 for never.
+        dies_at: number of the architecture, from 1, that is a kill; 0 for never.
     """
 
     def __init__(self, *, dies_at: int = 0) -> None:
         self.calls: list[Architecture] = []
-        self.num_tasks = 0
         self.dies_at = dies_at
 
     def __call__(
         self, archs: Sequence[Architecture], /, *, stopping: Stopping | None = None
     ) -> tuple[SubnetScore, ...]:
-        self.num_tasks += 1
-        if self.num_tasks == self.dies_at:
+        if len(self.calls) + 1 == self.dies_at:
             raise KillError
         self.calls.extend(archs)
         return tuple(SubnetScore(arch_id=arch.arch_id, accuracy=accuracy(arch), seconds=0.0) for arch in archs)
@@ -107,6 +105,33 @@ class FailingPool(SerialPool):
         if self._failing(self._num):
             return TaskResult(task_id=result.task_id, scores=(), error=f"task {self._num} ran out of memory")
         return result
+
+
+class DyingPool(SerialPool):
+    """Its worker dies while it judges some architectures.
+
+    Attributes:
+        deaths: by arch_id, how often.
+        tasks: arch_ids of every task that was handed in.
+    """
+
+    def __init__(self, judge: CountingJudge) -> None:
+        super().__init__(judge)
+        self.deaths: dict[str, int] = {}
+        self.tasks: list[list[str]] = []
+
+    def submit(self, task_id: int, *, architectures: Sequence[Architecture], stopping: Stopping | None = None) -> None:
+        super().submit(task_id, architectures=architectures, stopping=stopping)
+        self.tasks.append([arch.arch_id for arch in architectures])
+
+    def next_result(self) -> TaskResult:
+        task_id, architectures, _ = self._waiting[0]
+        for arch in architectures:
+            if self.deaths.get(arch.arch_id, 0):
+                self.deaths[arch.arch_id] -= 1
+                self._waiting.popleft()
+                return TaskResult(task_id=task_id, scores=(), error="the worker's process died", worker_died=True)
+        return super().next_result()
 
 
 class ParallelPool(SerialPool):
@@ -315,11 +340,12 @@ def test_a_kill_between_record_and_tell_loses_and_repeats_nothing(search: Search
     assert complete == set(search.ids())
 
 
-@pytest.mark.parametrize("task", [1, 3])
-def test_a_kill_between_ask_and_record_leaves_no_running_trial(search: Search, task: int) -> None:
-    judge = CountingJudge(dies_at=task)
+@pytest.mark.parametrize("dies_at", [1, 7])
+def test_a_kill_between_ask_and_record_leaves_no_running_trial(search: Search, dies_at: int) -> None:
+    judge = CountingJudge(dies_at=dies_at)
     with pytest.raises(KillError):
         search.run(SerialPool(judge))
+    judge.dies_at = 0
     left = {trial.user_attrs["arch_id"] for trial in search.trials() if trial.state == TrialState.RUNNING}
     assert len(left) >= 3
     search.run(SerialPool(judge))
@@ -382,12 +408,10 @@ def test_a_search_goes_on_with_another_sampler_and_a_limit(search: Search, macs_
     assert_nothing_twice(search, judge)
 
 
-def test_the_search_stops_when_more_than_half_of_the_tasks_fail_and_keeps_what_finished(quick_search: Search) -> None:
+def test_the_search_stops_when_more_than_half_fail_and_keeps_what_finished(quick_search: Search) -> None:
     quick_search.settings = replace(SEARCH, evaluations=40, subnets_per_task=2)
     judge = CountingJudge()
-    with pytest.raises(
-        EvaluationError, match=r"of \d+ evaluation tasks failed; the last one: task \d+ ran out of"
-    ) as caught:
+    with pytest.raises(EvaluationError, match=r"6 of 10 evaluations failed; the last one: task 5 ran out of") as caught:
         quick_search.run(FailingPool(judge, failing=lambda number: number > 2))
     assert "finished evaluations are kept" in caught.value.hint
     assert len(quick_search.rows) == 4
@@ -424,33 +448,116 @@ def test_a_failed_architecture_is_not_tried_again_in_the_same_search(eighteen_pr
 
 
 @pytest.mark.parametrize("sampler", ["surrogate", "mnasnet"])
-def test_our_samplers_never_propose_again_what_failed_in_an_earlier_call(
-    quick_search: Search, sampler: SamplerName
-) -> None:
-    quick_search.settings = replace(SEARCH, sampler=sampler, evaluations=14, subnets_per_task=2)
-    quick_search.run(FailingPool(CountingJudge(), failing=lambda number: number in (2, 5, 7)))
-    failed = {trial.user_attrs["arch_id"] for trial in quick_search.trials() if trial.state == TrialState.FAIL}
-    assert len(failed) == 6
-    num_before = len(quick_search.trials())
-    quick_search.settings = replace(quick_search.settings, evaluations=30)
+def test_what_failed_in_an_earlier_call_is_tried_again(eighteen_pricer: Pricer, sampler: SamplerName) -> None:
+    settings = replace(SEARCH, sampler=sampler, evaluations=18, subnets_per_task=2)
+    search = Search(eighteen_pricer, settings=settings)
+    pool = FailingPool(CountingJudge(), failing=lambda number: number in (2, 5, 7))
+    assert search.run(pool) == "no further architecture to evaluate after 12 of 18"
+    failed = {arch.arch_id for arch in EIGHTEEN.architectures(enumerate_genomes(EIGHTEEN))} - set(search.ids())
+    num_before = len(search.trials())
     judge = CountingJudge()
+    assert search.run(SerialPool(judge)) == "18 architectures evaluated"
+    assert set(judge.ids) == failed
+    # The sampler proposes them itself, nothing else first.
+    assert len(search.trials()) == num_before + 6
+
+
+@pytest.mark.parametrize("sampler", ["surrogate", "nsga2"])
+def test_a_worker_that_dies_costs_no_evaluation(quick_search: Search, sampler: SamplerName) -> None:
+    quick_search.settings = replace(SEARCH, sampler=sampler, evaluations=14, subnets_per_task=4)
+    judge = CountingJudge()
+    pool = DyingPool(judge)
+    pool.deaths = {SPACE.largest.arch_id: 1}
+    assert quick_search.run(pool) == "14 architectures evaluated"
+    first = pool.tasks[0]
+    assert SPACE.largest.arch_id in first
+    # Each alone, with the trials that it had.
+    assert [task for task in pool.tasks if set(task) & set(first)] == [first, *([arch_id] for arch_id in first)]
+    assert set(first) <= set(quick_search.ids())
+    assert {row.trial_number for row in quick_search.rows if row.architecture.arch_id in first} == {0, 1, 2, 3}
+    assert not [trial for trial in quick_search.trials() if trial.state == TrialState.FAIL]
+    assert_nothing_twice(quick_search, judge)
+
+
+def test_who_kills_every_worker_fails_alone_and_is_tried_again_by_the_next_call(quick_search: Search) -> None:
+    quick_search.settings = replace(SEARCH, sampler="surrogate", evaluations=14, subnets_per_task=4)
+    judge = CountingJudge()
+    pool = DyingPool(judge)
+    pool.deaths = {SPACE.largest.arch_id: 1_000}
+    assert quick_search.run(pool) == "14 architectures evaluated"
+    assert pool.deaths[SPACE.largest.arch_id] == 998
+    failed = [trial for trial in quick_search.trials() if trial.state == TrialState.FAIL]
+    assert [trial.user_attrs["arch_id"] for trial in failed] == [SPACE.largest.arch_id]
+    assert failed[0].user_attrs["not_evaluated"] == "the worker's process died"
+    quick_search.settings = replace(quick_search.settings, evaluations=15)
     quick_search.run(SerialPool(judge))
-    assert len(judge.ids) == 16
-    proposed = [trial.user_attrs["arch_id"] for trial in quick_search.trials()[num_before:]]
-    assert not failed & set(proposed)
+    assert quick_search.ids()[-1] == SPACE.largest.arch_id
+    assert_nothing_twice(quick_search, judge)
 
 
 class NanJudge(CountingJudge):
-    """Finds no accuracy of every third architecture."""
+    """Finds no accuracy of some architectures, by their number from 0."""
+
+    def __init__(self, *, fails: Callable[[int], bool] = lambda number: number % 3 == 2) -> None:
+        super().__init__()
+        self.fails = fails
 
     def __call__(
         self, archs: Sequence[Architecture], /, *, stopping: Stopping | None = None
     ) -> tuple[SubnetScore, ...]:
         first = len(self.calls)
         return tuple(
-            replace(score, accuracy=replace(score.accuracy, value=float("nan"))) if number % 3 == 2 else score
+            replace(score, accuracy=replace(score.accuracy, value=float("nan"))) if self.fails(number) else score
             for number, score in enumerate(super().__call__(archs), start=first)
         )
+
+
+class RaisingJudge(NanJudge):
+    """Raises instead."""
+
+    def __call__(
+        self, archs: Sequence[Architecture], /, *, stopping: Stopping | None = None
+    ) -> tuple[SubnetScore, ...]:
+        scores = super().__call__(archs)
+        if not all(np.isfinite(score.accuracy.value) for score in scores):
+            raise RuntimeError("mat1 and mat2 shapes cannot be multiplied\nand a second line")
+        return scores
+
+
+@pytest.mark.parametrize("make_judge", [NanJudge, RaisingJudge])
+def test_failures_are_counted_by_architectures_however_they_share_tasks(
+    quick_search: Search, make_judge: type[NanJudge]
+) -> None:
+    quick_search.settings = replace(SEARCH, evaluations=40, subnets_per_task=4)
+    # In each task of four one is good.
+    judge = make_judge(fails=lambda number: number % 5 in (0, 1, 2))
+    with pytest.raises(EvaluationError, match="6 of 8 evaluations failed"):
+        quick_search.run(SerialPool(judge))
+    assert quick_search.ids() == [judge.ids[3], judge.ids[4]]
+    failed = {trial.user_attrs["arch_id"] for trial in quick_search.trials() if trial.state == TrialState.FAIL}
+    assert failed == {*judge.ids[:3], *judge.ids[5:8]}
+
+
+def test_an_architecture_that_raises_fails_alone(quick_search: Search) -> None:
+    quick_search.settings = replace(SEARCH, evaluations=30, subnets_per_task=4)
+    judge = RaisingJudge(fails=lambda number: number % 4 == 0)
+    assert quick_search.run(SerialPool(judge)) == "30 architectures evaluated"
+    failed = {trial.user_attrs["arch_id"] for trial in quick_search.trials() if trial.state == TrialState.FAIL}
+    assert failed == set(judge.ids[::4])
+    reasons = {trial.user_attrs["not_evaluated"] for trial in quick_search.trials() if trial.state == TrialState.FAIL}
+    assert "RuntimeError: mat1 and mat2 shapes cannot be multiplied" in reasons
+    assert_nothing_twice(quick_search, judge)
+
+
+def test_an_error_of_ours_ends_the_search_as_it_was_raised(quick_search: Search) -> None:
+    class Damaged(CountingJudge):
+        def __call__(
+            self, archs: Sequence[Architecture], /, *, stopping: Stopping | None = None
+        ) -> tuple[SubnetScore, ...]:
+            raise CheckpointError("weights are damaged", hint="train again")
+
+    with pytest.raises(CheckpointError, match="weights are damaged"):
+        quick_search.run(SerialPool(Damaged()))
 
 
 @pytest.mark.parametrize("sampler", ["surrogate", "nsga2"])
@@ -478,7 +585,7 @@ def test_a_search_that_finds_no_accuracy_at_all_is_an_error(quick_search: Search
             nothing = Accuracy(metric="top1", value=float("nan"), interval=(0.0, 1.0), num_correct=0, num_images=1)
             return tuple(SubnetScore(arch_id=arch.arch_id, accuracy=nothing, seconds=0.0) for arch in archs)
 
-    with pytest.raises(EvaluationError, match="4 of 5 evaluation tasks failed; the last one: its accuracy is not a"):
+    with pytest.raises(EvaluationError, match="6 of 6 evaluations failed; the last one: its accuracy is not a"):
         quick_search.run(SerialPool(Never()))
     assert quick_search.rows == []
 
@@ -499,7 +606,7 @@ def test_equal_accuracies_end_like_any_search(macs_pricer: Pricer, sampler: Samp
 
 def test_a_search_in_which_everything_failed_is_an_error_however_small_the_space(eighteen_pricer: Pricer) -> None:
     search = Search(eighteen_pricer, settings=replace(SEARCH, evaluations=18, subnets_per_task=9))
-    with pytest.raises(EvaluationError, match="2 of 2 evaluation tasks failed; the last one: task 2"):
+    with pytest.raises(EvaluationError, match="9 of 9 evaluations failed; the last one: task 1"):
         search.run(FailingPool(CountingJudge(), failing=lambda _: True))
 
 

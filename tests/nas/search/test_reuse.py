@@ -55,6 +55,19 @@ def test_only_what_is_not_known_is_judged(judge: Judge) -> None:
     assert pool.num_workers == 1
 
 
+def test_what_fails_alone_leaves_the_others_their_scores(judge: Judge) -> None:
+    def fail_first(archs: Sequence[Architecture], /, *, stopping: Stopping | None = None) -> tuple[SubnetScore, ...]:
+        if ARCHS[1] in archs:
+            raise RuntimeError("some bug")
+        return judge(archs)
+
+    pool = ReusingPool(SerialPool(fail_first), known={ARCHS[0].arch_id: accuracy(0.9)})
+    pool.submit(1, architectures=ARCHS[:3])
+    result = pool.next_result()
+    assert [score.arch_id for score in result.scores] == [ARCHS[0].arch_id, ARCHS[2].arch_id]
+    assert result.failures == {ARCHS[1].arch_id: "RuntimeError: some bug"}
+
+
 def test_a_task_that_fails_gives_nothing(judge: Judge) -> None:
     class Failing(SerialPool):
         def next_result(self) -> TaskResult:

@@ -92,7 +92,7 @@ def test_computed_limits_hold_and_nothing_comes_twice(make: Make) -> None:
         assert (costs[limit.name](SPACE.genomes(archs)) <= limit.value).all()
 
 
-def test_waiting_and_failed_trials_are_not_proposed_again(make: Make) -> None:
+def test_waiting_and_failed_trials_are_not_proposed_again_by_who_saw_them(make: Make) -> None:
     study = make_study(make(SPACE))
     archs = search(study, SPACE, num=14, values=values_of(SPACE))
     waiting = [study.ask() for _ in range(6)]
@@ -100,10 +100,25 @@ def test_waiting_and_failed_trials_are_not_proposed_again(make: Make) -> None:
     for trial in waiting:
         study.tell(trial, state=TrialState.FAIL)
     archs += search(study, SPACE, num=6, values=values_of(SPACE))
-    # Nor by the sampler of another process.
-    study.sampler = make(SPACE, seed=1)
-    archs += search(study, SPACE, num=4, values=values_of(SPACE))
-    assert len(set(archs)) == len(archs) == 30
+    assert len(set(archs)) == len(archs) == 26
+
+
+def test_what_failed_before_a_sampler_was_made_may_be_tried_again_and_nothing_else(make: Make) -> None:
+    study = make_study(make(EIGHTEEN))
+    search(study, EIGHTEEN, num=13, values=values_of(EIGHTEEN))
+    failing = [study.ask() for _ in range(4)]
+    failed = {EIGHTEEN.suggest(trial) for trial in failing}
+    for trial in failing:
+        study.tell(trial, state=TrialState.FAIL)
+    waits = EIGHTEEN.suggest(study.ask())
+    study.sampler = make(EIGHTEEN, seed=1)
+    again = study.ask()
+    first = EIGHTEEN.suggest(again)
+    # It fails again, and this sampler has seen it.
+    study.tell(again, state=TrialState.FAIL)
+    archs = [first, *search(study, EIGHTEEN, num=3, values=values_of(EIGHTEEN))]
+    assert set(archs) == failed
+    assert waits not in archs
 
 
 @pytest.mark.parametrize("make", ["mnasnet", "ofa-evolution", "gradient"], indirect=True)

@@ -215,7 +215,7 @@ def test_when_more_than_half_fail_the_search_ends_and_keeps_the_others(make: Cal
             search.fail(job.directory, reason="the loss is nan; lower refine.learning_rate")
 
     training = make(evaluations=20)
-    with pytest.raises(EvaluationError, match="3 of 5 evaluation tasks failed; the last one: the loss is nan"):
+    with pytest.raises(EvaluationError, match="3 of 5 evaluations failed; the last one: the loss is nan"):
         training.run(nan)
     assert len(training.recorded) == 2
     assert len(training.trials(TrialState.FAIL)) == 3
