@@ -11,7 +11,6 @@ from experiments.session import Session
 from nas.accuracy import metric_label
 from nas.baselines import BaselineInput, read_baseline
 from nas.errors import RunError
-from nas.pricing import search_limits
 from nas.run import utc_now
 from nas.search.records import evaluation_row
 from nas.tables import ADDED_TRIAL, UNMEASURED
@@ -86,7 +85,7 @@ def add_architectures(session: Session, archs: Sequence[Architecture], *, report
                 known=known,
             )
         )
-        for limit in search_limits(session.recipe.search.limits.model_dump()):
+        for limit in session.limits:
             if limit.violation(price.cost(limit.name)) > 0:
                 reporter.message(
                     f"{arch.arch_id} is beyond the run's limit {limit}: it is neither refined nor verified while that "

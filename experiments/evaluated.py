@@ -4,8 +4,10 @@ import pandas as pd
 
 from experiments.session import Session
 from nas.limits import within_limits
+from nas.pricing import LIMITS, violations
 from nas.search.records import known_values
 from nas.search.study import Values
+from searchspaces import Architecture
 
 
 def inherited_rows(session: Session) -> pd.DataFrame:
@@ -31,8 +33,18 @@ def stopped_rows(session: Session, *, of_epochs: int = 0) -> pd.DataFrame:
 
 
 def known_evaluations(session: Session) -> dict[str, Values]:
-    """By arch_id what is evaluated with inherited weights or was stopped, and the latency that is predicted now."""
-    return known_values(inherited_rows(session), stopped_rows(session))
+    """By arch_id what is evaluated with inherited weights or was stopped, and the latency that is predicted now.
+
+    What the search would not evaluate any more because of a limit on a further device does not count.
+    """
+    limits = [limit for limit in session.limits if limit.name not in LIMITS]
+
+    def within(rows: pd.DataFrame) -> pd.DataFrame:
+        genomes_NG = session.run.space.genomes([Architecture.from_json(text) for text in rows["architecture"]])
+        return rows[violations(genomes_NG, costs=session.pricer.costs, limits=limits) <= 0]
+
+    inherited, stopped = inherited_rows(session), stopped_rows(session)
+    return known_values(within(inherited), within(stopped)) if limits else known_values(inherited, stopped)
 
 
 def _still_counting(session: Session, rows: pd.DataFrame) -> pd.DataFrame:

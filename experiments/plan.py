@@ -7,6 +7,7 @@ from pathlib import Path
 from experiments.datasets import locate_dataset
 from experiments.errors import DataError, RecipeError
 from experiments.ray.device_host import ray_connectors
+from experiments.reachable import asked_limits
 from experiments.recipe import DeviceSettings, Recipe, SearchSettings
 from experiments.session import SERIES_SETTINGS, is_trained, recipe_space, recipe_to_continue, require_trainable
 from experiments.workload import recipe_device
@@ -14,7 +15,6 @@ from hardware.device import list_devices
 from hardware.errors import DeviceError
 from nas.errors import CheckpointError, RunError, TrainingError
 from nas.formats import further_formats
-from nas.pricing import search_limits
 from nas.run import open_run
 from nas.training.augmentation import check_augmentation
 from searchspaces import SearchSpace, SpaceError
@@ -39,7 +39,7 @@ def make_plan(recipe: Recipe, run_dir: Path) -> list[PlanLine]:
     recipe, directory = _continued(recipe, run_dir)
     is_done = directory.ok and (run_dir / "run.json").exists() and is_trained(open_run(run_dir), recipe=recipe)
     profile, search, refine = recipe.profile, recipe.search, recipe.refine
-    limits = search_limits(search.limits.model_dump())
+    limits = asked_limits(recipe)
     trains = search.candidates == "train"
     return [
         PlanLine(subject="space", text=f"{space.space_id}: {space.size:,} architectures{_open_input(recipe, space)}"),

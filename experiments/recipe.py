@@ -17,6 +17,7 @@ from experiments.recipe_settings import (
     DataSettings,
     DeviceSettings,
     ExportSettings,
+    FurtherDeviceSettings,
     ProfileSettings,
     RefineSettings,
     SearchLimits,
@@ -33,6 +34,7 @@ __all__ = [
     "DataSettings",
     "DeviceSettings",
     "ExportSettings",
+    "FurtherDeviceSettings",
     "ProfileSettings",
     "Recipe",
     "RefineSettings",
@@ -62,9 +64,9 @@ class Recipe(Section):
     space: SpaceSettings
     device: DeviceSettings = DeviceSettings()
     # They add to a run and change nothing that it has, so they may come and go.
-    devices: Annotated[tuple[DeviceSettings, ...], Field(strict=False)] = Field(
+    devices: Annotated[tuple[FurtherDeviceSettings, ...], Field(strict=False)] = Field(
         default=(),
-        description="further devices: profiled, and verified on the front of their own",
+        description="further devices, perhaps with limits: profiled, and verified on the front of their own",
         json_schema_extra=OPERATIONAL,
     )
     train: TrainSettings = TrainSettings()

@@ -131,6 +131,18 @@ class DeviceSettings(Section):
     batch: Count = Field(default=1, description="images of one inference")
 
 
+class DeviceLimits(Section):
+    """Constraints on a further device: its front keeps to them, and the search where it was profiled."""
+
+    latency_ms: float | None = Field(default=None, gt=0, description="largest latency there, null for no limit")
+
+
+class FurtherDeviceSettings(DeviceSettings):
+    """A device beside the one whose latency is searched for."""
+
+    limits: DeviceLimits = Field(default=DeviceLimits(), description="constraints")
+
+
 class PhaseSettings(Section):
     """One phase of progressive shrinking, said by hand; see `nas.training.settings.PhaseSettings`."""
 
@@ -248,6 +260,9 @@ class SearchLimits(Section):
         default=None, gt=0, description="most multiply-accumulate operations for one image, null for no limit"
     )
     params: float | None = Field(default=None, gt=0, description="most learnable parameters, null for no limit")
+    peak_memory_bytes: float | None = Field(
+        default=None, gt=0, description="most activation memory alive at once for one image, null for no limit"
+    )
 
 
 class SearchSettings(Section):

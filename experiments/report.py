@@ -72,7 +72,7 @@ def run_promises(run: Run, device_id: str) -> Promises:
 
 def verified_warnings(run: Run, device_id: str) -> list[str]:
     """Which verified candidates compete for no front, and whether promises are of another host speed, in sentences."""
-    verifications, limits = run.verifications(), run.limits(device_id)
+    verifications = run.verifications()
     everything = verified_rows(verifications, device_id=device_id)
     warnings = []
     slowdown = host_slowdown(run, device_id=device_id)
@@ -81,9 +81,8 @@ def verified_warnings(run: Run, device_id: str) -> list[str]:
             f"while verifying the host took {slowdown:.2f} times as long for the reference network as when profiling "
             "began: measured latencies differ by as much from predicted ones"
         )
-    if beyond := len(everything) - len(verified_rows(verifications, device_id=device_id, limits=limits)):
-        asked = ", ".join(str(limit) for limit in limits)
-        warnings.append(f"{beyond} of {len(everything)} verified candidates are left out: beyond {asked}")
+    if beyond := beyond_limits(run, device_id):
+        warnings.append(beyond)
     own = verifications[verifications["device_id"] == device_id].drop_duplicates("candidate_id", keep="last")
     never = own[(own["provenance"] == PREDICTED) & ~own["candidate_id"].isin(everything["candidate_id"])]
     if len(never):
@@ -92,6 +91,16 @@ def verified_warnings(run: Run, device_id: str) -> list[str]:
             "set search.measure to verify and run `nas verify`"
         )
     return warnings
+
+
+def beyond_limits(run: Run, device_id: str) -> str | None:
+    """How many of a device's verified candidates its limits leave out; None if they leave out nothing."""
+    verifications, limits = run.verifications(), run.limits(device_id)
+    num = len(verified_rows(verifications, device_id=device_id))
+    beyond = num - len(verified_rows(verifications, device_id=device_id, limits=limits))
+    if not beyond:
+        return None
+    return f"{beyond} of {num} verified candidates are left out: beyond {', '.join(str(limit) for limit in limits)}"
 
 
 def _baselines(run: Run, front: ParetoFront) -> list[BaselinePoint]:

@@ -7,6 +7,7 @@ import optuna
 
 from experiments.active_search import ActiveSearch
 from experiments.evaluated import inherited_rows, known_evaluations, stopped_rows
+from experiments.limit_notes import limit_notes
 from experiments.ray.pool import RayEvaluationPool
 from experiments.reporter import Reporter
 from experiments.search_clock import SearchClock, is_over
@@ -16,7 +17,7 @@ from experiments.stages import ClusterFactory, profile_settings, profile_sources
 from experiments.train_candidates import search_by_training
 from nas.accuracy import metric_label
 from nas.errors import RunError
-from nas.pricing import require_reachable, search_limits
+from nas.pricing import require_reachable
 from nas.run_accuracy import run_accuracy_predictor
 from nas.search.loop import Evaluated, run_search
 from nas.search.pool import EvaluationPool
@@ -43,11 +44,13 @@ def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_
         evaluations=recipe.evaluations,
         population=recipe.population,
         subnets_per_task=recipe.subnets_per_task,
-        limits=search_limits(recipe.limits.model_dump()),
+        limits=session.limits,
         seed=session.recipe.seed,
         early_stopping=recipe.early_stopping,
     )
     pricer = session.pricer
+    for text in limit_notes(session):
+        reporter.message(text)
     require_reachable(run.space, costs=pricer.costs, limits=settings.limits, seed=settings.seed)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if recipe.candidates == "train":

@@ -3,29 +3,31 @@
 import contextlib
 import fcntl
 import json
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 from pydantic import JsonValue
 
 from experiments.datasets import load_dataset
 from experiments.errors import DataError, RecipeError
+from experiments.reachable import (
+    asked_limits,
+    make_pricer,
+    require_reachable_again,
+    require_reachable_untrained,
+)
 from experiments.recipe import Recipe, first_difference, load_recipe
 from experiments.workload import Workload, recipe_device, train_settings
 from hardware.device import Device
 from hardware.files import read_json, read_manifest, write_json, write_text
 from hardware.fleet import FLEET_FILE, fleet_path, load_fleet
-from hardware.measuring import measure
 from nas.data import DataSplits
-from nas.deployment import Deployment
 from nas.errors import CheckpointError, RunError, TrainingError
 from nas.materialise import Workbench
-from nas.objectives import LATENCY
-from nas.pricing import Pricer, count_costs, infeasible, reached, require_reachable, search_limits
+from nas.objectives import Limit
+from nas.pricing import Pricer
 from nas.run import LOCK_FILE, Run, create_run, open_run, require_run_place, require_writable
 from nas.training.finished import CHECKPOINTS, finished_checkpoints
 from nas.training.phases import Phase, phases_of
@@ -79,9 +81,12 @@ class Session:
     @cached_property
     def pricer(self) -> Pricer:
         """Prices architectures; the device must be profiled."""
-        return Pricer(
-            self.run.space, predictor=self.run.predictor(self.device_id), num_classes=self.workload.data.num_classes
-        )
+        return make_pricer(self.run, recipe=self.recipe, device=self.device)
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        """What the search keeps to: all limits but those on devices whose latency nothing predicts yet."""
+        return tuple(limit for limit in asked_limits(self.recipe) if limit.name in self.pricer.costs)
 
     @property
     def pricers_elsewhere(self) -> list[Pricer]:
@@ -138,7 +143,7 @@ def open_session(recipe: Recipe, run_dir: Path) -> Session:
         SpaceError: the space is unknown, its settings do not fit, or it has no supernet.
         RecipeError: the training's phases or the supernet that it starts from do not fit the space.
         DataError: the data set is missing, damaged, too small, or of another shape.
-        InfeasibleError: the latency limit is below what the space can reach.
+        InfeasibleError: a limit is below what the space can reach; an existing run keeps the recipe that it has.
         RunError: the directory is unwritable, of another recipe, or of something else.
     """
     device = recipe_device(recipe)
@@ -166,11 +171,12 @@ def open_session(recipe: Recipe, run_dir: Path) -> Session:
         )
     if not exists:
         require_trainable(recipe, space=space)
-        _require_reachable(recipe, space=space, device=device, data=data)
+        require_reachable_untrained(recipe, space=space, device=device, data=data)
         new_run(recipe, run_dir, num_classes=data.num_classes)
     run = open_run(run_dir)
     if run.recipe_path.read_text(encoding="utf-8") != recipe.to_yaml():
         # Only operational keys (workers, places) and the search can differ here; workers read this file.
+        require_reachable_again(run, recipe=recipe, device=device)
         write_text(run.recipe_path, recipe.to_yaml())
     _require_same_data(run_dir / _DATA_FILE, data)
     _keep_fleet(run_dir, device=device)
@@ -361,26 +367,3 @@ def _require_same_start(run: Run, start: Path) -> None:
                 hint="leave --from (train.from_checkpoint) out to go on with the first ones, or use another run "
                 "directory (--run-dir)",
             )
-
-
-def _require_reachable(recipe: Recipe, *, space: SearchSpace, device: Device, data: DataSplits) -> None:
-    """Count, and measure the smallest subnet, untrained, before hours are spent on limits that nothing can meet."""
-    limits = search_limits(recipe.search.limits.model_dump())
-    counted = [limit for limit in limits if limit.name != LATENCY.name]
-    costs = count_costs(space, num_classes=data.num_classes)
-    require_reachable(space, costs=costs, limits=counted, seed=recipe.seed)
-    limit = next((limit for limit in limits if limit.name == LATENCY.name), None)
-    if limit is None:
-        return
-    smallest = space.smallest
-    deployment = Deployment(device, data=data)
-    with tempfile.TemporaryDirectory(prefix="archsmith-") as folder:
-        artifact = deployment.build(
-            space.build_supernet(num_classes=data.num_classes).extract(smallest),
-            shape=space.input_shape(smallest),
-            path=Path(folder) / f"smallest.{device.backend.artifact_format}",
-        )
-        measured = measure(device, artifact, protocol="quick", rng=np.random.default_rng(recipe.seed))
-    if limit.violation(measured.low) > 0:
-        reachable = reached(limit, value=measured.p50, arch=smallest, provenance=measured.provenance)
-        raise infeasible(space, limits=[limit], reachable=[reachable], binding=[limit])

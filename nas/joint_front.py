@@ -103,9 +103,16 @@ def compute_joint_front(
     verified = {device: _by_network(measured[measured["device_id"] == device]) for device in devices}
     split = "verify" if len(measured) else "search"
     found = verified if len(measured) else evaluated
-    keys = sorted({key for rows in found.values() for key in rows})
+    keys = [
+        key
+        for key in sorted({key for rows in found.values() for key in rows})
+        if all(
+            _is_within(verified[device].get(key), evaluated[device].get(key), limits=of_device)
+            for device, of_device in (limits or {}).items()
+        )
+    ]
     joined = [_join(key, found=found, evaluated=evaluated, verified=verified) for key in keys]
-    points = [point for point in joined if point is not None and _is_within(point, limits or {})]
+    points = [point for point in joined if point is not None]
     accuracy_N = np.array([point.accuracy for point in points], dtype=np.float64)
     latency_ND = np.array([[point.latencies[d].latency_ms for d in devices] for point in points], dtype=np.float64)
     latency_ND = latency_ND.reshape(len(points), len(devices))
@@ -122,15 +129,15 @@ def compute_joint_front(
     )
 
 
-def _is_within(point: JointPoint, limits: Mapping[str, Sequence[Limit]]) -> bool:
-    return all(
-        limit.violation(
-            point.latencies[device].latency_ms if limit.name == LATENCY.name else getattr(point, limit.name)
-        )
-        <= 0
-        for device, of_device in limits.items()
-        for limit in of_device
-    )
+def _is_within(
+    verified: Mapping[str, object] | None, evaluated: Mapping[str, object] | None, *, limits: Sequence[Limit]
+) -> bool:
+    """Whether a network exceeds no limit of a device, by what is known of it there; what is unknown is not beyond."""
+    row, latency = (verified, "latency_ms") if verified is not None else (evaluated, "latency_predicted_ms")
+    if row is None:
+        return True
+    names = {limit: latency if limit.name == LATENCY.name else limit.name for limit in limits}
+    return all(limit.violation(number(row[name])) <= 0 for limit, name in names.items())
 
 
 def _latencies(point: JointPoint) -> tuple[float, ...]:

@@ -1,11 +1,11 @@
 """Cheap objectives: predicted latency and analytic counts of architectures, computed before anything runs."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from hardware.cost import analytic_costs
+from hardware.cost import analytic_costs, peak_activation_bytes
 from nas.errors import InfeasibleError
 from nas.objectives import Limit
 from predictors.latency import LatencyPredictor
@@ -13,13 +13,16 @@ from predictors.prediction import FloatArray
 from searchspaces import Architecture, SearchSpace
 from searchspaces.genomes import Genomes
 
+PEAK_MEMORY = "peak_memory_bytes"
+"""Activation memory of one image, counted: see `hardware.liveness`."""
+
 Compute = Callable[[Genomes], FloatArray]
 """Values (N,) of a cost or another objective, known without an evaluation."""
 
-LIMITS: Mapping[str, str] = {"latency_ms": "ms", "macs": "", "params": ""}
+LIMITS: Mapping[str, str] = {"latency_ms": "ms", "macs": "", "params": "", PEAK_MEMORY: "bytes"}
 """What a search can limit, with its unit (none: counts of one image)."""
 
-_COUNTS = ("macs", "params", "peak_memory_bytes")
+_COUNTS = ("macs", "params", PEAK_MEMORY)
 _POOL, _ROUNDS, _PARENTS = 4096, 12, 64
 
 
@@ -32,6 +35,8 @@ class Price:
         latency_predicted_ms, latency_predicted_low_ms, latency_predicted_high_ms: prediction and its interval.
         in_range: whether the predictor was fitted on networks like this one.
         macs, params: for one image.
+        peak_memory_bytes: of its activations, in the device's precision; no column of a table.
+        further_ms: predicted latency on further devices whose latency is limited, by id; no column of a table.
     """
 
     device_id: str
@@ -41,31 +46,56 @@ class Price:
     in_range: bool
     macs: int
     params: int
+    peak_memory_bytes: int
+    further_ms: Mapping[str, float] = field(default_factory=dict)
 
     def cost(self, name: str) -> float:
         """The value that a limit of this name is about."""
-        return {"latency_ms": self.latency_predicted_ms, "macs": self.macs, "params": self.params}[name]
+        further = {further_name(device_id): value for device_id, value in self.further_ms.items()}
+        counts = {count: getattr(self, count) for count in _COUNTS}
+        return float({"latency_ms": self.latency_predicted_ms, **counts, **further}[name])
 
     def row(self) -> Mapping[str, object]:
         """The columns that every table has about a price."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        return {name: getattr(self, name) for name in self.__slots__ if name not in (PEAK_MEMORY, "further_ms")}
 
 
 class Pricer:
     """Prices architectures of one space for one device."""
 
-    def __init__(self, space: SearchSpace, *, predictor: LatencyPredictor, num_classes: int) -> None:
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        predictor: LatencyPredictor,
+        num_classes: int,
+        precision: str = "fp32",
+        further: Sequence[LatencyPredictor] = (),
+    ) -> None:
+        """Price with predictors.
+
+        Args:
+            space: of the architectures.
+            predictor: of the device.
+            num_classes: of the classifier.
+            precision: that the device computes in.
+            further: predictors of other devices whose latency is limited.
+        """
         self.space = space
         self.predictor = predictor
         self._num_classes = num_classes
+        self._precision = precision
+        self._further = tuple(further)
 
     def price(self, archs: Sequence[Architecture]) -> list[Price]:
         """One price an architecture, in their order."""
         if not archs:
             return []
         genomes_NG = self.space.genomes(archs)
-        costs = analytic_costs(self.space.op_table(genomes_NG, num_classes=self._num_classes))
+        table = self.space.op_table(genomes_NG, num_classes=self._num_classes)
+        costs, peak_N = analytic_costs(table), peak_activation_bytes(table, precision=self._precision)
         prediction = self.predictor.predict(genomes_NG)
+        further = {one.device_id: one.predict(genomes_NG).mean for one in self._further}
         return [
             Price(
                 device_id=self.predictor.device_id,
@@ -75,16 +105,19 @@ class Pricer:
                 in_range=bool(prediction.in_range[n]),
                 macs=int(costs.macs_N[n]),
                 params=int(costs.params_N[n]),
+                peak_memory_bytes=int(peak_N[n]),
+                further_ms={device_id: float(mean_N[n]) for device_id, mean_N in further.items()},
             )
             for n in range(len(archs))
         ]
 
     @property
     def costs(self) -> Mapping[str, Compute]:
-        """By the names of `LIMITS`, how to find them out for many architectures."""
+        """By the names of `LIMITS` and of `further_limit`, how to find them out for many architectures."""
         return {
-            "latency_ms": lambda genomes_NG: self.predictor.predict(genomes_NG).mean,
-            **count_costs(self.space, num_classes=self._num_classes),
+            "latency_ms": _mean_of(self.predictor),
+            **count_costs(self.space, num_classes=self._num_classes, precision=self._precision),
+            **{further_name(one.device_id): _mean_of(one) for one in self._further},
         }
 
     def fastest(self, *, seed: int) -> tuple[Architecture, Price]:
@@ -93,8 +126,12 @@ class Pricer:
         return arch, self.price([arch])[0]
 
 
-def count_costs(space: SearchSpace, *, num_classes: int) -> Mapping[str, Compute]:
-    """Of the costs of `LIMITS` those that are counted, which needs no device."""
+def _mean_of(predictor: LatencyPredictor) -> Compute:
+    return lambda genomes_NG: predictor.predict(genomes_NG).mean
+
+
+def count_costs(space: SearchSpace, *, num_classes: int, precision: str = "fp32") -> Mapping[str, Compute]:
+    """Of the costs of `LIMITS` those that are counted, which needs no device but its precision."""
     return {
         "macs": lambda genomes_NG: analytic_costs(space.op_table(genomes_NG, num_classes=num_classes)).macs_N.astype(
             np.float64
@@ -102,6 +139,9 @@ def count_costs(space: SearchSpace, *, num_classes: int) -> Mapping[str, Compute
         "params": lambda genomes_NG: analytic_costs(
             space.op_table(genomes_NG, num_classes=num_classes)
         ).params_N.astype(np.float64),
+        PEAK_MEMORY: lambda genomes_NG: peak_activation_bytes(
+            space.op_table(genomes_NG, num_classes=num_classes), precision=precision
+        ).astype(np.float64),
     }
 
 
@@ -124,6 +164,16 @@ def search_limits(values: Mapping[str, float | None]) -> tuple[Limit, ...]:
     return tuple(
         Limit(name=name, value=value, unit=LIMITS[name]) for name, value in values.items() if value is not None
     )
+
+
+def further_name(device_id: str) -> str:
+    """What the latency on a further device is called in a search."""
+    return f"latency_ms@{device_id}"
+
+
+def further_limit(device_id: str, value: float) -> Limit:
+    """The limit, in ms, on the latency on a further device, as the search knows it."""
+    return Limit(name=further_name(device_id), value=value, unit="ms")
 
 
 def violations(genomes_NG: Genomes, *, costs: Mapping[str, Compute], limits: Sequence[Limit]) -> FloatArray:

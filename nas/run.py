@@ -21,10 +21,10 @@ from hardware.table import Table
 from nas.baselines import BASELINE, BaselineStore
 from nas.errors import CheckpointError, RunError
 from nas.joint_front import JointFront, compute_joint_front
-from nas.limits import recipe_limits
-from nas.objectives import LATENCY, Limit
+from nas.limits import recipe_limits, with_peak_memory
+from nas.objectives import Limit
 from nas.pareto import ParetoFront, compute_front
-from nas.pricing import Pricer
+from nas.pricing import PEAK_MEMORY, Pricer
 from nas.tables import (
     ANSWER_SCHEMA,
     EVALUATION_SCHEMA,
@@ -165,7 +165,7 @@ class Run:
 
     def stopped(self) -> pd.DataFrame:
         """What early stopping ended before it was evaluated to the end; see `nas.tables`."""
-        return self.stopped_table.read()
+        return self._with_limited(self.stopped_table.read())
 
     def evaluations_on(self, device: str) -> pd.DataFrame:
         """What was evaluated on the search split, with the costs that are predicted for a device.
@@ -173,6 +173,9 @@ class Run:
         Accuracies are known for whatever device the search was made: the present predictor of a device that was
         profiled prices the newest row of each candidate. For one that was not, there are no rows.
         """
+        return self._with_limited(self._priced_on(device), precision=self.precision(device))
+
+    def _priced_on(self, device: str) -> pd.DataFrame:
         rows = self.evaluations()
         own = rows[rows["device_id"] == device]
         if device not in self.devices() or not has_manifest(self.predictor_dir(device)):
@@ -197,21 +200,33 @@ class Run:
     def verifications(self) -> pd.DataFrame:
         """Every candidate that was measured and evaluated on the verify split; baselines are none."""
         rows = self.verifications_table.read()
-        return rows[rows["weights_kind"] != BASELINE].astype({"macs": "int64", "params": "int64"})
+        rows = rows[rows["weights_kind"] != BASELINE].astype({"macs": "int64", "params": "int64"})
+        return self._with_limited(rows)
 
     def baseline_rows(self) -> pd.DataFrame:
         """The baselines among what was measured and evaluated on the verify split; `macs` and `params` may be null."""
         rows = self.verifications_table.read()
         return rows[rows["weights_kind"] == BASELINE]
 
+    def precision(self, device: str) -> str | None:
+        """What a device computes in; None before anything was measured there."""
+        found = self.measurements_table(device).read()["precision"]
+        return str(found.iloc[0]) if len(found) else None
+
+    def _with_limited(self, rows: pd.DataFrame, *, precision: str | None = None) -> pd.DataFrame:
+        """`rows`, with the column of the memory where that is limited; see `with_peak_memory`."""
+        if all(limit.name != PEAK_MEMORY for limit in self.limits(self.info.device_id)):
+            return rows
+        return with_peak_memory(rows, space=self.space, num_classes=self.info.num_classes, precision=precision)
+
     def limits(self, device: str) -> tuple[Limit, ...]:
-        """The limits that the recipe sets now, as far as they hold on a device: on others than its own only counts.
+        """The limits that the recipe sets now, as far as they hold on a device: latency has one of its own on each.
 
         Raises:
             RunError: the recipe is damaged.
         """
-        limits = recipe_limits(self.recipe_path.read_text(encoding="utf-8"))
-        return tuple(limit for limit in limits if limit.name != LATENCY.name or device == self.info.device_id)
+        text = self.recipe_path.read_text(encoding="utf-8")
+        return recipe_limits(text, device=None if device == self.info.device_id else device)
 
     def front(self, *, device: str | None = None) -> ParetoFront:
         """The verified front of a device (default: the recipe's), or the predicted one before verification.
@@ -299,9 +314,10 @@ class Run:
         if not directory.exists():
             other = "" if device_id == self.info.device_id else f" --device {device_id}"
             counted = ", which fits one where the device counts energy" if quantity == "energy" else ""
+            others = [one for one in self.devices() if one != device_id and has_manifest(self.predictor_dir(one))]
             raise RunError(
-                f"run {self.path} has no {quantity} predictor for device {device_id!r}, its devices are: "
-                f"{', '.join(self.devices())}",
+                f"run {self.path} has no {quantity} predictor for device {device_id!r}: nothing was profiled there yet"
+                + (f"; profiled devices: {', '.join(others)}" if others else ""),
                 hint=f"nas profile {self.path}{other}{counted}",
             )
         return load_predictor(directory, space=self.space, device_id=device_id, quantity=quantity)

@@ -10,10 +10,10 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from hardware.cost import analytic_costs, peak_activation_bytes
+from hardware.cost import analytic_costs
 from nas.errors import InfeasibleError, RunError
 from nas.objectives import Limit
-from nas.pricing import explain_infeasible
+from nas.pricing import PEAK_MEMORY, count_costs, explain_infeasible
 from nas.run import Run
 from nas.run_accuracy import run_accuracy_predictor
 from nas.search.candidates import first_pool
@@ -138,8 +138,7 @@ class _Judge:
             name, device_id = cost_column(quantity, unit), self._latency.device_id
             if quantity != "latency" and (name in names or run.predictor_dir(device_id, quantity=quantity).exists()):
                 self._others[name] = run.predictor(device_id, quantity=quantity)
-        precisions = run.measurements_table(self._latency.device_id).read()["precision"]
-        self._precision = str(precisions.iloc[0]) if len(precisions) else None
+        self._precision = run.precision(self._latency.device_id)
         if self._precision is None and "peak_memory_bytes" in names:
             raise RunError(
                 f"nothing was measured on device {self._latency.device_id!r}, so its precision is not known, on which "
@@ -168,8 +167,8 @@ class _Judge:
 
     def _cost(self, name: str, genomes_NG: npt.NDArray[np.int8], *, blocks: Blocks | None = None) -> FloatArray:
         """What a limit is about, (N,)."""
-        if name == "peak_memory_bytes":
-            return self._peak_memory(genomes_NG).astype(np.float64)
+        if name == PEAK_MEMORY:
+            return self._peak_memory(genomes_NG)
         if name in self._others:
             return self._others[name].predict(genomes_NG).mean
         known: Blocks = self._features.encode(genomes_NG) if blocks is None else blocks
@@ -183,10 +182,10 @@ class _Judge:
         )
         return count_N
 
-    def _peak_memory(self, genomes_NG: npt.NDArray[np.int8]) -> npt.NDArray[np.int64]:
+    def _peak_memory(self, genomes_NG: npt.NDArray[np.int8]) -> FloatArray:
         assert self._precision is not None
-        table = self._space.op_table(genomes_NG, num_classes=self._run.info.num_classes)
-        return peak_activation_bytes(table, precision=self._precision)
+        costs = count_costs(self._space, num_classes=self._run.info.num_classes, precision=self._precision)
+        return costs[PEAK_MEMORY](genomes_NG)
 
     def specialists(self, genomes_NG: npt.NDArray[np.int8]) -> list[Specialist]:
         """Those that meet the limits, in their order."""

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from experiments.errors import DataError, RecipeError
-from experiments.recipe import DeviceSettings, Recipe, SearchLimits, SearchSettings, load_recipe
+from experiments.recipe import FurtherDeviceSettings, Recipe, SearchLimits, SearchSettings, load_recipe
 from experiments.session import (
     exclusive,
     is_trained,
@@ -238,7 +238,7 @@ def test_a_run_keeps_the_devices_that_name_its_own(tmp_path: Path, monkeypatch: 
 def test_a_device_joins_a_run_and_a_session_moves_to_it(tmp_path: Path) -> None:
     made = recipe(tmp_path)
     run = run_of(tmp_path / "run", made, epochs=3)
-    more = made.model_copy(update={"devices": (DeviceSettings(id="torch-cpu", batch=2),)})
+    more = made.model_copy(update={"devices": (FurtherDeviceSettings(id="torch-cpu", batch=2),)})
     session = open_session(more, run.path)
     assert load_recipe(run.recipe_path).devices == more.devices
     assert session.on(None) is session
@@ -259,5 +259,5 @@ def test_a_further_device_must_be_one_that_measures(tmp_path: Path, device: str,
     with pytest.raises(DeviceError, match=message):
         session.on(device)
     with pytest.raises(DeviceError, match=message):
-        open_session(made.model_copy(update={"devices": (DeviceSettings(id=device),)}), run.path)
+        open_session(made.model_copy(update={"devices": (FurtherDeviceSettings(id=device),)}), run.path)
     assert not load_recipe(run.recipe_path).devices

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from hardware.cost import analytic_costs
+from hardware.cost import analytic_costs, peak_activation_bytes
 from nas.errors import InfeasibleError
-from nas.pricing import LIMITS, Pricer, require_reachable, search_limits, violations
+from nas.pricing import LIMITS, Pricer, further_limit, require_reachable, search_limits, violations
 from searchspaces import SpaceError, get_space
 from tests.nas.tiny_run import NUM_CLASSES, SPACE, TinyRun, make_pricer
 
@@ -15,7 +15,8 @@ def test_a_price_has_the_predictors_latency_and_the_analytic_counts(profiled: Ti
     archs = [SPACE.smallest, SPACE.largest, *SPACE.architectures(SPACE.sample_many(3, np.random.default_rng(5)))]
     prices = pricer.price(archs)
     prediction = profiled.predictor().predict(archs)
-    costs = analytic_costs(SPACE.op_table(SPACE.genomes(archs), num_classes=NUM_CLASSES))
+    table = SPACE.op_table(SPACE.genomes(archs), num_classes=NUM_CLASSES)
+    costs = analytic_costs(table)
     for n, price in enumerate(prices):
         assert price.latency_predicted_ms == prediction.mean[n]
         assert (price.latency_predicted_low_ms, price.latency_predicted_high_ms) == (
@@ -24,6 +25,8 @@ def test_a_price_has_the_predictors_latency_and_the_analytic_counts(profiled: Ti
         )
         assert price.in_range == prediction.in_range[n]
         assert (price.macs, price.params) == (costs.macs_N[n], costs.params_N[n])
+        assert price.peak_memory_bytes == peak_activation_bytes(table)[n]
+        assert "peak_memory_bytes" not in price.row()
         assert price.device_id == "onnxruntime-cpu"
     assert prices[0].macs < prices[1].macs
 
@@ -56,6 +59,24 @@ def test_costs_are_those_of_the_price(macs_pricer: Pricer) -> None:
     assert list(macs_pricer.costs) == list(LIMITS)
     for name, cost in macs_pricer.costs.items():
         assert cost(SPACE.genomes(archs)).tolist() == [price.cost(name) for price in prices]
+
+
+def test_memory_that_nothing_is_content_with_is_refused_with_the_least_one(macs_pricer: Pricer) -> None:
+    least_bytes = macs_pricer.price([SPACE.smallest])[0].peak_memory_bytes
+    limits = search_limits({"peak_memory_bytes": least_bytes / 2})
+    with pytest.raises(InfeasibleError, match="peak_memory_bytes binds") as caught:
+        require_reachable(SPACE, costs=macs_pricer.costs, limits=limits, seed=0)
+    assert f"peak_memory_bytes {least_bytes:.6g} bytes (estimated, " in str(caught.value)
+
+
+def test_a_further_device_has_a_price_and_a_cost(macs_pricer: Pricer) -> None:
+    both = Pricer(SPACE, predictor=macs_pricer.predictor, num_classes=NUM_CLASSES, further=[macs_pricer.predictor])
+    price = both.price([SPACE.smallest])[0]
+    assert price.cost("latency_ms@macs") == price.latency_predicted_ms
+    assert both.costs["latency_ms@macs"](SPACE.genomes([SPACE.smallest])).tolist() == [price.latency_predicted_ms]
+    limits = [further_limit("macs", price.latency_predicted_ms / 2)]
+    with pytest.raises(InfeasibleError, match=r"latency_ms@macs [\d.]+ ms \(predicted.*latency_ms@macs binds"):
+        require_reachable(SPACE, costs=both.costs, limits=limits, seed=0)
 
 
 def test_without_limits_everything_is_reachable(macs_pricer: Pricer) -> None:

@@ -16,7 +16,7 @@ from nas.candidate import Candidate, inherited_candidate
 from nas.errors import CheckpointError, EvaluationError
 from nas.objectives import Limit
 from nas.pareto import compute_front
-from nas.pricing import Pricer, search_limits
+from nas.pricing import Pricer, further_limit, search_limits
 from nas.search.loop import Evaluated, run_search
 from nas.search.neighbours import Neighbours, enumerate_genomes
 from nas.search.pool import EvaluationPool, SerialPool, SubnetScore, TaskResult
@@ -28,6 +28,7 @@ from nas.search.study import SearchStudy, Values, make_sampler, open_study
 from searchspaces import Architecture, Choice, get_space
 from tests.nas.search.small_spaces import EIGHTEEN
 from tests.nas.tiny_run import (
+    NUM_CLASSES,
     SEARCH,
     SPACE,
     TinyRun,
@@ -382,8 +383,14 @@ def test_a_limit_that_few_architectures_meet_ends_the_search_with_all_of_them(ei
 @pytest.mark.parametrize("sampler", ["surrogate", "mnasnet", "gradient"])
 def test_all_limits_hold_whichever_sampler_proposes(macs_pricer: Pricer, sampler: SamplerName) -> None:
     drawn_NG = SPACE.sample_many(500, np.random.default_rng(1))
-    values = {name: float(np.quantile(macs_pricer.costs[name](drawn_NG), 0.2)) for name in ("macs", "params")}
-    limits = search_limits(values)
+    names = ("macs", "params", "peak_memory_bytes")
+    values = {name: float(np.quantile(macs_pricer.costs[name](drawn_NG), 0.3)) for name in names}
+    # as if the limited cost of a further device were the MACs
+    macs_pricer = Pricer(
+        SPACE, predictor=macs_pricer.predictor, num_classes=NUM_CLASSES, further=[macs_pricer.predictor]
+    )
+    further = float(np.quantile(macs_pricer.costs["latency_ms@macs"](drawn_NG), 0.25))
+    limits = (*search_limits(values), further_limit("macs", further))
     search = Search(macs_pricer, settings=replace(SEARCH, sampler=sampler, limits=limits))
     judge = CountingJudge()
     search.run(SerialPool(judge))

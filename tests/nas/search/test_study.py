@@ -51,6 +51,7 @@ def priced(latency_ms: float, *, params: int = 900) -> Price:
         in_range=True,
         macs=10_000,
         params=params,
+        peak_memory_bytes=4_000,
     )
 
 
