@@ -30,9 +30,10 @@ def membership(rows: pd.DataFrame) -> FloatArray:
     drawn from the Beta distribution that the number of correct answers and Jeffreys' prior give (Brown, Cai and
     DasGupta, "Interval estimation for a binomial proportion", 2001, doi 10.1214/ss/1009213286), other metrics from a
     normal one as wide as their interval; logarithms of latencies likewise, from the intervals of the medians, or those
-    of the predictions. Candidates of one architecture have one latency: what was measured of it is pooled. Candidates are drawn apart from each other, although the same images judge them all: a
-    difference between two of them is more certain than that, so probabilities are rather too even than too sure. With
-    4,000 draws the standard error is at most .008.
+    of the predictions. Candidates of one architecture have one latency: what was measured of it is pooled. Accuracies
+    are drawn apart from each other, although the same images judge them all: a difference between two of them is more
+    certain than that, so probabilities are rather too even than too sure. With 4,000 draws the standard error is at
+    most .008.
 
     Args:
         rows: one a candidate: arch_id; accuracy, its interval, metric, num_correct, num_images; latency_ms, its
