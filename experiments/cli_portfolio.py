@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from nas.portfolio import Portfolio
     from nas.sharing import Shared, Target
 
+_INFEASIBLE = 3
+
 
 def portfolio(
     where: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.", show_default=False)],
@@ -68,6 +70,8 @@ def portfolio(
             },
         }
         typer.echo(json.dumps(document, indent=2))
+        if chosen is None:
+            raise typer.Exit(_INFEASIBLE)
         return
     out, err = out_console(width=160), err_console()
     if chosen is None:
@@ -75,7 +79,7 @@ def portfolio(
             f"no {max_models} architectures together meet all {len(targets)} budgets: allow more (--max-models)",
             highlight=False,
         )
-        return
+        raise typer.Exit(_INFEASIBLE)
     out.print(_price_table(shared, run_name=run.info.name))
     out.print(_serving_table(shared, chosen))
     if not _within(chosen, epsilon=epsilon):

@@ -216,7 +216,11 @@ def device_costs(measurements: pd.DataFrame, *, taken: pd.DataFrame) -> tuple[De
 
 
 def break_even(
-    stages: Sequence[StageCost], *, tuned: Sequence[tuple[float, int]], epochs_alone: int
+    stages: Sequence[StageCost],
+    *,
+    tuned: Sequence[tuple[float, int]],
+    epochs_alone: int,
+    seconds_in_search: float = 0.0,
 ) -> BreakEven | str:
     """When the supernet has paid for itself, or what is missing to say so.
 
@@ -224,6 +228,7 @@ def break_even(
         stages: of the run.
         tuned: seconds and epochs of each fine-tuning, on one core.
         epochs_alone: of training one network by itself.
+        seconds_in_search: of those fine-tunings that are part of the stage `search`: they are not shared.
     """
     missing = [name for name in _SHARED_STAGES if name not in {stage.stage for stage in stages}]
     if missing:
@@ -233,6 +238,8 @@ def break_even(
     if not tuned:
         return "no network was fine-tuned, so the seconds of an epoch are not known"
     shared = sum(stage.core_seconds for stage in stages if stage.stage in _SHARED_STAGES)
+    searched = sum(stage.core_seconds for stage in stages if stage.stage == "search")
+    shared -= min(seconds_in_search, searched)
     each = fmean(seconds for seconds, _ in tuned)
     alone = epochs_alone * fmean(seconds / epochs for seconds, epochs in tuned)
     return BreakEven(
@@ -248,14 +255,18 @@ def _break_even(
     run: Run, stages: Sequence[StageCost], *, tuned: pd.DataFrame, epochs_alone: int | None
 ) -> BreakEven | str:
     trained = _num_epochs(finished_checkpoints(run.train_dir / CHECKPOINTS))
-    found = []
-    for arch_id, seconds in zip(tuned["arch_id"], tuned["seconds"], strict=True):
-        epochs = _num_epochs(finished_checkpoints(run.refine_dir(str(arch_id))))
+    found, in_search = [], 0.0
+    rows = tuned.drop_duplicates("candidate_id", keep="last")
+    for arch_id, seconds, trial in zip(rows["arch_id"], rows["seconds"], rows["trial_number"], strict=True):
+        # What is refined belongs to no trial; the rest was trained by the search.
+        directories = run.trained_dirs(str(arch_id)) if trial >= 0 else [run.refine_dir(str(arch_id))]
+        epochs = max((_num_epochs(finished_checkpoints(directory)) for directory in directories), default=0)
         if epochs:
             found.append((float(seconds), epochs))
+            in_search += float(seconds) if trial >= 0 else 0.0
     if not trained and epochs_alone is None:
         return "the supernet is not trained"
-    return break_even(stages, tuned=found, epochs_alone=epochs_alone or trained)
+    return break_even(stages, tuned=found, epochs_alone=epochs_alone or trained, seconds_in_search=in_search)
 
 
 def _num_epochs(checkpoints: Sequence[Path]) -> int:

@@ -124,6 +124,24 @@ def pareto_mask(accuracy_N: npt.NDArray[np.float64], latency: npt.NDArray[np.flo
     return mask_N
 
 
+def front_mask(rows: pd.DataFrame, *, latency: str) -> npt.NDArray[np.bool_]:
+    """Which rows are on the front, when an architecture with several weights has one latency.
+
+    Only its most accurate row competes: that another one was a little faster is noise of the measurement.
+
+    Args:
+        rows: one a candidate: arch_id, candidate_id, accuracy and latency.
+        latency: name of the latency's column.
+    """
+    known_N = np.isfinite(_column(rows, "accuracy")) & np.isfinite(_column(rows, latency))
+    found = rows.assign(_row=np.arange(len(rows)))[known_N]
+    best = found.sort_values(["accuracy", latency, "candidate_id"], ascending=[False, True, True])
+    best = best.drop_duplicates("arch_id")
+    mask_N = np.zeros(len(rows), dtype=np.bool_)
+    mask_N[best["_row"].to_numpy(dtype=np.int64)] = pareto_mask(_column(best, "accuracy"), _column(best, latency))
+    return mask_N
+
+
 def hypervolume(
     accuracy_N: npt.NDArray[np.float64], latency: npt.NDArray[np.float64], *, reference: Sequence[float]
 ) -> float:
@@ -160,7 +178,7 @@ def compute_front(
     """The verified front, or the predicted one as long as nothing within the limits is verified.
 
     One row a candidate (the newest), in the order of latency, then candidate id; a candidate equal to another in both
-    objectives stays out if its id comes later.
+    objectives stays out if its id comes later. Of an architecture with several weights the most accurate ones compete.
 
     Args:
         evaluations: on the search split.
@@ -217,14 +235,15 @@ def _front(rows: pd.DataFrame, *, device_id: str, latency: str, split: str) -> P
     rows = rows.drop_duplicates("candidate_id", keep="last")
     accuracy_N, latency_N = _column(rows, "accuracy"), _column(rows, f"{latency}_ms")
     reference = _reference(latency_N)
-    front = rows[pareto_mask(accuracy_N, latency_N)]
+    on_front_N = front_mask(rows, latency=f"{latency}_ms")
+    front = rows[on_front_N]
     front = front.sort_values([f"{latency}_ms", "candidate_id"]).drop_duplicates([f"{latency}_ms", "accuracy"])
     points = tuple(_point(row, latency=latency) for row in front.to_dict("records"))
     return ParetoFront(
         device_id=device_id,
         points=points,
         reference_point=reference,
-        hypervolume=hypervolume(accuracy_N, latency_N, reference=reference),
+        hypervolume=hypervolume(accuracy_N[on_front_N], latency_N[on_front_N], reference=reference),
         provenance="+".join(sorted({point.provenance for point in points})) or "none",
         split=split,
     )

@@ -12,7 +12,7 @@ import pandas as pd
 
 from hardware.files import JSON
 from nas.objectives import Limit
-from nas.pareto import hypervolume, number, pareto_mask, reference_latency, verified_rows
+from nas.pareto import front_mask, hypervolume, number, reference_latency, verified_rows
 from nas.run import Run
 from nas.tables import PREDICTED
 
@@ -149,7 +149,7 @@ def compute_promises(
         rows[names].to_numpy(dtype=np.float64)
         for names in (["accuracy_search", "latency_predicted_ms"], ["accuracy", "latency_ms"])
     )
-    on_front_N = pareto_mask(found_NM[:, 0], found_NM[:, 1])
+    on_front_N = front_mask(rows, latency="latency_ms")
     reference = 0.0, reference_latency(np.concatenate([promised_NM[:, 1], found_NM[:, 1]]))
     return Promises(
         rows=tuple(
@@ -159,7 +159,7 @@ def compute_promises(
         provenance="+".join(sorted(set(rows["provenance"]))) or "none",
         reference_point=reference,
         hypervolume_promised=hypervolume(promised_NM[:, 0], promised_NM[:, 1], reference=reference),
-        hypervolume_found=hypervolume(found_NM[:, 0], found_NM[:, 1], reference=reference),
+        hypervolume_found=hypervolume(found_NM[on_front_N, 0], found_NM[on_front_N, 1], reference=reference),
     )
 
 

@@ -122,6 +122,10 @@ class Run:
         """Checkpoints of one candidate that the search fine-tunes for so many epochs."""
         return self.path / "search" / f"{epochs:04d}-epochs" / arch_id
 
+    def trained_dirs(self, arch_id: str) -> list[Path]:
+        """Those of `trained_dir` that exist, fewest epochs first."""
+        return sorted(self.path.glob(f"search/*-epochs/{arch_id}"))
+
     def predictor_dir(self, device_id: str, *, quantity: str = "latency") -> Path:
         """The stored predictor of a device's latency, or of another quantity."""
         directory = self.path / "predictors" / device_id

@@ -47,6 +47,16 @@ def test_the_table_shows_the_price_of_sharing(nas: InProcess, run: Run) -> None:
     assert "above 0.00%: allow more architectures" in result.err
 
 
+@pytest.mark.parametrize("format_", ["table", "json"])
+def test_too_few_models_for_all_budgets_are_infeasible(
+    nas: InProcess, run: Run, monkeypatch: pytest.MonkeyPatch, format_: str
+) -> None:
+    monkeypatch.setattr("nas.sharing.portfolios", lambda *_, **__: [])
+    result = nas("portfolio", run.path, *DEVICES, "--budgets", "0.06,0.12", "--max-models", "1", "--format", format_)
+    assert result.code == 3
+    assert ('"chosen": null' in result.out) if format_ == "json" else ("allow more" in result.err)
+
+
 @pytest.mark.parametrize(
     ("devices", "budgets", "code", "message"),
     [

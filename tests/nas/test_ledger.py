@@ -82,6 +82,13 @@ def test_the_supernet_pays_for_itself_once_the_saved_seconds_reach_its_own() -> 
     assert even.networks == 5.0
 
 
+def test_what_the_search_fine_tuned_is_not_shared() -> None:
+    even = break_even(SHARED, tuned=[(2.0, 2)], epochs_alone=10, seconds_in_search=2.0)
+    assert isinstance(even, BreakEven)
+    assert even.shared_core_seconds == 98.0
+    assert even.core_seconds_per_network == 2.0
+
+
 def test_there_is_no_break_even_where_training_alone_is_cheaper() -> None:
     even = break_even(SHARED, tuned=[(4.0, 2)], epochs_alone=2)
     assert isinstance(even, BreakEven)

@@ -69,6 +69,15 @@ def test_two_versions_of_one_architecture_have_one_predicted_latency() -> None:
     assert apart[1] == pytest.approx(0.5, abs=0.03)
 
 
+def test_measured_versions_of_one_architecture_share_their_pooled_latency() -> None:
+    noise = candidates((780, 0.0842, 0.01), (533, 0.0840, 0.01), arch="a")
+    assert membership(noise).tolist() == [1.0, 0.0]
+    # 1.0 +- .001 outweighs 1.2 +- .1: surely faster than 1.05
+    values = ((900, 1.0, 0.001), (890, 1.2, 0.1), (850, 1.05, 0.001))
+    rows = candidates(*values).assign(arch_id=["a", "a", "b"])
+    assert membership(rows)[2] == 0.0
+
+
 def test_the_same_rows_give_the_same_numbers_and_failed_ones_none() -> None:
     rows = candidates((900, 1.0, 0.1), (910, 1.1, 0.1), (905, float("nan"), 0.1))
     found = membership(rows)

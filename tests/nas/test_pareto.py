@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from nas.pareto import (
     ParetoFront,
     compute_front,
+    front_mask,
     front_order,
     hypervolume,
     hypervolume_by_evaluation,
@@ -242,6 +243,15 @@ def test_equal_candidates_stand_once_on_the_front_under_the_first_id() -> None:
 def test_the_newest_row_of_a_candidate_counts() -> None:
     front = front_of([evaluation("a", accuracy=0.9, latency=1.0), evaluation("a", accuracy=0.5, latency=1.0)])
     assert [point.accuracy for point in front.points] == [0.5]
+
+
+def test_weights_of_one_architecture_compete_by_accuracy_alone() -> None:
+    rows = pd.DataFrame(
+        [("a", 0.53, 0.0840), ("a", 0.58, 0.0842), ("b", 0.50, 0.0841), ("c", 0.40, 0.05), ("a", math.nan, 0.01)],
+        columns=["arch_id", "accuracy", "latency_ms"],
+    ).assign(candidate_id=list("vwxyz"))
+    # a's worse weights are on no front, and beat nobody with a latency that is not theirs alone
+    assert front_mask(rows, latency="latency_ms").tolist() == [False, True, True, True, False]
 
 
 def test_failed_and_foreign_rows_stay_off_the_front() -> None:
