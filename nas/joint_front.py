@@ -1,6 +1,6 @@
 """The joint front of several devices: accuracy against the latencies on all of them; a pure function of tables."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,7 +112,7 @@ def compute_joint_front(
         )
     ]
     joined = [_join(key, found=found, evaluated=evaluated, verified=verified) for key in keys]
-    points = [point for point in joined if point is not None]
+    points = _most_accurate(point for point in joined if point is not None)
     accuracy_N = np.array([point.accuracy for point in points], dtype=np.float64)
     latency_ND = np.array([[point.latencies[d].latency_ms for d in devices] for point in points], dtype=np.float64)
     latency_ND = latency_ND.reshape(len(points), len(devices))
@@ -127,6 +127,16 @@ def compute_joint_front(
         hypervolume=hypervolume(accuracy_N, latency_ND, reference=reference),
         split=split,
     )
+
+
+def _most_accurate(points: Iterable[JointPoint]) -> list[JointPoint]:
+    """Of an architecture with several weights the most accurate ones: its latencies differ by noise only."""
+    best: dict[str, JointPoint] = {}
+    for point in points:
+        known = best.setdefault(point.arch_id, point)
+        if np.isfinite(point.accuracy) and not known.accuracy >= point.accuracy:
+            best[point.arch_id] = point
+    return list(best.values())
 
 
 def _is_within(

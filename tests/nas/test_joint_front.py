@@ -61,6 +61,16 @@ ON_B = pd.DataFrame(
 )
 
 
+def test_of_an_architecture_with_several_weights_the_most_accurate_ones_compete() -> None:
+    """That the others were a little faster is noise."""
+    tuned = {"candidate_id": "n1-v-fp32", "weights": "v", "weights_kind": "fine-tuned"}
+    failed = {"candidate_id": "n1-u-fp32", "weights": "u", "weights_kind": "fine-tuned"}
+    rows = [evaluation("n1", 0.8, 2.0), evaluation("n1", float("nan"), 1.9, **failed)]
+    rows.append(evaluation("n1", 0.85, 2.01, **tuned))
+    front = compute_joint_front({"a": pd.DataFrame(rows), "b": pd.DataFrame(rows[::-1])}, NOTHING)
+    assert [(point.arch_id, point.accuracy) for point in front.points] == [("n1", 0.85)]
+
+
 def test_a_network_that_is_best_on_one_device_is_on_the_front() -> None:
     front = compute_joint_front({"a": ON_A, "b": ON_B}, NOTHING)
     assert (front.devices, front.split) == (("a", "b"), "search")
