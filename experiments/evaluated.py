@@ -26,9 +26,15 @@ def current_evaluations(session: Session) -> pd.DataFrame:
 
 
 def stopped_rows(session: Session, *, of_epochs: int = 0) -> pd.DataFrame:
-    """What early stopping ended, of those that still count, one an architecture; of fine-tunings of `of_epochs`."""
+    """What early stopping ended, of those that still count, one an architecture; of fine-tunings of `of_epochs`.
+
+    They count as long as the rival that they cannot beat does: a later limit may exclude it and not them.
+    """
     rows = session.run.stopped()
     rows = rows[(rows["device_id"] == session.device_id) & (rows["of_epochs"] == of_epochs)]
+    if not len(rows):
+        return rows
+    rows = rows[rows["rival"].isin(current_evaluations(session)["arch_id"])]
     return _still_counting(session, rows).drop_duplicates("arch_id", keep="last")
 
 

@@ -113,7 +113,7 @@ class _Search:
         confidence = self._settings.early_stopping
         if confidence is None:
             return None
-        rivals = tuple(self._rivals.of(proposal.price.latency_predicted_ms) for proposal in task)
+        rivals = tuple(self._rivals.of(fastest_ms=proposal.price.latency_predicted_low_ms) for proposal in task)
         return Stopping(confidence=confidence, rivals=rivals)
 
     def _finish(self, result: TaskResult, *, record: Callable[[Sequence[Evaluated]], None]) -> None:
@@ -143,7 +143,7 @@ class _Search:
                 self._rivals.add(
                     Rival(arch_id=score.arch_id, answers=score.answers),
                     accuracy=score.accuracy.value,
-                    latency_ms=proposal.price.latency_predicted_ms,
+                    slowest_ms=proposal.price.latency_predicted_high_ms,
                 )
             # What was stopped is told as it is estimated on the whole split: below its rival, so never on the front.
             self._proposals.tell(proposal, accuracy=score.stopped.accuracy if score.stopped else score.accuracy.value)

@@ -97,6 +97,10 @@ class Proposals:
         wanted = self._settings.evaluations
         return min(len(self._known), wanted), wanted
 
+    def price(self, arch: Architecture) -> Price:
+        """The cheap objectives of an architecture."""
+        return self._pricer.price([arch])[0]
+
     def missing(self) -> int:
         """Evaluations that are neither known nor handed out."""
         return self._settings.evaluations - len(self._known) - len(self._in_flight)
@@ -120,7 +124,7 @@ class Proposals:
                     break
                 self._study.propose_next(neighbour)
             trial, arch = self._study.ask()
-            price = self._pricer.price([arch])[0]
+            price = self.price(arch)
             self._study.constrain(trial, price)
             if arch.arch_id in self._known:
                 self._study.tell(trial, self._known[arch.arch_id])

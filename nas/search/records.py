@@ -110,6 +110,6 @@ def known_rivals(evaluations: pd.DataFrame, answers: pd.DataFrame) -> Rivals:
         rivals.add(
             Rival(arch_id=str(row["arch_id"]), answers=kept[row["candidate_id"]]),
             accuracy=float(row["accuracy"]),
-            latency_ms=float(row["latency_predicted_ms"]),
+            slowest_ms=float(row["latency_predicted_high_ms"]),
         )
     return rivals

@@ -68,29 +68,32 @@ class Stopped:
 
 
 class Rivals:
-    """Everybody's rival: of the evaluated candidates that are no slower the most accurate one."""
+    """Everybody's rival: of the evaluated candidates that are certainly no slower the most accurate one.
+
+    Latencies are predicted, so the slow end of the rival's interval is compared with the fast end of the candidate's.
+    """
 
     def __init__(self) -> None:
         # By latency, each more accurate than those before it: only they can be somebody's rival.
         self._latencies: list[float] = []
         self._rivals: list[tuple[float, Rival]] = []
 
-    def add(self, rival: Rival, *, accuracy: float, latency_ms: float) -> None:
-        """Add an evaluated candidate."""
-        place = bisect.bisect_right(self._latencies, latency_ms)
+    def add(self, rival: Rival, *, accuracy: float, slowest_ms: float) -> None:
+        """Add an evaluated candidate that takes so long at most."""
+        place = bisect.bisect_right(self._latencies, slowest_ms)
         if place and self._rivals[place - 1][0] >= accuracy:
             return
-        while place and self._latencies[place - 1] == latency_ms:
+        while place and self._latencies[place - 1] == slowest_ms:
             place -= 1
         end = place
         while end < len(self._rivals) and self._rivals[end][0] <= accuracy:
             end += 1
-        self._latencies[place:end] = [latency_ms]
+        self._latencies[place:end] = [slowest_ms]
         self._rivals[place:end] = [(accuracy, rival)]
 
-    def of(self, latency_ms: float) -> Rival | None:
-        """The rival of a candidate of this latency; None if all evaluated ones are slower."""
-        place = bisect.bisect_right(self._latencies, latency_ms)
+    def of(self, *, fastest_ms: float) -> Rival | None:
+        """The rival of a candidate that takes so long at least; None if all evaluated ones may be slower."""
+        place = bisect.bisect_right(self._latencies, fastest_ms)
         return self._rivals[place - 1][1] if place else None
 
 
@@ -235,13 +238,13 @@ class FineTuningGains:
         return Outlook(expected=accuracy + gains[(len(gains) - 1) // 2], most=accuracy + gains[k - 1])
 
 
-def beaten_by(front: Mapping[str, tuple[float, float]], *, accuracy: float, latency_ms: float) -> str | None:
+def beaten_by(front: Mapping[str, tuple[float, float]], *, accuracy: float, fastest_ms: float) -> str | None:
     """Who is no slower and at least as accurate; of several the most accurate, None if nobody is.
 
     Args:
-        front: (accuracy, latency in ms) of evaluated candidates by architecture.
+        front: of evaluated candidates by architecture the accuracy, and the latency in ms that they have at most.
         accuracy: a bound.
-        latency_ms: of the candidate that is asked about.
+        fastest_ms: latency that the candidate that is asked about has at least.
     """
-    better = [(value, arch_id) for arch_id, (value, cost) in front.items() if cost <= latency_ms and value >= accuracy]
+    better = [(value, arch_id) for arch_id, (value, cost) in front.items() if cost <= fastest_ms and value >= accuracy]
     return max(better)[1] if better else None

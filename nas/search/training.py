@@ -75,8 +75,8 @@ class TrainingSearch:
         self._stopping: dict[Path, tuple[Stopped, Mapping[str, float]]] = {}
         self._gains = FineTuningGains(confidence=confidence or 0.0)
         self._front: dict[str, tuple[float, float]] = {}
-        for arch_id, refined in finished.items():
-            self._remember(arch_id, refined, latency_ms=proposals.known[arch_id].latency_ms)
+        for refined in finished.values():
+            self._remember(refined, price=proposals.price(refined.candidate.architecture))
         on_progress(*proposals.progress)
 
     @property
@@ -108,8 +108,8 @@ class TrainingSearch:
         outlook = self._gains.outlook(epoch, accuracy=accuracy)
         if outlook is None:
             return False
-        latency_ms = self._in_flight[directory].price.latency_predicted_ms
-        rival = beaten_by(self._front, accuracy=outlook.most, latency_ms=latency_ms)
+        fastest_ms = self._in_flight[directory].price.latency_predicted_low_ms
+        rival = beaten_by(self._front, accuracy=outlook.most, fastest_ms=fastest_ms)
         if rival is None:
             return False
         stopped = Stopped(
@@ -146,8 +146,7 @@ class TrainingSearch:
         value = trained.stopped.accuracy if trained.stopped else trained.accuracy.value
         self._proposals.tell(proposal, accuracy=value)
         if refined is not None:
-            arch_id = proposal.architecture.arch_id
-            self._remember(arch_id, refined, latency_ms=proposal.price.latency_predicted_ms)
+            self._remember(refined, price=proposal.price)
         self._on_progress(*self._proposals.progress)
 
     def fail(self, directory: Path, *, reason: str) -> None:
@@ -186,6 +185,7 @@ class TrainingSearch:
             seconds=seconds,
         )
 
-    def _remember(self, arch_id: str, refined: Refined, *, latency_ms: float) -> None:
-        self._front[arch_id] = refined.accuracy.value, latency_ms
+    def _remember(self, refined: Refined, *, price: Price) -> None:
+        arch_id = refined.candidate.architecture.arch_id
+        self._front[arch_id] = refined.accuracy.value, price.latency_predicted_high_ms
         self._gains.add(arch_id, refined.curve)

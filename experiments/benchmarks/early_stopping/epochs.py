@@ -24,11 +24,13 @@ _ORDERS = 200
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Curve:
-    """One fine-tuned subnet: accuracy after each epoch, and its predicted latency."""
+    """One fine-tuned subnet: accuracy after each epoch, its predicted latency, and the interval of that."""
 
     arch_id: str
     accuracies: tuple[float, ...]
     latency_ms: float
+    fastest_ms: float
+    slowest_ms: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,8 +131,14 @@ def _curve(tuning: FineTuning, arch: Architecture, *, pricer: Pricer, directory:
         tuning.run(arch, directory=directory, on_epoch=lambda _: None)
         refined = read_refined(directory)
     assert refined is not None
-    latency_ms = pricer.price([arch])[0].latency_predicted_ms
-    return Curve(arch_id=arch.arch_id, accuracies=refined.curve, latency_ms=latency_ms)
+    (price,) = pricer.price([arch])
+    return Curve(
+        arch_id=arch.arch_id,
+        accuracies=refined.curve,
+        latency_ms=price.latency_predicted_ms,
+        fastest_ms=price.latency_predicted_low_ms,
+        slowest_ms=price.latency_predicted_high_ms,
+    )
 
 
 def replay(curves: list[Curve], *, order: list[int], confidence: float) -> Replayed:
@@ -145,13 +153,13 @@ def replay(curves: list[Curve], *, order: list[int], confidence: float) -> Repla
             outlook = gains.outlook(epoch, accuracy=accuracy) if epoch < len(curve.accuracies) else None
             rival = None
             if outlook is not None:
-                rival = beaten_by(front, accuracy=outlook.most, latency_ms=curve.latency_ms)
+                rival = beaten_by(front, accuracy=outlook.most, fastest_ms=curve.fastest_ms)
             if rival is not None:
                 stopped.add(number)
                 wrong += curve.accuracies[-1] > front[rival][0]
                 break
         else:
-            front[curve.arch_id] = curve.accuracies[-1], curve.latency_ms
+            front[curve.arch_id] = curve.accuracies[-1], curve.slowest_ms
             gains.add(curve.arch_id, curve.accuracies)
     accuracy_N = np.array([curve.accuracies[-1] for curve in curves])
     latency_N = np.array([curve.latency_ms for curve in curves])

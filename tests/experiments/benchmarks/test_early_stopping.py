@@ -16,9 +16,9 @@ N = 1000
 
 def test_a_curve_that_cannot_come_as_far_as_a_faster_one_is_stopped() -> None:
     curves = [
-        Curve(arch_id="good", accuracies=(0.7, 0.8), latency_ms=1.0),
-        Curve(arch_id="bad", accuracies=(0.5, 0.6), latency_ms=2.0),
-        Curve(arch_id="fast", accuracies=(0.5, 0.6), latency_ms=0.5),
+        Curve(arch_id="good", accuracies=(0.7, 0.8), latency_ms=1.0, fastest_ms=0.95, slowest_ms=1.05),
+        Curve(arch_id="bad", accuracies=(0.5, 0.6), latency_ms=2.0, fastest_ms=1.9, slowest_ms=2.1),
+        Curve(arch_id="fast", accuracies=(0.5, 0.6), latency_ms=0.5, fastest_ms=0.475, slowest_ms=0.525),
     ]
     found = replay(curves, order=[0, 1, 2], confidence=0.5)
     # bad saves one of six epochs; fast is fast, so it may be as bad
@@ -28,8 +28,8 @@ def test_a_curve_that_cannot_come_as_far_as_a_faster_one_is_stopped() -> None:
 
 def test_a_curve_that_rises_late_is_lost_and_counted() -> None:
     curves = [
-        Curve(arch_id="good", accuracies=(0.7, 0.8), latency_ms=1.0),
-        Curve(arch_id="late", accuracies=(0.5, 0.9), latency_ms=2.0),
+        Curve(arch_id="good", accuracies=(0.7, 0.8), latency_ms=1.0, fastest_ms=0.95, slowest_ms=1.05),
+        Curve(arch_id="late", accuracies=(0.5, 0.9), latency_ms=2.0, fastest_ms=1.9, slowest_ms=2.1),
     ]
     found = replay(curves, order=[0, 1], confidence=0.5)
     assert (found.num_stopped, found.lost, found.wrong) == (1, 1, 1)

@@ -4,11 +4,13 @@ from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import hypergeom
 
+from nas.search.records import known_rivals
 from nas.search.stopping import (
     FineTuningGains,
     Rival,
@@ -124,19 +126,27 @@ def test_the_rival_is_the_most_accurate_of_those_that_are_no_slower() -> None:
     rng = np.random.default_rng(3)
     rivals = Rivals()
     known: list[tuple[float, float, str]] = []
-    assert rivals.of(1.0) is None
+    assert rivals.of(fastest_ms=1.0) is None
     for number in range(200):
         accuracy, latency_ms = float(rng.integers(0, 40)) / 40, float(rng.integers(1, 30))
-        rivals.add(Rival(arch_id=str(number), answers=b""), accuracy=accuracy, latency_ms=latency_ms)
+        rivals.add(Rival(arch_id=str(number), answers=b""), accuracy=accuracy, slowest_ms=latency_ms)
         known.append((accuracy, latency_ms, str(number)))
         asked = float(rng.integers(0, 32))
         best = max((value for value, cost, _ in known if cost <= asked), default=None)
-        found = rivals.of(asked)
+        found = rivals.of(fastest_ms=asked)
         assert (found is None) == (best is None)
         if found is not None:
             accuracy, latency_ms, _ = known[int(found.arch_id)]
             assert accuracy == best
             assert latency_ms <= asked
+
+
+def test_a_candidate_that_may_be_faster_has_no_rival() -> None:
+    row = {"candidate_id": "c", "arch_id": "a", "accuracy": 0.9, "latency_predicted_ms": 1.0}
+    rows = pd.DataFrame([{**row, "latency_predicted_high_ms": 1.1}])
+    rivals = known_rivals(rows, pd.DataFrame([{"candidate_id": "c", "answers": b""}]))
+    assert rivals.of(fastest_ms=1.05) is None
+    assert rivals.of(fastest_ms=1.1) == Rival(arch_id="a", answers=b"")
 
 
 @pytest.mark.parametrize("num", [1, 7, 8, 9, 5000])
@@ -184,7 +194,7 @@ def test_curves_of_results_without_any_are_left_out() -> None:
 
 def test_only_who_is_no_slower_and_as_accurate_beats() -> None:
     front = {"fast": (0.7, 1.0), "middle": (0.8, 2.0), "slow": (0.9, 3.0)}
-    assert beaten_by(front, accuracy=0.75, latency_ms=2.5) == "middle"
-    assert beaten_by(front, accuracy=0.85, latency_ms=2.5) is None
-    assert beaten_by(front, accuracy=0.7, latency_ms=1.0) == "fast"
-    assert beaten_by(front, accuracy=0.1, latency_ms=0.5) is None
+    assert beaten_by(front, accuracy=0.75, fastest_ms=2.5) == "middle"
+    assert beaten_by(front, accuracy=0.85, fastest_ms=2.5) is None
+    assert beaten_by(front, accuracy=0.7, fastest_ms=1.0) == "fast"
+    assert beaten_by(front, accuracy=0.1, fastest_ms=0.5) is None
