@@ -4,18 +4,16 @@ import time
 from collections.abc import Callable
 
 from experiments.session import Session
+from nas.stage_calls import read_calls
 
 _SECONDS = 3600.0
 
 
 class SearchClock:
-    """Adds up the time of the stage `search`: of earlier calls as the run's table says, and of this one from now on.
-
-    A call that was killed left no row, so its time is not counted.
-    """
+    """Adds up the time of the stage `search`: of earlier calls, killed ones included, and of this one from now on."""
 
     def __init__(self, session: Session) -> None:
-        rows = session.run.stages_table.read()
+        rows = read_calls(session.run)
         self._hours = session.recipe.search.hours
         self._before = float(rows[rows["stage"] == "search"]["seconds"].sum())
         self._start = time.monotonic()

@@ -13,6 +13,7 @@ from hardware.files import JSON
 from nas.device_seconds import device_sessions, seconds_by_purpose
 from nas.errors import RunError
 from nas.run import Run
+from nas.stage_calls import read_calls
 from nas.training.finished import CHECKPOINTS, finished_checkpoints
 
 WATTS_PER_CORE, WATTS_PER_GPU = 10.0, 300.0
@@ -28,7 +29,7 @@ class StageCost:
 
     Attributes:
         stage: its name.
-        calls: how often it was called with something to do, failed and interrupted calls included.
+        calls: how often it was called with something to do, failed, interrupted and killed calls included.
         seconds: by the wall clock.
         core_seconds: at most: as if all its workers had been busy all the time.
         gpu_seconds: likewise.
@@ -147,7 +148,7 @@ def ledger(
     inherited = evaluations[evaluations["weights_kind"] == "inherited"]
     judging, tuning = stopped[stopped["of_epochs"] == 0], stopped[stopped["of_epochs"] > 0]
     tuned = evaluations[evaluations["weights_kind"] == "fine-tuned"]
-    stages = stage_costs(run.stages_table.read(), watts_per_core=watts_per_core, watts_per_gpu=watts_per_gpu)
+    stages = stage_costs(read_calls(run), watts_per_core=watts_per_core, watts_per_gpu=watts_per_gpu)
     found = _break_even(run, stages, tuned=tuned, epochs_alone=epochs_alone)
     return Ledger(
         stages=stages,
@@ -258,12 +259,12 @@ def _break_even(
     found, in_search = [], 0.0
     rows = tuned.drop_duplicates("candidate_id", keep="last")
     for arch_id, seconds, trial in zip(rows["arch_id"], rows["seconds"], rows["trial_number"], strict=True):
-        # What is refined belongs to no trial; the rest was trained by the search.
-        directories = run.trained_dirs(str(arch_id)) if trial >= 0 else [run.refine_dir(str(arch_id))]
-        epochs = max((_num_epochs(finished_checkpoints(directory)) for directory in directories), default=0)
-        if epochs:
+        # What is refined belongs to no trial, as does what the search trained right before it was killed.
+        refined = 0 if trial >= 0 else _num_epochs(finished_checkpoints(run.refine_dir(str(arch_id))))
+        searched = [_num_epochs(finished_checkpoints(directory)) for directory in run.trained_dirs(str(arch_id))]
+        if epochs := refined or max(searched, default=0):
             found.append((float(seconds), epochs))
-            in_search += float(seconds) if trial >= 0 else 0.0
+            in_search += 0.0 if refined else float(seconds)
     if not trained and epochs_alone is None:
         return "the supernet is not trained"
     return break_even(stages, tuned=found, epochs_alone=epochs_alone or trained, seconds_in_search=in_search)

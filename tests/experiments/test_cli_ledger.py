@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from nas.run import Run
+from nas.tables import NO_TRIAL
 from nas.training.checkpoints import Checkpoint, save_checkpoint
 from tests.experiments.conftest import InProcess
 from tests.nas.predicted_run import predicted_run
@@ -18,7 +19,7 @@ def run(tmp_path: Path) -> Run:
     made = predicted_run(tmp_path / "run")
     made.stages_table.append([call("train", 60.0, cores=2), call("profile", 30.0), call("search", 10.0, cores=2)])
     first = {str(key): value for key, value in made.evaluations().iloc[0].items()}
-    made.evaluations_table.append([{**first, "weights_kind": "fine-tuned", "seconds": 4.0}])
+    made.evaluations_table.append([{**first, "weights_kind": "fine-tuned", "trial_number": NO_TRIAL, "seconds": 4.0}])
     for directory, epoch in ((made.train_dir / "checkpoints", 40), (made.refine_dir(str(first["arch_id"])), 2)):
         save_checkpoint(directory, Checkpoint(epoch=epoch, step=1, weights={}, optimizer={}, details={}))
     return made

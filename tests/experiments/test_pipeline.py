@@ -157,7 +157,7 @@ def test_what_a_stage_took_is_kept_however_it_ends(
     error: BaseException | None,
     ended: str,
 ) -> None:
-    monkeypatch.setattr("experiments.stage_costs._LEAST_SECONDS", 0.0)
+    monkeypatch.setattr("experiments.stage_costs.LEAST_SECONDS", 0.0)
 
     def training(history: TrainHistory) -> None:
         history.append(row(1))
