@@ -50,7 +50,10 @@ def known_evaluations(session: Session) -> dict[str, Values]:
         return rows[violations(genomes_NG, costs=session.pricer.costs, limits=limits) <= 0]
 
     inherited, stopped = inherited_rows(session), stopped_rows(session)
-    return known_values(within(inherited), within(stopped)) if limits else known_values(inherited, stopped)
+    if limits:
+        inherited = within(inherited)
+        stopped = within(stopped[stopped["rival"].isin(inherited["arch_id"])])
+    return known_values(inherited, stopped)
 
 
 def _still_counting(session: Session, rows: pd.DataFrame) -> pd.DataFrame:
