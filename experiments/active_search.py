@@ -111,7 +111,7 @@ class ActiveSearch:
             name=run.info.name,
             pricer=pricer,
             settings=self._settings,
-            elsewhere=self._session.pricers_elsewhere,
+            elsewhere=self._session.latencies_elsewhere,
         )
         return run_search(
             study,

@@ -34,7 +34,7 @@ def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_
     require_trained(session)
     clock = SearchClock(session)
     text = f"{recipe.sampler}, {recipe.evaluations} architectures of {run.space.size:,}"
-    if recipe.sampler == "surrogate" and (further := len(session.pricers_elsewhere)):
+    if recipe.sampler == "surrogate" and (further := len(session.latencies_elsewhere)):
         text += f", for {1 + further} devices"
     if recipe.candidates == "train":
         text += f", each fine-tuned for {recipe.epochs} epochs"
@@ -108,7 +108,7 @@ def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_
             name=run.info.name,
             pricer=pricer,
             settings=settings,
-            elsewhere=session.pricers_elsewhere,
+            elsewhere=session.latencies_elsewhere,
         )
         if is_over(len(known), wanted=wanted, used_up=clock.used_up):
             study.recover(known)

@@ -27,7 +27,7 @@ from nas.data import DataSplits
 from nas.errors import CheckpointError, RunError, TrainingError
 from nas.materialise import Workbench
 from nas.objectives import Limit
-from nas.pricing import Pricer
+from nas.pricing import Compute, Pricer, latency_of
 from nas.run import LOCK_FILE, Run, create_run, open_run, require_run_place, require_writable
 from nas.training.finished import CHECKPOINTS, finished_checkpoints
 from nas.training.phases import Phase, phases_of
@@ -88,18 +88,15 @@ class Session:
         """What the search keeps to: all limits but those on devices whose latency nothing predicts yet."""
         return tuple(limit for limit in asked_limits(self.recipe) if limit.name in self.pricer.costs)
 
-    @property
-    def pricers_elsewhere(self) -> list[Pricer]:
-        """Of the run's further devices that are profiled; a predictor of an older version counts as none."""
-        pricers = []
+    @cached_property
+    def latencies_elsewhere(self) -> tuple[Compute, ...]:
+        """Those on the run's further devices that are profiled; a predictor of an older version counts as none."""
+        found = []
         for one in self.run.devices():
             if one != self.device_id:
                 with contextlib.suppress(PredictorError):
-                    predictor = self.run.predictor(one)
-                    pricers.append(
-                        Pricer(self.run.space, predictor=predictor, num_classes=self.workload.data.num_classes)
-                    )
-        return pricers
+                    found.append(latency_of(self.run.predictor(one)))
+        return tuple(found)
 
     def forget_prices(self) -> None:
         """Price by the predictor that is stored now; called after one was fitted anew."""

@@ -68,7 +68,7 @@ def search_by_training(
         name=f"{run.info.name}-train-{recipe.epochs}",
         pricer=session.pricer,
         settings=settings,
-        elsewhere=session.pricers_elsewhere,
+        elsewhere=session.latencies_elsewhere,
     )
     wanted = min(settings.evaluations, run.space.size)
     if is_over(len(known), wanted=wanted, used_up=used_up):

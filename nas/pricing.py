@@ -93,7 +93,7 @@ class Pricer:
             return []
         genomes_NG = self.space.genomes(archs)
         table = self.space.op_table(genomes_NG, num_classes=self._num_classes)
-        costs, peak_N = analytic_costs(table), peak_activation_bytes(table, precision=self._precision)
+        costs = analytic_costs(table, precision=self._precision)
         prediction = self.predictor.predict(genomes_NG)
         further = {one.device_id: one.predict(genomes_NG).mean for one in self._further}
         return [
@@ -105,7 +105,7 @@ class Pricer:
                 in_range=bool(prediction.in_range[n]),
                 macs=int(costs.macs_N[n]),
                 params=int(costs.params_N[n]),
-                peak_memory_bytes=int(peak_N[n]),
+                peak_memory_bytes=int(costs.peak_activation_bytes_N[n]),
                 further_ms={device_id: float(mean_N[n]) for device_id, mean_N in further.items()},
             )
             for n in range(len(archs))
@@ -115,9 +115,9 @@ class Pricer:
     def costs(self) -> Mapping[str, Compute]:
         """By the names of `LIMITS` and of `further_limit`, how to find them out for many architectures."""
         return {
-            "latency_ms": _mean_of(self.predictor),
+            "latency_ms": latency_of(self.predictor),
             **count_costs(self.space, num_classes=self._num_classes, precision=self._precision),
-            **{further_name(one.device_id): _mean_of(one) for one in self._further},
+            **{further_name(one.device_id): latency_of(one) for one in self._further},
         }
 
     def fastest(self, *, seed: int) -> tuple[Architecture, Price]:
@@ -126,7 +126,8 @@ class Pricer:
         return arch, self.price([arch])[0]
 
 
-def _mean_of(predictor: LatencyPredictor) -> Compute:
+def latency_of(predictor: LatencyPredictor) -> Compute:
+    """The predicted latency, for many architectures."""
     return lambda genomes_NG: predictor.predict(genomes_NG).mean
 
 

@@ -11,15 +11,14 @@ Letters: N architectures, G genes, B weights of latency, V values of a choice, D
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Unpack
 
 import numpy as np
 import torch
 
-from nas.objectives import Limit, Objective
-from nas.pricing import Compute
 from nas.search.models import ACCURACY_FAMILIES, without_hopeless
 from nas.search.seen import Genome
-from nas.search.space_sampler import SpaceSampler, accuracy_and_cost
+from nas.search.space_sampler import SpaceOptions, SpaceSampler, accuracy_and_cost
 from predictors.differentiable import DifferentiableBlend, DifferentiableLatency, ExpectedFeatures
 from predictors.errors import PredictorError
 from predictors.features import LatencyFeatures
@@ -65,14 +64,11 @@ class GradientSampler(SpaceSampler):
         self,
         space: SearchSpace,
         *,
-        objectives: Sequence[Objective],
-        computed: Mapping[str, Compute] | None = None,
-        limits: Sequence[Limit] = (),
         predictor: LatencyPredictor | None = None,
-        seed: int | None = None,
+        **options: Unpack[SpaceOptions],
     ) -> None:
-        super().__init__(space, objectives=objectives, computed=computed, limits=limits, seed=seed)
-        self._accuracy, self._cost = accuracy_and_cost(objectives, sampler="gradient")
+        super().__init__(space, **options)
+        self._accuracy, self._cost = accuracy_and_cost(self._objectives, sampler="gradient")
         self._features = ExpectedFeatures(space)
         self._known_cost = self._computed_cost(predictor)
         self._found: list[Genome] = []

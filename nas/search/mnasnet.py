@@ -13,14 +13,12 @@ w = 0 up to the target and -1 beyond, and targets are spread over the costs seen
 Letters: N architectures, G genes.
 """
 
-from collections.abc import Mapping, Sequence
+from typing import Unpack
 
 import numpy as np
 
-from nas.objectives import Limit, Objective
-from nas.pricing import Compute
 from nas.search.seen import Genome
-from nas.search.space_sampler import SpaceSampler, accuracy_and_cost
+from nas.search.space_sampler import SpaceOptions, SpaceSampler, accuracy_and_cost
 from predictors.prediction import FloatArray
 from searchspaces import SearchSpace
 from searchspaces.genomes import Genomes
@@ -48,14 +46,11 @@ class MnasNetSampler(SpaceSampler):
         self,
         space: SearchSpace,
         *,
-        objectives: Sequence[Objective],
-        computed: Mapping[str, Compute] | None = None,
-        limits: Sequence[Limit] = (),
         population: int,
-        seed: int | None = None,
+        **options: Unpack[SpaceOptions],
     ) -> None:
-        super().__init__(space, objectives=objectives, computed=computed, limits=limits, first=population, seed=seed)
-        self._accuracy, self._cost = accuracy_and_cost(objectives, sampler="mnasnet")
+        super().__init__(space, first=population, **options)
+        self._accuracy, self._cost = accuracy_and_cost(self._objectives, sampler="mnasnet")
         self._population = population
 
     def _next(self, pending_NG: Genomes) -> Genome:

@@ -8,20 +8,18 @@ are spread over the range of the cost, so that one study comes to a front.
 Letters: N architectures, M objectives, G genes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
-from nas.objectives import Limit, Objective
-from nas.pricing import Compute
 from nas.search.candidates import first_pool
 from nas.search.evolution import GENERATIONS, POPULATION, Evolution
 from nas.search.models import fit_models, without_hopeless
 from nas.search.seen import Genome
-from nas.search.space_sampler import SpaceSampler, accuracy_and_cost
+from nas.search.space_sampler import SpaceOptions, SpaceSampler, accuracy_and_cost
 from predictors.prediction import FloatArray
 from searchspaces import SearchSpace
 from searchspaces.genomes import Genomes
@@ -57,14 +55,11 @@ class OfaEvolutionSampler(SpaceSampler):
         self,
         space: SearchSpace,
         *,
-        objectives: Sequence[Objective],
-        computed: Mapping[str, Compute] | None = None,
-        limits: Sequence[Limit] = (),
         generations: int = GENERATIONS,
-        seed: int | None = None,
+        **options: Unpack[SpaceOptions],
     ) -> None:
-        super().__init__(space, objectives=objectives, computed=computed, limits=limits, seed=seed)
-        self._accuracy, self._cost = accuracy_and_cost(objectives, sampler="ofa-evolution")
+        super().__init__(space, **options)
+        self._accuracy, self._cost = accuracy_and_cost(self._objectives, sampler="ofa-evolution")
         self._generations = generations
         self._pool_NG = first_pool(space, _POOL, self._rng)
         self._models: _Models | None = None

@@ -8,7 +8,7 @@ Letters: N architectures, G genes, M objectives.
 
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Required, TypedDict
 
 import numpy as np
 from optuna import Study
@@ -30,6 +30,15 @@ FIRST = 12
 _FEWEST_FITTED = 5
 _DRAWN = 256
 _GOLDEN = (5.0**0.5 - 1.0) / 2.0
+
+
+class SpaceOptions(TypedDict, total=False):
+    """What every sampler of ours takes beside the space; see `SpaceSampler`."""
+
+    objectives: Required[Sequence[Objective]]
+    computed: Mapping[str, Compute] | None
+    limits: Sequence[Limit]
+    seed: int | None
 
 
 class SpaceSampler(BaseSampler):

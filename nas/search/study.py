@@ -17,12 +17,13 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from nas.errors import RunError
 from nas.objectives import ACCURACY, LATENCY, Limit
-from nas.pricing import Price, Pricer
+from nas.pricing import Compute, Price, Pricer
 from nas.search.mnasnet import MnasNetSampler
 from nas.search.ofa_evolution import OfaEvolutionSampler
 from nas.search.repricing import repriced, violations_of
 from nas.search.seen import NOT_EVALUATED
 from nas.search.settings import SearchSettings
+from nas.search.space_sampler import SpaceOptions
 from nas.search.storage import KeptStorage, open_storage
 from nas.search.surrogate import SurrogateSampler
 from searchspaces import Architecture, SpaceError
@@ -179,7 +180,7 @@ def _explained() -> Iterator[None]:
 
 
 def open_study(
-    path: Path, *, name: str, pricer: Pricer, settings: SearchSettings, elsewhere: Sequence[Pricer] = ()
+    path: Path, *, name: str, pricer: Pricer, settings: SearchSettings, elsewhere: Sequence[Compute] = ()
 ) -> SearchStudy:
     """Open or create the study in the SQLite file `path`.
 
@@ -191,7 +192,7 @@ def open_study(
         name: of the study.
         pricer: of the space that is searched; samplers that can use it compute costs with it.
         settings: sampler, limits and seed.
-        elsewhere: of further devices, for the sampler that searches for all.
+        elsewhere: latencies on further devices, for the sampler that searches for all.
 
     Raises:
         RunError: the file is damaged, of another version of optuna, or belongs to another space.
@@ -220,39 +221,22 @@ def open_study(
 
 
 def make_sampler(
-    settings: SearchSettings, *, pricer: Pricer, seed: int, elsewhere: Sequence[Pricer] = ()
+    settings: SearchSettings, *, pricer: Pricer, seed: int, elsewhere: Sequence[Compute] = ()
 ) -> BaseSampler:
     """The sampler that the settings name, with this seed; see `open_study`."""
-    population = settings.population
-    space, objectives = pricer.space, (ACCURACY, LATENCY)
-    costs, limits = pricer.costs, settings.limits
+    population, space = settings.population, pricer.space
+    options = SpaceOptions(objectives=(ACCURACY, LATENCY), computed=pricer.costs, limits=settings.limits, seed=seed)
     match settings.sampler:
         case "surrogate":
-            return SurrogateSampler(
-                space,
-                objectives=objectives,
-                computed=costs,
-                limits=limits,
-                elsewhere=[one.costs[LATENCY.name] for one in elsewhere],
-                seed=seed,
-            )
+            return SurrogateSampler(space, elsewhere=elsewhere, **options)
         case "mnasnet":
-            return MnasNetSampler(
-                space, objectives=objectives, computed=costs, limits=limits, population=population, seed=seed
-            )
+            return MnasNetSampler(space, population=population, **options)
         case "ofa-evolution":
-            return OfaEvolutionSampler(space, objectives=objectives, computed=costs, limits=limits, seed=seed)
+            return OfaEvolutionSampler(space, **options)
         case "gradient":
             from nas.search.gradient import GradientSampler  # torch is imported for this one only
 
-            return GradientSampler(
-                space,
-                objectives=objectives,
-                computed=costs,
-                limits=limits,
-                predictor=pricer.predictor,
-                seed=seed,
-            )
+            return GradientSampler(space, predictor=pricer.predictor, **options)
         case "nsga2":
             return NSGAIISampler(seed=seed, population_size=population)
         case "nsga3":

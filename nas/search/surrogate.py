@@ -10,19 +10,20 @@ Letters: N architectures, G genes, M objectives.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Unpack
 
 import numpy as np
 from moocore import is_nondominated
 from scipy.special import ndtr
 
 from nas.errors import RunError
-from nas.objectives import LATENCY, Limit, Objective
+from nas.objectives import LATENCY
 from nas.pricing import Compute
 from nas.search.acquisition import expected_improvement
 from nas.search.candidates import find_candidates
 from nas.search.models import ObjectiveModels, fit_models, without_hopeless
 from nas.search.seen import Genome
-from nas.search.space_sampler import FIRST, SpaceSampler
+from nas.search.space_sampler import FIRST, SpaceOptions, SpaceSampler
 from predictors.prediction import FloatArray
 from searchspaces import SearchSpace
 from searchspaces.genomes import Genomes
@@ -53,15 +54,12 @@ class SurrogateSampler(SpaceSampler):
         self,
         space: SearchSpace,
         *,
-        objectives: Sequence[Objective],
-        computed: Mapping[str, Compute] | None = None,
-        limits: Sequence[Limit] = (),
         elsewhere: Sequence[Compute] = (),
         first: int = FIRST,
-        seed: int | None = None,
+        **options: Unpack[SpaceOptions],
     ) -> None:
-        super().__init__(space, objectives=objectives, computed=computed, limits=limits, first=first, seed=seed)
-        names = [objective.name for objective in objectives]
+        super().__init__(space, first=first, **options)
+        names = [objective.name for objective in self._objectives]
         if elsewhere and not (LATENCY.name in names and LATENCY.name in self._computed):
             raise RunError(
                 f"further devices need the objective {LATENCY.name}, computed",
@@ -76,9 +74,9 @@ class SurrogateSampler(SpaceSampler):
         if self._knows_little(pending_NG):
             return self._first_one()
         new = max(_REFIT_AFTER, int(_REFIT_SHARE * len(pending_NG)))
-        if self._outlook is None or len(self._seen.genomes) >= self._outlook.models.num_fitted + new:
+        if self._outlook is None or len(self._seen.genomes) >= self._outlook.predictions.models.num_fitted + new:
             self._outlook = self._look()
-        cost_NM = self._cost_NM(self._outlook.models.computed)
+        cost_NM = self._cost_NM(self._outlook.predictions.models.computed)
         chosen_G = self._outlook.best(cost_NM, pending_NG, known=self._seen.known, limits=self._limits)
         return self._random() if chosen_G is None else chosen_G
 
@@ -108,15 +106,14 @@ class SurrogateSampler(SpaceSampler):
         )
         found_NG = self._within(found_NG)
         mean_NM, spread_NM = predictions.of(found_NG)
-        place = {genome_G.tobytes(): n for n, genome_G in enumerate(found_NG)}
-        return _Outlook(models=models, candidates_NG=found_NG, mean_NM=mean_NM, spread_NM=spread_NM, place=place)
+        return _Outlook(predictions=predictions, candidates_NG=found_NG, mean_NM=mean_NM, spread_NM=spread_NM)
 
 
 class _Predictions:
     """What models say, asked once for each genome."""
 
     def __init__(self, models: ObjectiveModels) -> None:
-        self._models = models
+        self.models = models
         self._place: dict[bytes, int] = {}
         nothing = np.empty((0, len(models.objectives)))
         self._mean_NM, self._spread_NM = nothing, nothing
@@ -126,7 +123,7 @@ class _Predictions:
         keys = [genome_G.tobytes() for genome_G in genomes_NG]
         new = [n for n, key in enumerate(keys) if key not in self._place]
         if new:
-            mean_NM, spread_NM = self._models.predict(genomes_NG[new])
+            mean_NM, spread_NM = self.models.predict(genomes_NG[new])
             first = len(self._mean_NM)
             self._place.update({keys[n]: first + i for i, n in enumerate(new)})
             self._mean_NM = np.concatenate([self._mean_NM, mean_NM])
@@ -137,23 +134,23 @@ class _Predictions:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Outlook:
-    """Candidates, what is predicted of them, and by genome, as bytes, their places in these arrays."""
+    """Candidates, and what is predicted of them."""
 
-    models: ObjectiveModels
+    predictions: _Predictions
     candidates_NG: Genomes
     mean_NM: FloatArray
     spread_NM: FloatArray
-    place: dict[bytes, int]
 
     def best(
         self, cost_PM: FloatArray, pending_NG: Genomes, *, known: set[bytes], limits: Mapping[int, float]
     ) -> Genome | None:
         """The unseen candidate that is expected to add most to the front of `cost_PM`; None if none adds anything."""
-        open_N = np.array([genome not in known for genome in self.place], dtype=np.bool_)
+        open_N = np.array([genome_G.tobytes() not in known for genome_G in self.candidates_NG], dtype=np.bool_)
         if not open_N.any():
             return None
         candidates_NG, mean_NM, spread_NM = self.candidates_NG[open_N], self.mean_NM[open_N], self.spread_NM[open_N]
-        points_PM = np.concatenate([cost_PM, self._expected_QM(pending_NG)])
+        # What waits counts with what is predicted of it.
+        points_PM = np.concatenate([cost_PM, self.predictions.of(pending_NG)[0]])
         for m, highest in limits.items():
             points_PM = points_PM[points_PM[:, m] <= highest]
         front_PM = points_PM[is_nondominated(points_PM)] if len(points_PM) else points_PM
@@ -164,16 +161,6 @@ class _Outlook:
         best = int(gain_N.argmax())
         # Where nothing is expected of any of them, chance is better than the order of the genomes.
         return candidates_NG[best] if gain_N[best] > 0.0 else None
-
-    def _expected_QM(self, pending_NG: Genomes) -> FloatArray:
-        """What is predicted of proposals that wait: most were candidates here."""
-        places = [self.place.get(genome_G.tobytes()) for genome_G in pending_NG]
-        expected_QM = np.array([self.mean_NM[0 if n is None else n] for n in places]).reshape(
-            len(places), self.mean_NM.shape[1]
-        )
-        if others := [q for q, n in enumerate(places) if n is None]:
-            expected_QM[others] = self.models.predict(pending_NG[others])[0]
-        return expected_QM
 
 
 def _optimism(mean_NM: FloatArray, spread_NM: FloatArray) -> FloatArray:

@@ -48,7 +48,7 @@ class FakeSession:
 
     device_id = "d"
     bench = None
-    pricers_elsewhere = ()
+    latencies_elsewhere = ()
 
     def __init__(self, run: Run, *, pricer: Pricer) -> None:
         self.run = run

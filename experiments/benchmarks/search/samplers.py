@@ -16,6 +16,7 @@ from nas.pricing import Compute
 from nas.search.gradient import GradientSampler
 from nas.search.mnasnet import MnasNetSampler
 from nas.search.ofa_evolution import OfaEvolutionSampler
+from nas.search.space_sampler import SpaceOptions
 from nas.search.surrogate import SurrogateSampler
 
 OURS = "surrogate"
@@ -67,16 +68,16 @@ def run_search(
 
 
 def _sampler(problem: Problem, sampler: str, *, seed: int, computed: Mapping[str, Compute] | None) -> BaseSampler:
-    space, objectives = problem.space, problem.objectives
+    space, options = problem.space, SpaceOptions(objectives=problem.objectives, computed=computed, seed=seed)
     match sampler:
         case "surrogate":
-            return SurrogateSampler(space, objectives=objectives, computed=computed, seed=seed)
+            return SurrogateSampler(space, **options)
         case "mnasnet":
-            return MnasNetSampler(space, objectives=objectives, computed=computed, population=_POPULATION, seed=seed)
+            return MnasNetSampler(space, population=_POPULATION, **options)
         case "ofa-evolution":
-            return OfaEvolutionSampler(space, objectives=objectives, computed=computed, seed=seed)
+            return OfaEvolutionSampler(space, **options)
         case "gradient":
-            return GradientSampler(space, objectives=objectives, computed=computed, seed=seed)
+            return GradientSampler(space, **options)
         case _:
             return _OPTUNA[sampler](seed)
 
