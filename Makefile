@@ -18,6 +18,9 @@ PYTHON      ?= $(shell for python in python3.11 python3.12 python3.13 python3; d
 BIN       := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
+# Python keeps what it has compiled: otherwise every process would compile all that it imports again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help install run test lint format clean
