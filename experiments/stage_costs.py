@@ -9,7 +9,6 @@ from experiments.session import Session
 from hardware.energy import EnergyInterval, RaplReader
 from hardware.errors import StorageError
 from hardware.files import JSON
-from nas.run import utc_now
 from nas.stage_calls import LEAST_SECONDS, at_work
 
 _T = TypeVar("_T")
@@ -26,13 +25,7 @@ def recorded(session: Session, stage: str, action: Callable[[], _T], *, device_i
     """
     energy, row = EnergyInterval(), _row(session, stage, device_id=device_id)
 
-    def append(ended: str) -> None:
-        stop_saying()
-        ends = {"seconds": energy.seconds, "joules": energy.joules, "ended": ended, "utc_time": utc_now()}
-        session.run.stages_table.append([{**row, **ends}])
-
-    # The row is written while the call still says that it works: a kill between the two counts it once.
-    with at_work(session.run, row) as stop_saying:
+    with at_work(session.run, row) as end:
         try:
             with RaplReader().interval() as energy:
                 result = action()
@@ -41,10 +34,10 @@ def recorded(session: Session, stage: str, action: Callable[[], _T], *, device_i
             if (energy.seconds or 0.0) >= LEAST_SECONDS:
                 # The stage's own error must not be hidden by this one.
                 with suppress(StorageError):
-                    append(ended)
+                    end({"seconds": energy.seconds, "joules": energy.joules, "ended": ended})
             raise
         if result is not False:
-            append("done")
+            end({"seconds": energy.seconds, "joules": energy.joules, "ended": "done"})
     return result
 
 

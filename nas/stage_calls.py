@@ -35,7 +35,7 @@ def read_calls(run: Run) -> pd.DataFrame:
 
 
 @contextmanager
-def at_work(run: Run, row: Mapping[str, JSON]) -> Iterator[Callable[[], None]]:
+def at_work(run: Run, row: Mapping[str, JSON]) -> Iterator[Callable[[Mapping[str, JSON]], None]]:
     """Say for the length of a `with` block that a stage works; a call that was killed before gets its row first.
 
     Args:
@@ -43,7 +43,8 @@ def at_work(run: Run, row: Mapping[str, JSON]) -> Iterator[Callable[[], None]]:
         row: of the table, without seconds, joules, ended and utc_time.
 
     Yields:
-        What stops saying so; to be called before the row of the call's end is written.
+        What writes the row when the call ends, given seconds, joules and ended; unless it is called there is none. If
+        the row cannot be written (StorageError), the call counts like one that was killed.
     """
     left = _left(run, run.stages_table.read())
     if left is not None:
@@ -63,14 +64,27 @@ def at_work(run: Run, row: Mapping[str, JSON]) -> Iterator[Callable[[], None]]:
         done.set()
         thread.join()
 
+    is_written = True
+
+    def end(ends: Mapping[str, JSON]) -> None:
+        nonlocal is_written
+        # Nothing is said after the row has its time, so a kill before the file is gone counts the call once.
+        stop()
+        is_written = False
+        run.stages_table.append([{**row, **ends, "utc_time": utc_now()}])
+        is_written = True
+
     say()
     thread = threading.Thread(target=go_on_saying, name="stage-at-work", daemon=True)
     thread.start()
     try:
-        yield stop
+        yield end
     finally:
         stop()
-        path.unlink(missing_ok=True)
+        if is_written:
+            # The stage's own error must not be hidden by this one.
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
 
 
 def _left(run: Run, rows: pd.DataFrame) -> dict[str, Any] | None:

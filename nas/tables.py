@@ -110,7 +110,7 @@ STAGE_SCHEMA = pa.schema(
         ("cores", pa.int64()),  # that its workers may have kept busy
         ("gpus", pa.int64()),
         ("joules", pa.float64()),  # as the processor counted; null where it does not
-        ("ended", pa.string()),  # done, failed or interrupted
+        ("ended", pa.string()),  # done, failed, interrupted or killed
         ("utc_time", pa.string()),
     ]
 )

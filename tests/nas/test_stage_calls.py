@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from hardware.errors import StorageError
 from hardware.files import JSON
 from nas import stage_calls
 from nas.run import Run, utc_now
@@ -12,6 +13,8 @@ from nas.stage_calls import at_work, read_calls
 from tests.nas.predicted_run import empty_run
 
 ROW: dict[str, JSON] = {"stage": "search", "device_id": "d", "cores": 2, "gpus": 0}
+
+ENDS: dict[str, JSON] = {"seconds": 31.0, "joules": None, "ended": "done"}
 
 
 @pytest.fixture
@@ -47,21 +50,33 @@ def test_the_next_call_makes_a_row_of_it(run: Run) -> None:
 
 
 def test_a_kill_right_after_the_row_of_the_end_counts_once(run: Run) -> None:
-    with at_work(run, ROW) as stop_saying:
-        stop_saying()
+    with at_work(run, ROW) as end:
         leave(run, seconds=30.0)
-        ends = {"seconds": 31.0, "joules": None, "ended": "done", "utc_time": utc_now()}
-        run.stages_table.append([{**ROW, **ends}])
+        end(ENDS)
+        assert marker(run).exists()
         assert list(read_calls(run)["seconds"]) == [31.0]
+
+
+def test_a_row_that_cannot_be_written_counts_as_that_of_a_killed_call(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: object) -> None:
+        raise StorageError("no space left", hint="free some")
+
+    with at_work(run, ROW) as end, monkeypatch.context() as patch:
+        leave(run, seconds=30.0)
+        patch.setattr(run.stages_table, "append", full)
+        with pytest.raises(StorageError):
+            end(ENDS)
+    assert list(read_calls(run)["seconds"]) == [30.0]
 
 
 def test_it_is_brought_up_to_date(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stage_calls, "_EVERY_SECONDS", 0.01)
-    with at_work(run, ROW) as stop_saying:
+    with at_work(run, ROW):
         first = json.loads(marker(run).read_text())["seconds"]
         while json.loads(marker(run).read_text())["seconds"] == first:
             pass
-        stop_saying()
     assert not marker(run).exists()
 
 
