@@ -64,6 +64,7 @@ def specialize(
     from nas.run import open_run
     from nas.run_accuracy import run_accuracy_predictor
     from nas.specialize import specialize as answer
+    from predictors.store import scores_to_card
 
     run = open_run(where)
     asked = [_limit(text) for text in limits or []]
@@ -80,9 +81,7 @@ def specialize(
             "space": run.space.space_id,
             "device": device_id,
             "limits": {limit.name: limit.value for limit in asked},
-            "accuracy_predictor": {
-                name: None if math.isnan(value) else value for name, value in asdict(accuracy.left_out).items()
-            },
+            "accuracy_predictor": scores_to_card(accuracy.left_out),
             "architectures": [_document(one) for one in found],
             "to_be_sure": [_sure_command(run, one, device_id=device_id) for one in found if _is_open(one)],
         }

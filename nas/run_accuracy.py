@@ -2,9 +2,8 @@
 
 import hashlib
 import logging
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +14,7 @@ from nas.errors import RunError
 from nas.run import Run
 from predictors import AccuracyPredictor, PredictorError, fit_accuracy_predictor, load_accuracy_predictor
 from predictors.scores import LeftOutAccuracies
+from predictors.store import numbers_from_card, scores_to_card
 from searchspaces import Architecture
 
 _LOGGER = logging.getLogger(__name__)
@@ -75,11 +75,9 @@ def _stored(run: Run, *, told: str) -> AccuracyPredictor | None:
         note = read_json(directory / _FITTED_TO)
         if not isinstance(note, dict) or note["told"] != told:
             return None
-        left_out: dict[str, Any] = {
-            name: np.nan if value is None else value for name, value in note["left_out"].items()
-        }
+        left_out = LeftOutAccuracies(**numbers_from_card(note["left_out"]))
         stored = load_accuracy_predictor(directory, space=run.space)
-        return replace(stored, left_out=LeftOutAccuracies(**left_out))
+        return replace(stored, left_out=left_out)
     except (StorageError, PredictorError, KeyError, TypeError, AttributeError) as e:
         _LOGGER.debug("no accuracy predictor is taken from %s: %s", directory, e)
         return None
@@ -87,13 +85,11 @@ def _stored(run: Run, *, told: str) -> AccuracyPredictor | None:
 
 def _store(run: Run, fitted: AccuracyPredictor, *, told: str) -> None:
     """Write it, the note last; a run that cannot be written to is answered from all the same."""
-    assert fitted.left_out is not None
-    left_out = {name: value if np.isfinite(value) else None for name, value in asdict(fitted.left_out).items()}
     directory = _directory(run)
     try:
         # Before the files change, so that no note ever stands beside another predictor.
         (directory / _FITTED_TO).unlink(missing_ok=True)
         fitted.save(directory)
-        write_json(directory / _FITTED_TO, {"told": told, "left_out": left_out})
+        write_json(directory / _FITTED_TO, {"told": told, "left_out": scores_to_card(fitted.left_out)})
     except (OSError, StorageError) as e:
         _LOGGER.info("the accuracy predictor is not stored: %s", e)

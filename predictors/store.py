@@ -19,7 +19,7 @@ from predictors.intervals import FittedRange
 from predictors.model import CostModel
 from predictors.prediction import FloatArray
 from predictors.regressors import find_regressors
-from predictors.scores import AccuracyScores, Scores
+from predictors.scores import AccuracyScores, LeftOutAccuracies, Scores
 from predictors.selection import Blend
 from searchspaces import SearchSpace
 
@@ -248,7 +248,7 @@ def _named(arrays: Mapping[str, npt.NDArray[Any]], *, prefix: str) -> dict[str, 
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
 
 
-def scores_to_card(scores: Scores | None) -> dict[str, JSON] | None:
+def scores_to_card(scores: Scores | LeftOutAccuracies | None) -> dict[str, JSON] | None:
     """Scores as a card has them. JSON has no NaN: an undefined correlation becomes null."""
     if scores is None:
         return None
@@ -259,5 +259,10 @@ def scores_from_card(values: Mapping[str, Any] | None) -> Scores | None:
     """The inverse of `scores_to_card`."""
     if values is None:
         return None
-    known: dict[str, Any] = {name: float("nan") if value is None else value for name, value in values.items()}
+    known = numbers_from_card(values)
     return AccuracyScores(**known) if "rmse_points" in known else Scores(**known)
+
+
+def numbers_from_card(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers that `scores_to_card` wrote."""
+    return {name: float("nan") if value is None else value for name, value in values.items()}

@@ -15,7 +15,7 @@ from experiments.benchmarks.harness import BenchmarkReport
 from experiments.benchmarks.predictors.published import LatencyTable
 from experiments.benchmarks.search.nb201 import LEAST_ACCURACY, read_cells
 from experiments.benchmarks.search.samplers import search_with
-from experiments.benchmarks.search.truth import ExactFront, Problem
+from experiments.benchmarks.search.truth import ExactFront, Problem, rows_by_genome
 from nas.objectives import ACCURACY, LATENCY
 from nas.pricing import Compute
 from nas.search.surrogate import SurrogateSampler
@@ -70,7 +70,7 @@ def _shares(found: Sequence[Sequence[int]], fronts: Sequence[ExactFront]) -> Flo
     """(D, A): of each device's front, after as many evaluations of its search as that has of the whole budget."""
     return np.array(
         [
-            [front.shares(rows)[round(n * len(rows) / _BUDGET) - 1] for n in _AT]
+            front.shares(rows)[[round(n * len(rows) / _BUDGET) - 1 for n in _AT]]
             for rows, front in zip(found, fronts, strict=True)
         ]
     )
@@ -96,7 +96,7 @@ def _searched(
 
 
 def _compute(table: LatencyTable, name: str) -> Compute:
-    row_of = {genome_G.tobytes(): n for n, genome_G in enumerate(table.genomes_NG)}
+    row_of = rows_by_genome(table.genomes_NG)
     latency_N = table.latency[name]
 
     def compute(genomes_NG: Genomes) -> FloatArray:

@@ -11,7 +11,7 @@ import numpy as np
 import optuna
 from optuna.samplers import BaseSampler, GPSampler, NSGAIIISampler, NSGAIISampler, RandomSampler, TPESampler
 
-from experiments.benchmarks.search.truth import Problem
+from experiments.benchmarks.search.truth import Problem, rows_by_genome
 from nas.pricing import Compute
 from nas.search.gradient import GradientSampler
 from nas.search.mnasnet import MnasNetSampler
@@ -85,7 +85,7 @@ def _sampler(problem: Problem, sampler: str, *, seed: int, computed: Mapping[str
 def search_with(problem: Problem, study: optuna.Study, *, seed: int, budget: int) -> list[int]:
     """The same with a study that has its sampler."""
     space = problem.space
-    row_of = {genome_G.tobytes(): n for n, genome_G in enumerate(problem.genomes_NG)}
+    row_of = rows_by_genome(problem.genomes_NG)
     unseen = np.random.default_rng((seed, 31)).permutation(len(problem.genomes_NG)).tolist()
     found: dict[int, None] = {}
     repeated = 0

@@ -42,6 +42,11 @@ class Problem:
         return cost_NM
 
 
+def rows_by_genome(genomes_NG: Genomes) -> dict[bytes, int]:
+    """By genome, as bytes, its row."""
+    return {genome_G.tobytes(): n for n, genome_G in enumerate(genomes_NG)}
+
+
 class ExactFront:
     """The front of all architectures that count, scaled by its ideal (0) and nadir (1); the reference point is 1.1.
 
