@@ -10,7 +10,6 @@ from hardware.device import Device
 from hardware.measuring import measure
 from nas.data import DataSplits
 from nas.deployment import Deployment
-from nas.errors import RunError
 from nas.objectives import LATENCY, Limit
 from nas.pricing import Pricer, count_costs, further_limit, infeasible, reached, require_reachable, search_limits
 from nas.run import Run
@@ -45,14 +44,14 @@ def make_pricer(run: Run, *, recipe: Recipe, device: Device) -> Pricer:
 
 
 def require_reachable_again(run: Run, *, recipe: Recipe, device: Device) -> None:
-    """Refuse limits that nothing can meet before a run takes them over: with them it would have no front any more.
+    """Refuse limits that nothing can meet before a profiled run takes them over: it would have no front any more.
 
     Raises:
-        InfeasibleError: names the smallest reachable values. Predicted ones are known once the run is profiled.
+        InfeasibleError: names the smallest reachable values.
     """
     try:
         costs = make_pricer(run, recipe=recipe, device=device).costs
-    except (RunError, PredictorError):  # not profiled, or by an older version: the search fits it anew
+    except PredictorError:  # by an older version: the search fits it anew
         costs = count_costs(run.space, num_classes=run.info.num_classes, precision=device.spec.precision)
     limits = [limit for limit in asked_limits(recipe) if limit.name in costs]
     require_reachable(run.space, costs=costs, limits=limits, seed=recipe.seed)

@@ -173,7 +173,10 @@ def open_session(recipe: Recipe, run_dir: Path) -> Session:
     run = open_run(run_dir)
     if run.recipe_path.read_text(encoding="utf-8") != recipe.to_yaml():
         # Only operational keys (workers, places) and the search can differ here; workers read this file.
-        require_reachable_again(run, recipe=recipe, device=device)
+        if run.predictor_dir(device.spec.device_id).exists():
+            require_reachable_again(run, recipe=recipe, device=device)
+        else:
+            require_reachable_untrained(recipe, space=space, device=device, data=data)
         write_text(run.recipe_path, recipe.to_yaml())
     _require_same_data(run_dir / _DATA_FILE, data)
     _keep_fleet(run_dir, device=device)

@@ -1,8 +1,8 @@
 """Measures where it matters: evaluated subnets whose place on the front is open, until the front's ranking settles.
 
-A predictor that is right on average can still swap two neighbours on the front. So the subnets are measured that may
-be on the front and whose predicted latency is least certain; each batch refits the predictor, and when the front stays
-the same, in the same order, more measurements would change nothing.
+A predictor that is right on average can still swap two neighbours. So the subnets are measured that may be on the
+front and may be behind it, those first whose predicted latency is least certain; each batch refits the predictor, and
+when the front stays the same, in the same order, more measurements would change nothing.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,6 +27,7 @@ from nas.profile import (
 )
 from nas.run import Run
 from predictors import LatencyPredictor
+from predictors.prediction import FloatArray
 from searchspaces import Architecture
 
 _BATCH = 6
@@ -128,7 +129,7 @@ def measure_until_settled(
         done = set(profiled_subnets(run, device_id=device_id)["arch_id"])
         chosen = open_subnets(rows, measured=done)[:_BATCH]
         if not chosen:
-            # Everything that may be on the front is measured.
+            # Every place is decided or measured.
             num_same = _SETTLED_AFTER
             break
         chosen = chosen[: max(0, room(len(chosen), num_measured))]
@@ -150,31 +151,64 @@ def _evaluated(run: Run, device_id: str) -> pd.DataFrame:
 
 
 def open_subnets(rows: pd.DataFrame, *, measured: set[str]) -> list[Architecture]:
-    """Evaluated subnets that may be on the front and were not measured, the least certain latency first.
+    """Evaluated subnets whose place on the front is undecided and that were not measured, the least certain first.
+
+    Undecided is who may be on the front, and may also be slower than one that is as accurate.
 
     Args:
         rows: evaluations with the costs that are predicted now; see `Run.evaluations_on`.
         measured: ids of architectures whose latency is known.
     """
+    rows, place = _places(rows)
+    open_N = place.may_be_on_front_N & place.may_be_beaten_N & ~rows["arch_id"].isin(measured).to_numpy()
+    order = [n for n in np.lexsort((place.mean_N, -place.width_N)).tolist() if open_N[n]]
+    return [Architecture.from_json(text) for text in rows["architecture"].iloc[order]]
+
+
+def possible_front(rows: pd.DataFrame) -> list[Architecture]:
+    """Evaluated subnets that no other one surely beats: whatever their latencies are, the front is among them.
+
+    Args:
+        rows: as of `open_subnets`.
+    """
+    rows, place = _places(rows)
+    return [Architecture.from_json(text) for text in rows["architecture"][place.may_be_on_front_N]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Places:
+    """What the intervals of their latencies say of N subnets.
+
+    Attributes:
+        mean_N: predicted latency.
+        width_N: of its interval, in log(latency).
+        may_be_on_front_N: nobody who is as accurate is faster for sure.
+        may_be_beaten_N: somebody who is as accurate may be as fast.
+    """
+
+    mean_N: FloatArray
+    width_N: FloatArray
+    may_be_on_front_N: npt.NDArray[np.bool_]
+    may_be_beaten_N: npt.NDArray[np.bool_]
+
+
+def _places(rows: pd.DataFrame) -> tuple[pd.DataFrame, _Places]:
+    """The newest row of each architecture, and its place."""
     rows = rows.drop_duplicates("arch_id", keep="last")
     accuracy_N = rows["accuracy"].to_numpy(dtype=np.float64)
     low_N, mean_N, high_N = (
         rows[f"latency_predicted{part}_ms"].to_numpy(dtype=np.float64) for part in ("_low", "", "_high")
     )
-    may_be_N = _may_be_on_front(accuracy_N, low_N=low_N, high_N=high_N)
-    known_N = rows["arch_id"].isin(measured).to_numpy()
-    width_N = np.log(high_N / low_N)
-    order = [n for n in np.lexsort((mean_N, -width_N)).tolist() if may_be_N[n] and not known_N[n]]
-    return [Architecture.from_json(text) for text in rows["architecture"].iloc[order]]
-
-
-def _may_be_on_front(
-    accuracy_N: npt.NDArray[np.float64], *, low_N: npt.NDArray[np.float64], high_N: npt.NDArray[np.float64]
-) -> npt.NDArray[np.bool_]:
-    """Which ones no other is better than for sure: as accurate, and at its slowest faster than this at its fastest."""
-    better_NN = (accuracy_N[None, :] >= accuracy_N[:, None]) & (high_N[None, :] < low_N[:, None])
-    may_be_N: npt.NDArray[np.bool_] = np.isfinite(accuracy_N) & ~better_NN.any(axis=1)
-    return may_be_N
+    as_accurate_NN = accuracy_N[None, :] >= accuracy_N[:, None]
+    np.fill_diagonal(as_accurate_NN, val=False)
+    surely_NN = as_accurate_NN & (high_N[None, :] < low_N[:, None])
+    perhaps_NN = as_accurate_NN & (low_N[None, :] <= high_N[:, None])
+    return rows, _Places(
+        mean_N=mean_N,
+        width_N=np.log(high_N / low_N),
+        may_be_on_front_N=np.isfinite(accuracy_N) & ~surely_NN.any(axis=1),
+        may_be_beaten_N=np.asarray(perhaps_NN.any(axis=1)),
+    )
 
 
 def _front(rows: pd.DataFrame) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtrit
+import scipy
 
 from predictors.features import Blocks
 from predictors.prediction import FloatArray
@@ -39,7 +39,7 @@ def conformal_quantile(errors_N: FloatArray, spread_N: FloatArray, *, level: flo
     if rank <= len(sizes_N):
         return float(sizes_N[rank - 1])
     # More confidence than so few errors can give without an assumption: assume that they are normal.
-    normal = float(stdtrit(len(sizes_N) - 1, (1.0 + level) / 2.0) * np.sqrt(np.mean(sizes_N**2)))
+    normal = float(scipy.special.stdtrit(len(sizes_N) - 1, (1.0 + level) / 2.0) * np.sqrt(np.mean(sizes_N**2)))
     return max(float(sizes_N[-1]), normal)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
+import scipy
 
 from predictors.features import Blocks
 from predictors.prediction import FloatArray
@@ -131,7 +131,7 @@ class FittedNetworkEnsemble:
 
 
 def _silu(inputs_NH: FloatArray) -> FloatArray:
-    return np.asarray(inputs_NH * special.expit(inputs_NH))
+    return np.asarray(inputs_NH * scipy.special.expit(inputs_NH))
 
 
 def _join(blocks: Blocks) -> FloatArray:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import linalg, optimize
+import scipy
 
 from predictors.features import Blocks
 from predictors.prediction import FloatArray
@@ -109,7 +109,7 @@ class GaussianProcess:
             scaled_ND = inputs_ND * np.sqrt(share_D)
             covariance_NN = scaled_ND @ scaled_ND.T + np.tensordot(share_R, bells_RNN, axes=1) + _CONSTANT
             covariance_NN += np.diag(noise * noise_N / weight_N)
-            inverse_NN = linalg.inv(covariance_NN, check_finite=False)
+            inverse_NN = scipy.linalg.inv(covariance_NN, check_finite=False)
             pull_N = inverse_NN @ y_N
             left_out_N = 1.0 / np.diag(inverse_NN)
             variance_N = np.maximum(left_out_N - noise * noise_N / weight_N, 0.0) + noise * noise_N
@@ -328,11 +328,11 @@ def _most_probable(
         share_P = np.exp(logs_P)
         covariance_NN = (share_P @ parts_PM).reshape(parts_PNN.shape[1:]) + _CONSTANT
         # The transpose is the same matrix, in the order that needs no copy.
-        lower_NN, failed = linalg.lapack.dpotrf(covariance_NN.T, lower=1, clean=1, overwrite_a=1)
+        lower_NN, failed = scipy.linalg.lapack.dpotrf(covariance_NN.T, lower=1, clean=1, overwrite_a=1)
         if failed:
             return 1e10, np.zeros_like(logs_P)
         log_determinant = 2.0 * float(np.log(np.diag(lower_NN)).sum())
-        half_NN, _ = linalg.lapack.dpotri(lower_NN, lower=1, overwrite_c=1)
+        half_NN, _ = scipy.linalg.lapack.dpotri(lower_NN, lower=1, overwrite_c=1)
         inverse_NN = half_NN + half_NN.T
         inverse_NN[np.diag_indices(len(y_N))] *= 0.5
         pull_N = inverse_NN @ y_N
@@ -343,7 +343,7 @@ def _most_probable(
         return float(value), gradient_P
 
     bounds = [_LOG_BOUNDS] * len(prior_P)
-    found = optimize.minimize(
+    found = scipy.optimize.minimize(
         cost, start_P, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": _MOST_STEPS}
     )
     return np.asarray(found.x)

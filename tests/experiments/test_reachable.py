@@ -46,11 +46,14 @@ def test_a_limit_that_nothing_meets_is_refused_before_the_run_takes_it_over(
     assert open_session(changed(session), session.run.path).limits == ()
 
 
-def test_counts_are_checked_before_a_run_is_profiled(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("limit", "reason"), [("macs=1", "macs binds"), ("latency_ms=1e-6", r"latency_ms 0\.\d+ ms \(measured")]
+)
+def test_limits_are_checked_before_a_run_is_profiled(tmp_path: Path, limit: str, reason: str) -> None:
     session = open_untrained(tmp_path)
     before = session.run.recipe_path.read_bytes()
-    with pytest.raises(InfeasibleError, match="macs binds"):
-        open_session(changed(session, "search.limits.macs=1"), session.run.path)
+    with pytest.raises(InfeasibleError, match=reason):
+        open_session(changed(session, f"search.limits.{limit}"), session.run.path)
     assert session.run.recipe_path.read_bytes() == before
 
 

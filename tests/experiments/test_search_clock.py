@@ -1,5 +1,6 @@
 """The hours of a search, over several calls."""
 
+import json
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from experiments.search_clock import SearchClock, is_over
 from experiments.session import Session
 from nas.run import utc_now
 from nas.search.pool import SerialPool
+from nas.stage_calls import at_work
 from tests.experiments.small_session import give_weights, open_untrained
 from tests.fakes.reporters import Heard
 
@@ -60,6 +62,15 @@ def test_only_hours_of_searching_count(session: Session) -> None:
     record(session, stage="search", hours=0.5)
     assert "1.1 of search.hours=1 are used up" in str(SearchClock(session).used_up())
     assert SearchClock(with_hours(session, None)).used_up() is None
+
+
+def test_the_hours_of_a_killed_call_count(session: Session) -> None:
+    record(session, stage="search", hours=0.6)
+    with at_work(session.run, {"stage": "search", "device_id": "d", "cores": 1, "gpus": 0}):
+        marker = session.run.path / "stage_at_work.json"
+        killed = {**json.loads(marker.read_text()), "seconds": 1800.0}
+    marker.write_text(json.dumps(killed))
+    assert "1.1 of search.hours=1 are used up" in str(SearchClock(session).used_up())
 
 
 def test_a_search_ends_with_its_hours_and_goes_on_with_more(session: Session) -> None:

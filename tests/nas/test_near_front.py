@@ -12,7 +12,7 @@ import pytest
 from nas import near_front
 from nas.errors import RunError
 from nas.materialise import Workbench
-from nas.near_front import measure_near_front, open_subnets
+from nas.near_front import measure_near_front, open_subnets, possible_front
 from nas.profile import ProfileSettings
 from nas.run import Run
 from searchspaces import Architecture
@@ -39,19 +39,21 @@ def rows(run: Run, points: list[tuple[float, float, float, float]]) -> pd.DataFr
     )
 
 
-def test_only_subnets_that_may_be_on_the_front_are_open_the_least_certain_first(tmp_path: Path) -> None:
+def test_only_subnets_whose_place_is_undecided_are_open_the_least_certain_first(tmp_path: Path) -> None:
     table = rows(
         empty_run(tmp_path / "run"),
         [
-            (0.9, 1.0, 1.1, 1.2),  # on the front
-            (0.8, 0.9, 1.3, 2.0),  # slower on average, but it may be faster than the first
+            (0.9, 1.0, 1.1, 1.2),  # on the front, whatever its latency is
+            (0.8, 0.9, 1.3, 2.0),  # slower than the first on average, but it may be faster
             (0.8, 1.3, 1.4, 1.5),  # slower than the first for sure, and worse
-            (0.95, 2.0, 2.2, 2.4),  # on the front, and measured
+            (0.95, 2.0, 2.2, 2.4),  # on the front or behind the next one, and measured
+            (0.95, 2.3, 2.4, 2.5),  # just as accurate, and perhaps as fast
             (float("nan"), 0.1, 0.2, 0.3),  # its evaluation failed
         ],
     )
     found = open_subnets(table, measured={table["arch_id"][3]})
-    assert [arch.arch_id for arch in found] == [table["arch_id"][1], table["arch_id"][0]]
+    assert [arch.arch_id for arch in found] == [table["arch_id"][1], table["arch_id"][4]]
+    assert {arch.arch_id for arch in possible_front(table)} == set(table["arch_id"][[0, 1, 3, 4]])
 
 
 class Device:

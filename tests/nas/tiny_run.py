@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -27,7 +28,7 @@ from nas.search.study import Values
 from nas.training.settings import TrainSettings
 from nas.verify import Verified, VerifySettings, choose_for_verification, verify_candidates
 from predictors import fit_latency_predictor
-from searchspaces import SearchSpace
+from searchspaces import Architecture, SearchSpace
 from searchspaces.elastic.supernet import Supernet
 from searchspaces.genomes import Genomes
 from searchspaces.mbconv import MBConvConfig, MBConvSpace, Stage
@@ -136,6 +137,25 @@ def price_by_macs(space: SearchSpace, genomes_NG: Genomes) -> Pricer:
     )
     predictor = fit_latency_predictor(table, space=space, device_id="macs")
     return Pricer(space, predictor=predictor, num_classes=NUM_CLASSES)
+
+
+class UncertainPricer(Pricer):
+    """Prices as by MACs, with intervals so wide that whoever compares their wrong ends errs."""
+
+    def price(self, archs: Sequence[Architecture]) -> list[Price]:
+        return [
+            replace(
+                price,
+                latency_predicted_low_ms=0.99 * price.latency_predicted_ms,
+                latency_predicted_high_ms=1.01 * price.latency_predicted_ms,
+            )
+            for price in super().price(archs)
+        ]
+
+
+def uncertain(pricer: Pricer) -> UncertainPricer:
+    """The same prices, less sure."""
+    return UncertainPricer(pricer.space, predictor=pricer.predictor, num_classes=NUM_CLASSES)
 
 
 def evaluation_row(candidate: Candidate, *, accuracy: Accuracy, price: Price, trial_number: int) -> dict[str, object]:

@@ -23,7 +23,7 @@ from experiments.benchmarks.search.curves import draw_curves
 from experiments.benchmarks.search.device_cost import Cost, Measured
 from experiments.benchmarks.search.samplers import OURS
 from experiments.benchmarks.search.truth import ExactFront
-from nas.near_front import open_subnets
+from nas.near_front import possible_front
 from nas.pareto import pareto_mask
 from predictors.prediction import FloatArray
 from searchspaces import Architecture
@@ -88,7 +88,7 @@ def compare_on_supernet(
     passive = found.get(OURS, [])[:_MEASURING_SEEDS]
     few, active = _search_actively(runs, seeds=len(passive), evaluations=at[-1])
     # What surely lies behind others need not be measured to know the front that measuring everything gives.
-    may_be = [open_subnets(rows, measured=set()) for rows in passive]
+    may_be = [possible_front(rows) for rows in passive]
     promised = [front for by_n in fronts.values() for one in by_n for front in one]
     promised += [_front(rows) for rows, _ in active]
     measured = runs.measured(_union([*promised, *may_be]))

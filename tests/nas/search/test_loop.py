@@ -37,6 +37,7 @@ from tests.nas.tiny_run import (
     known_values,
     make_pricer,
     price_by_macs,
+    uncertain,
 )
 from tests.searchspaces.tiny import TinySpace, enumerate_by_hand, tiny_spaces
 
@@ -653,21 +654,26 @@ class StoppingJudge(CountingJudge):
         return tuple(scores)
 
 
-def test_what_cannot_reach_the_front_is_stopped_counts_and_is_told_below_it(quick_search: Search) -> None:
-    quick_search.settings = replace(SEARCH, evaluations=30, subnets_per_task=1, early_stopping=0.95)
+def test_what_cannot_reach_the_front_is_stopped_counts_and_is_told_below_it(macs_pricer: Pricer) -> None:
+    settings = replace(SEARCH, sampler="random", evaluations=80, subnets_per_task=1, early_stopping=0.95)
+    quick_search = Search(uncertain(macs_pricer), settings=settings)
     judge = StoppingJudge()
-    assert quick_search.run(SerialPool(judge)) == "30 architectures evaluated"
+    assert quick_search.run(SerialPool(judge)) == "80 architectures evaluated"
     assert_nothing_twice(quick_search, judge)
     rows = {row.architecture.arch_id: row for row in quick_search.rows}
     stopped = [row for row in quick_search.rows if row.score.stopped]
     assert stopped
     assert judge.rivals[judge.ids[0]] is None
+    compared = {arch_id: rival for arch_id, rival in judge.rivals.items() if rival}
+    assert len(compared) > len(stopped)
+    for arch_id, rival_id in compared.items():
+        slowest_ms = rows[rival_id].price.latency_predicted_high_ms
+        assert slowest_ms <= rows[arch_id].price.latency_predicted_low_ms
     told = {trial.number: trial.values[0] for trial in quick_search.trials() if trial.state == TrialState.COMPLETE}
     for row in stopped:
         assert row.score.stopped is not None
         rival = rows[row.score.stopped.rival]
         assert rival.score.stopped is None
-        assert rival.price.latency_predicted_ms <= row.price.latency_predicted_ms
         assert correct(row.architecture) < correct(rival.architecture)
         assert row.score.accuracy.num_images < NUM_IMAGES
         assert told[row.trial_number] == row.score.stopped.accuracy < rival.score.accuracy.value

@@ -16,7 +16,7 @@ from nas.search.study import SearchStudy, Values, make_sampler
 from nas.search.training import Job, Trained, TrainingSearch
 from searchspaces import Architecture
 from tests.nas.search.trainings import metrics_after, write_result
-from tests.nas.tiny_run import SEARCH
+from tests.nas.tiny_run import SEARCH, uncertain
 
 EPOCHS = 3
 Tune = Callable[["Training", TrainingSearch, Job], None]
@@ -112,7 +112,7 @@ def gaining(training: Training, search: TrainingSearch, job: Job) -> None:
 
 @pytest.fixture
 def make(tmp_path: Path, macs_pricer: Pricer) -> Callable[..., Training]:
-    return lambda **settings: Training(tmp_path, macs_pricer, **settings)
+    return lambda **settings: Training(tmp_path, **{"pricer": macs_pricer, **settings})
 
 
 def test_every_candidate_is_fine_tuned_once_and_told_what_it_ended_with(make: Callable[..., Training]) -> None:
@@ -144,8 +144,10 @@ def test_no_more_are_handed_out_than_run_at_the_same_time(make: Callable[..., Tr
     assert third.directory not in (first.directory, second.directory)
 
 
-def test_what_cannot_reach_the_front_is_stopped_and_told_below_it(make: Callable[..., Training]) -> None:
-    training = make(evaluations=40, confidence=0.6)
+def test_what_cannot_reach_the_front_is_stopped_and_told_below_it(
+    make: Callable[..., Training], macs_pricer: Pricer
+) -> None:
+    training = make(evaluations=40, confidence=0.6, pricer=uncertain(macs_pricer))
     training.run(gaining)
     stopped = [one for one in training.recorded if one.stopped]
     finished = {one.architecture.arch_id: one for one in training.recorded if one.refined}
@@ -155,7 +157,7 @@ def test_what_cannot_reach_the_front_is_stopped_and_told_below_it(make: Callable
     for one in stopped:
         assert one.stopped is not None
         rival = finished[one.stopped.rival]
-        assert rival.price.latency_predicted_ms <= one.price.latency_predicted_ms
+        assert rival.price.latency_predicted_high_ms <= one.price.latency_predicted_low_ms
         assert rival.accuracy.value >= final(one.architecture) - 1e-9
         assert one.stopped.accuracy <= rival.accuracy.value
         assert one.stopped.accuracy == pytest.approx(final(one.architecture))
