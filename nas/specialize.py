@@ -58,7 +58,8 @@ class Specialist:
         latency, latency_interval: predicted, in `unit`.
         unit: of the latency.
         in_range: whether all predictors, those of `others` too, were fitted to architectures like this one.
-        within_limits: whether the limits hold even at the upper ends of the predicted costs' intervals.
+        within_limits: whether the limits hold even at the upper ends of the costs' intervals: of the measured latency
+            where that can be believed, else of the predicted costs.
         evaluated: its accuracy with inherited weights, if the run has evaluated it.
         measured: its latency as verified, if the run has verified it on the device.
         macs, params: exact, for one image.
@@ -94,6 +95,8 @@ def specialize(
 ) -> list[Specialist]:
     """Search the whole space by prediction: the most accurate architectures whose predicted costs meet the limits.
 
+    Where the run has measured an architecture on the device, and that is not suspect, its measured latency counts.
+
     Args:
         run: profiled for the device, with evaluations.
         device: its id; the recipe's if None.
@@ -112,7 +115,7 @@ def specialize(
     if top < 1:
         raise RunError(f"top is {top}, expected 1 or more", hint="ask for at least one architecture")
     judge = _Judge(run, device=device, limits=limits, accuracy=accuracy)
-    chosen_NG = evolve(run.space, judge.rank, top=top, seed=seed)
+    chosen_NG = evolve(run.space, judge.rank, top=top, seed=seed, begin_with_NG=judge.measured_NG)
     found = judge.specialists(chosen_NG)
     if not found:
         raise judge.infeasible(seed=seed)
@@ -147,6 +150,12 @@ class _Judge:
             )
         self._accuracy = run_accuracy_predictor(run) if accuracy is None else accuracy
         self._features = LatencyFeatures(space=run.space, sources=self._latency.sources)
+        self._measured = _measured(run, self._latency.device_id)
+        believed = [arch for arch, one in self._measured.items() if not one.suspect]
+        self.measured_NG = run.space.genomes(believed)
+        self._believed_ms = {
+            row.tobytes(): self._measured[arch].value for arch, row in zip(believed, self.measured_NG, strict=True)
+        }
         ends_NG = run.space.genomes([run.space.smallest])
         exact = analytic_costs(run.space.op_table(ends_NG, num_classes=run.info.num_classes))
         # The classifier of the run has its own number of classes.
@@ -173,14 +182,20 @@ class _Judge:
             return self._others[name].predict(genomes_NG).mean
         known: Blocks = self._features.encode(genomes_NG) if blocks is None else blocks
         if name == "latency_ms":
-            return self._latency.model.predict(
-                len(genomes_NG), lambda rows: {k: v[rows] for k, v in known.items()}
-            ).mean
+            said = self._latency.model.predict(len(genomes_NG), lambda rows: {k: v[rows] for k, v in known.items()})
+            return self._measured_or(said.mean, genomes_NG)
         totals_NT = known["totals"]
         count_N: FloatArray = (
             totals_NT[:, 1] + self._more_macs if name == "macs" else totals_NT[:, 2] + self._more_params
         )
         return count_N
+
+    def _measured_or(self, predicted_N: FloatArray, genomes_NG: npt.NDArray[np.int8]) -> FloatArray:
+        """Latencies (N,), measured where that can be believed."""
+        if not self._believed_ms:
+            return predicted_N
+        rows = (row.tobytes() for row in np.ascontiguousarray(genomes_NG))
+        return np.array([self._believed_ms.get(row, said) for row, said in zip(rows, predicted_N, strict=True)])
 
     def _peak_memory(self, genomes_NG: npt.NDArray[np.int8]) -> FloatArray:
         assert self._precision is not None
@@ -198,7 +213,6 @@ class _Judge:
         rows = self._run.evaluations()
         rows = rows[rows["weights_kind"] == "inherited"]
         evaluated = dict(zip(rows["arch_id"], rows["accuracy"], strict=True))
-        measured = _measured(self._run, self._latency.device_id)
         found = []
         for n, arch in enumerate(self._space.architectures(genomes_NG)):
             exact = {"macs": float(costs.macs_N[n]), "params": float(costs.params_N[n])}
@@ -207,6 +221,9 @@ class _Judge:
             predicted = {"latency_ms": latency, **others}
             values = exact | {name: float(one.mean[n]) for name, one in predicted.items()}
             at_worst = exact | {name: float(one.upper[n]) for name, one in predicted.items()}
+            measured = self._measured.get(arch)
+            if measured is not None and not measured.suspect:
+                values["latency_ms"], at_worst["latency_ms"] = measured.value, measured.interval[1]
             if any(limit.violation(values[limit.name]) > 0 for limit in self._limits):
                 continue
             found.append(
@@ -220,7 +237,7 @@ class _Judge:
                     in_range=all(bool(one.in_range[n]) for one in (accuracy, latency, *others.values())),
                     within_limits=all(limit.violation(at_worst[limit.name]) <= 0 for limit in self._limits),
                     evaluated=evaluated.get(arch.arch_id),
-                    measured=measured.get(arch.arch_id),
+                    measured=measured,
                     macs=int(costs.macs_N[n]),
                     params=int(costs.params_N[n]),
                     peak_memory_bytes=None if peak_N is None else int(peak_N[n]),
@@ -238,12 +255,12 @@ class _Judge:
         return explain_infeasible(self._space, costs=costs, limits=self._limits, seed=seed)
 
 
-def _measured(run: Run, device_id: str) -> dict[str, MeasuredLatency]:
-    """What was verified on a device, by arch id: latency does not depend on weights."""
+def _measured(run: Run, device_id: str) -> dict[Architecture, MeasuredLatency]:
+    """What was verified on a device: latency does not depend on weights."""
     rows = run.verifications()
     rows = rows[(rows["device_id"] == device_id) & ~rows["provenance"].isin((PREDICTED, UNMEASURED))]
     return {
-        str(row["arch_id"]): MeasuredLatency(
+        Architecture.from_json(row["architecture"]): MeasuredLatency(
             value=float(row["latency_ms"]),
             interval=(float(row["latency_low_ms"]), float(row["latency_high_ms"])),
             provenance=str(row["provenance"]),
@@ -267,6 +284,7 @@ def evolve(
     order: Callable[[Sequence[FloatArray]], npt.NDArray[np.int64]] = _best_first,
     top: int,
     seed: int,
+    begin_with_NG: npt.NDArray[np.int8] | None = None,
 ) -> npt.NDArray[np.int8]:
     """The best of a short evolution.
 
@@ -276,9 +294,12 @@ def evolve(
         order: row numbers of what `rank` gave, best first.
         top: four times as many are returned, as far as there are.
         seed: of the evolution.
+        begin_with_NG: some to begin with, beside those of the whole space.
     """
     rng = np.random.default_rng((seed, 9))
     pool_NG = first_pool(space, _FIRST, rng)
+    if begin_with_NG is not None and len(begin_with_NG):
+        pool_NG = unique_genomes(np.concatenate([pool_NG, begin_with_NG]))
     ranked = rank(pool_NG)
     num_parents = max(_PARENTS, top)
     for _ in range(_GENERATIONS):

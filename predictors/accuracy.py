@@ -122,6 +122,7 @@ class AccuracyPredictor:
                 scores=self.scores,
                 range_arrays=self.model.fitted_range.arrays(),
                 fitted_NG=self.fitted_NG,
+                left_out_N=np.empty(0),
                 num_sources=0,
             ),
         )

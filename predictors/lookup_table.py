@@ -34,6 +34,7 @@ from predictors.predictor import Question
 from predictors.proposal import propose
 from predictors.regressors.regressor import BEYOND_FITTED
 from predictors.scores import Scores, score
+from predictors.selection import is_constant
 from predictors.store import CARD_NAME, MODEL_NAME, scores_from_card, scores_to_card
 from searchspaces import Architecture, SearchSpace
 
@@ -151,14 +152,19 @@ class LookupTablePredictor:
             table: as for `fit_latency_predictor`.
 
         Raises:
-            PredictorError: fewer than 5 distinct architectures, sums that are no latencies of them in that unit, or as
-                `fit_latency_predictor`.
+            PredictorError: fewer than 5 distinct architectures, equal latencies, sums that are no latencies of them in
+                that unit or that fall as latencies rise, or as `fit_latency_predictor`.
         """
         measured = self._measured(table)
         if len(measured.cost_N) < FEWEST_FOR_CORRECTION:
             raise PredictorError(
                 f"{len(measured.cost_N)} distinct architectures are too few to correct an operator table",
                 hint=f"measure at least {FEWEST_FOR_CORRECTION}",
+            )
+        if is_constant(measured.cost_N):
+            raise PredictorError(
+                f"all {len(measured.cost_N)} networks take {measured.cost_N[0]:.6g} {self.unit}: nothing to correct by",
+                hint="check the measurements, or measure networks that differ in size",
             )
         sums_N3 = self.sums.of_genomes(measured.genomes_NG)
         ratio = float(np.median(sums_N3[:, 0] / measured.cost_N))
@@ -172,6 +178,11 @@ class LookupTablePredictor:
         relative_N3 = inputs_N3 / measured.cost_N[:, None]
         inverse_3N = np.linalg.pinv(relative_N3)
         offset, factor, per_part = (inverse_3N @ np.ones(len(sums_N3))).tolist()
+        if factor <= 0.0:
+            raise PredictorError(
+                f"networks whose parts take longer were measured to be no slower (factor {factor:.4g})",
+                hint="the table or the measurements are of another device, or too noisy: measure again",
+            )
         missed_N = relative_N3 @ np.array([offset, factor, per_part]) - 1.0
         leverage_N = np.einsum("nk,kn->n", relative_N3, inverse_3N)
         left_out_N = missed_N / np.maximum(1.0 - leverage_N, 1e-3)

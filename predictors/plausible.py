@@ -1,13 +1,20 @@
 """Whether a table of costs can be what it says: one in another unit is a thousand times off."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from predictors.errors import PredictorError
+from predictors.prediction import FloatArray
 from predictors.predictor import CostPredictor
 from searchspaces import Architecture
 
 # No prediction is so many times off; units differ by a thousand.
 _MOST_IMPLAUSIBLE = 30.0
+# Published costs lie within three times what a line through the logarithms of the networks' totals says.
+_MOST_OFF_THE_LINE = 20.0
+_REWEIGHTINGS, _RIDGE, _LEAST_ERROR = 30, 1e-3, 1e-2
+_MOST_NAMED = 5
 
 WRONG_UNIT = "the table seems to be in another unit, or of another device: convert it, or name its unit"
 
@@ -39,4 +46,41 @@ def require_plausible(predictor: CostPredictor, *, arch: Architecture, cost: obj
             f"by this table architecture {arch.arch_id} would take {predicted:.4g} {predictor.unit}, it was measured "
             f"at {cost:.4g} {predictor.unit}",
             hint=WRONG_UNIT,
+        )
+
+
+def require_consistent(totals_NT: FloatArray, cost_N: FloatArray, *, name: Callable[[int], str]) -> None:
+    """Refuse a table of which some rows are in another unit, or grossly wrong: a model of it would be, too.
+
+    The rows are held against the line with the smallest absolute deviations through the logarithms of their networks'
+    totals, which up to half of them may be wrong without moving it far (found by reweighting).
+
+    Args:
+        totals_NT: operators, MACs, parameters and elements of N networks.
+        cost_N: their costs.
+        name: of the n-th network, for the message.
+
+    Raises:
+        PredictorError: some rows are more than twentyfold off the line; they are named.
+    """
+    logs_NT = np.log1p(totals_NT)
+    spread_T = logs_NT.std(axis=0)
+    standard_NT = (logs_NT - logs_NT.mean(axis=0))[:, spread_T > 0] / spread_T[spread_T > 0]
+    inputs_NK = np.column_stack([np.ones(len(cost_N)), standard_NT])
+    target_N = np.log(cost_N) - np.median(np.log(cost_N))
+    shrink_KK = _RIDGE**2 * np.eye(len(inputs_NK.T))
+    missed_N, weight_N = target_N, np.ones_like(target_N)
+    for _ in range(_REWEIGHTINGS):
+        weighted_KN = inputs_NK.T * weight_N
+        slope_K = np.linalg.solve(weighted_KN @ inputs_NK + shrink_KK, weighted_KN @ target_N)
+        missed_N = target_N - inputs_NK @ slope_K
+        weight_N = 1.0 / np.maximum(np.abs(missed_N), _LEAST_ERROR)
+    wrong = np.flatnonzero(np.abs(missed_N) > np.log(_MOST_OFF_THE_LINE))
+    if len(wrong):
+        some = ", ".join(f"{name(n)} ({cost_N[n]:.4g})" for n in wrong[:_MOST_NAMED])
+        more = f" and {len(wrong) - _MOST_NAMED} more" if len(wrong) > _MOST_NAMED else ""
+        raise PredictorError(
+            f"costs of {len(wrong)} of {len(cost_N)} architectures are more than {_MOST_OFF_THE_LINE:g} times off what "
+            f"the others and the sizes of the networks say: {some}{more}",
+            hint="mixed units, or wrong measurements: convert these rows, measure them again or drop them",
         )

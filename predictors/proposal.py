@@ -8,10 +8,12 @@ import numpy.typing as npt
 from predictors.errors import PredictorError
 from predictors.predictor import CostPredictor
 from searchspaces import Architecture, SearchSpace
+from searchspaces.enumeration import enumerate_genomes
 
 _POOL_PER_PROPOSAL = 32
 _SMALLEST_POOL = 512
 _MOST_DRAWS = 8
+_ENUMERABLE = 20_000
 
 
 def propose(
@@ -70,16 +72,22 @@ def _pool(
     """Distinct candidates that nobody excluded: the two ends of the space, and random ones."""
     known = {row.tobytes() for row in known_NG}
     size = max(_SMALLEST_POOL, _POOL_PER_PROPOSAL * n)
-    drawn_MG = space.genomes([space.smallest, space.largest])
     pool: dict[bytes, Architecture] = {}
-    for _ in range(_MOST_DRAWS):
-        drawn_MG = np.concatenate([drawn_MG, space.sample_many(size, rng)])
+
+    def add(drawn_MG: npt.NDArray[np.int8]) -> None:
         for row, arch in zip(drawn_MG, space.architectures(drawn_MG), strict=True):
             if row.tobytes() not in known and arch.arch_id not in exclude:
                 pool[row.tobytes()] = arch
+
+    add(space.genomes([space.smallest, space.largest]))
+    for _ in range(_MOST_DRAWS):
+        add(space.sample_many(size, rng))
         if len(pool) >= min(size // 2, _SMALLEST_POOL):
             break
-        drawn_MG = drawn_MG[:0]
+    else:
+        # What is left is drawn rarely.
+        if space.size <= _ENUMERABLE:
+            add(enumerate_genomes(space))
     archs = list(pool.values())
     return archs, space.genomes(archs)
 

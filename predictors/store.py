@@ -29,6 +29,7 @@ MODEL_NAME = "model.safetensors"
 _KIND = "cost-predictor"
 _SCHEMA = 2
 _GENOMES = "fitted_NG"
+_LEFT_OUT = "left_out_N"
 _MEMBER = "member{}."
 _RANGE = "range."
 _SOURCE = "source-{}"
@@ -62,6 +63,7 @@ class StoredPredictor:
     scores: Scores | None
     range_arrays: Mapping[str, FloatArray]
     fitted_NG: npt.NDArray[np.int8]
+    left_out_N: FloatArray
     num_sources: int
 
 
@@ -144,7 +146,7 @@ def write_predictor(directory: Path, *, stored: StoredPredictor) -> None:
     Raises:
         StorageError: the directory cannot be written.
     """
-    arrays: dict[str, npt.NDArray[Any]] = {_GENOMES: stored.fitted_NG}
+    arrays: dict[str, npt.NDArray[Any]] = {_GENOMES: stored.fitted_NG, _LEFT_OUT: stored.left_out_N}
     for number, member in enumerate(stored.members):
         arrays |= {_MEMBER.format(number) + name: array for name, array in member.arrays.items()}
     arrays |= {_RANGE + name: array for name, array in stored.range_arrays.items()}
@@ -240,6 +242,8 @@ def _from_card(card: Mapping[str, Any], *, arrays: Mapping[str, npt.NDArray[Any]
         scores=scores_from_card(card["scores"]),
         range_arrays=_named(arrays, prefix=_RANGE),
         fitted_NG=arrays[_GENOMES],
+        # Predictors that were stored before it was kept have none.
+        left_out_N=arrays.get(_LEFT_OUT, np.empty(0)),
         num_sources=int(card["num_sources"]),
     )
 

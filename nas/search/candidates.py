@@ -8,9 +8,9 @@ from collections.abc import Callable
 import numpy as np
 from moocore import is_nondominated
 
-from nas.search.neighbours import enumerate_genomes
 from predictors.prediction import FloatArray
 from searchspaces import SearchSpace
+from searchspaces.enumeration import enumerate_genomes
 from searchspaces.genomes import Genomes, unique_genomes
 
 # Optimistic values (N, M), to be minimised.

@@ -34,6 +34,7 @@ _PRIOR_SPREAD = 1.5
 _PRIOR_NOISE = 0.2
 # Prior variance of the constant, in units of the variance of the measurements.
 _CONSTANT = 10.0
+_LEAST_OF_DEVIATION = 0.3
 _DEGREES_OF_FREEDOM = 4.0
 _REWEIGHTINGS = 3
 _MOST_STEPS = 60
@@ -350,8 +351,8 @@ def _most_probable(
 
 
 def _robust_deviation(centred_N: FloatArray) -> float:
-    """Standard deviation by the median absolute deviation, where that is not zero."""
-    return float(1.4826 * np.median(np.abs(centred_N))) or float(centred_N.std())
+    """Standard deviation by the median absolute deviation, unless most values are nearly the same (a floor)."""
+    return float(max(1.4826 * np.median(np.abs(centred_N)), _LEAST_OF_DEVIATION * centred_N.std()))
 
 
 def _student_weight(squared_N: FloatArray) -> FloatArray:

@@ -10,12 +10,9 @@ import pytest
 from nas.objectives import Limit
 from nas.run import Run
 from nas.specialize import specialize
-from nas.tables import VERIFICATION_SCHEMA as SCHEMA
 from searchspaces import Architecture
 from tests.experiments.conftest import InProcess
-from tests.nas.predicted_run import NUM, add_device, predicted_run
-
-_NOTHING = {"string": "", "double": 0.0, "bool": False, "int64": 0}
+from tests.nas.predicted_run import NUM, add_device, add_verification, predicted_run
 
 
 def _unsure(run: Run) -> list[str]:
@@ -53,32 +50,24 @@ def test_what_was_verified_is_not_asked_for_again(nas: InProcess, tmp_path: Path
     document = json.loads(nas("specialize", run.path, *asked, "--format", "json").out)
     assert all(one["measured_latency"] is None for one in document["architectures"])
     first = next(one for one in document["architectures"] if not (one["within_limits"] and one["in_range"]))
-    verified = {
-        **{name: _NOTHING[str(type_)] for name, type_ in zip(SCHEMA.names, SCHEMA.types, strict=True)},
-        "candidate_id": "c",
-        "arch_id": first["arch_id"],
-        "weights_kind": "inherited",
-        "latency_ms": 0.5,
-        "latency_low_ms": 0.4,
-        "latency_high_ms": 0.6,
-    }
+    arch = Architecture.from_json(json.dumps(first["architecture"]))
     # What was measured elsewhere, or not at all, says nothing here.
-    elsewhere = {**verified, "device_id": "parallel", "provenance": "measured"}
-    run.verifications_table.append([elsewhere, {**verified, "device_id": "d", "provenance": "unmeasured"}])
+    add_verification(run, arch, measured_ms=0.005, device="parallel")
+    add_verification(run, arch, measured_ms=0.005, provenance="unmeasured")
     assert json.loads(nas("specialize", run.path, *asked, "--format", "json").out) == document
-    run.verifications_table.append([{**verified, "device_id": "d", "provenance": "measured"}])
+    add_verification(run, arch, measured_ms=0.005)
     after = json.loads(nas("specialize", run.path, *asked, "--format", "json").out)
     measured = {one["arch_id"]: one["measured_latency"] for one in after["architectures"]}
     assert measured[first["arch_id"]] == {
-        "value": 0.5,
-        "interval": [0.4, 0.6],
+        "value": 0.005,
+        "interval": [0.99 * 0.005, 1.01 * 0.005],
         "provenance": "measured",
         "suspect": False,
         "unit": "ms",
     }
     assert len(after["to_be_sure"]) == len(document["to_be_sure"]) - 1
     assert first["arch_id"] not in {Architecture.from_json(shlex.split(one)[4]).arch_id for one in after["to_be_sure"]}
-    assert "measured: 0.5" in nas("specialize", run.path, *asked).out
+    assert "measured: 0.005" in nas("specialize", run.path, *asked).out
 
 
 @pytest.mark.parametrize("limit", ["latency_ms<=fast", "beauty<=1", "latency_ms<=-1", "latency_ms>=1"])

@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 
 from nas.run import Run, create_run
+from nas.tables import VERIFICATION_SCHEMA
 from predictors import fit_latency_predictor
 from predictors.features import LatencyFeatures
 from predictors.prediction import FloatArray
+from searchspaces import Architecture
 from searchspaces.genomes import Genomes
 
 NUM = 60
@@ -93,3 +95,30 @@ def predicted_run(path: Path) -> Run:
         ]
     )
     return run
+
+
+def add_verification(
+    run: Run,
+    arch: Architecture,
+    *,
+    measured_ms: float,
+    device: str = "d",
+    provenance: str = "measured",
+    suspect: bool = False,
+) -> None:
+    """Store what verifying an architecture came to."""
+    nothing: dict[str, object] = {"string": "", "double": 0.0, "int64": 0, "bool": False}
+    row = {one.name: nothing[str(one.type)] for one in VERIFICATION_SCHEMA}
+    found = {
+        "candidate_id": arch.arch_id,
+        "arch_id": arch.arch_id,
+        "architecture": arch.to_json(),
+        "weights_kind": "inherited",
+        "device_id": device,
+        "provenance": provenance,
+        "suspect": suspect,
+        "latency_ms": measured_ms,
+        "latency_low_ms": 0.99 * measured_ms,
+        "latency_high_ms": 1.01 * measured_ms,
+    }
+    run.verifications_table.append([row | found])

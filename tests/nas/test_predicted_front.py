@@ -5,9 +5,9 @@ import pytest
 
 from nas.pareto import pareto_mask
 from nas.predicted_front import predicted_front
-from nas.search.neighbours import enumerate_genomes
 from predictors.prediction import FloatArray
 from searchspaces import get_space
+from searchspaces.enumeration import enumerate_genomes
 from searchspaces.genomes import Genomes
 
 SPACE = get_space("nasbench201")

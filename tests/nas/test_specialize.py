@@ -15,7 +15,7 @@ from nas.run import Run
 from nas.specialize import specialize
 from predictors import fit_cost_predictor
 from tests.hardware.test_measurement import measurement
-from tests.nas.predicted_run import accuracy, everything, latency_ms, predicted_run
+from tests.nas.predicted_run import accuracy, add_verification, everything, latency_ms, predicted_run
 
 
 @pytest.fixture
@@ -113,6 +113,25 @@ def test_an_answer_says_what_was_evaluated(run: Run) -> None:
     known = dict(zip(run.evaluations()["arch_id"], run.evaluations()["accuracy"], strict=True))
     for one in specialize(run, top=50):
         assert one.evaluated == known.get(one.architecture.arch_id)
+
+
+def test_what_was_measured_counts_for_the_limit(run: Run) -> None:
+    limit = Limit(name="latency_ms", value=float(np.median(latency_ms(run, everything(run)))), unit="ms")
+    best = specialize(run, limits=[limit])[0]
+    assert best.measured is None
+    slower = run.space.largest
+    assert slower not in {one.architecture for one in specialize(run, limits=[limit], top=50)}
+    add_verification(run, best.architecture, measured_ms=1.01 * limit.value)
+    add_verification(run, slower, measured_ms=0.9 * limit.value)
+    found = specialize(run, limits=[limit])
+    assert best.architecture not in {one.architecture for one in found}
+    assert found[0].architecture == slower
+    assert found[0].within_limits
+    assert found[0].latency > limit.value
+    # What is suspect is not believed.
+    add_verification(run, best.architecture, measured_ms=1.01 * limit.value, suspect=True)
+    add_verification(run, slower, measured_ms=0.9 * limit.value, suspect=True)
+    assert specialize(run, limits=[limit])[0].architecture == best.architecture
 
 
 def test_impossible_limits_are_answered_with_what_is_reachable(run: Run) -> None:

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from predictors import LatencyPredictor, PredictorError, fit_cost_predictor, fit_latency_predictor, load_predictor
+from predictors.features import LatencyFeatures
 from predictors.testing import PredictorContract, PredictorLoader
 from searchspaces import Architecture, SearchSpace, get_space
 from tests.predictors.synthetic_device import DEVICE_ID, SyntheticDevice
@@ -191,3 +192,55 @@ def test_energy_is_predicted_and_stored_like_latency(
 def test_an_unknown_quantity_is_answered_with_the_known_ones(space: SearchSpace, fit_table: pd.DataFrame) -> None:
     with pytest.raises(PredictorError, match="unknown quantity 'beauty', known are latency, latency_p99, energy"):
         fit_cost_predictor(fit_table, quantity="beauty", space=space, device_id=DEVICE_ID)
+
+
+@pytest.mark.parametrize("num_wrong", [1, 3, 10])
+def test_rows_in_another_unit_are_refused_and_named(
+    space: SearchSpace, fit_table: pd.DataFrame, num_wrong: int
+) -> None:
+    mixed = fit_table.copy()
+    mixed.loc[mixed.index[:num_wrong], "latency_ms"] /= 1000.0
+    first = Architecture.from_json(str(mixed["architecture"].iloc[0])).arch_id
+    with pytest.raises(PredictorError, match=f"costs of {num_wrong} of 40 architectures .*{first}") as caught:
+        fit_latency_predictor(mixed, space=space, device_id=DEVICE_ID)
+    assert "mixed units" in caught.value.hint
+
+
+def test_costs_a_thousandfold_apart_are_right_where_compilers_leave_operators_out() -> None:
+    cells = get_space("nasbench201")
+    genomes_NG = cells.sample_many(40, np.random.default_rng(0))
+    none = cells.choices[0].values.index("none")
+    latency_N = np.where((cells.functional(genomes_NG) == none).all(axis=1), 0.01, 10.0 + np.arange(40))
+    assert latency_N.min() == 0.01
+    table = pd.DataFrame(
+        {"architecture": [arch.to_json() for arch in cells.architectures(genomes_NG)], "latency_ms": latency_N}
+    ).drop_duplicates("architecture")
+    assert fit_latency_predictor(table, space=cells, device_id=DEVICE_ID).num_fitted == len(table)
+
+
+def test_a_floor_that_most_networks_lie_on_bends_nothing(space: SearchSpace) -> None:
+    genomes_NG = space.sample_many(250, np.random.default_rng(0))
+    macs_N = LatencyFeatures(space=space).encode(genomes_NG)["totals"][:, 1]
+    latency_N = 10.0 * np.maximum(1.0, macs_N / np.quantile(macs_N, 0.6))
+    latency_N *= np.exp(np.random.default_rng(1).normal(0.0, 1e-4, len(latency_N)))
+    table = pd.DataFrame(
+        {"architecture": [arch.to_json() for arch in space.architectures(genomes_NG)], "latency_ms": latency_N}
+    ).drop_duplicates("architecture")
+    predictor = fit_latency_predictor(table.head(50), space=space, device_id=DEVICE_ID)
+    assert predictor.score(table.iloc[50:]).mape_percent < 4.0
+
+
+def test_what_builds_on_a_stored_predictor_learns_from_its_left_out_predictions(
+    space: SearchSpace, fit_table: pd.DataFrame, tmp_path: Path
+) -> None:
+    noise_N = np.exp(np.random.default_rng(2).normal(0.0, 0.1, len(fit_table)))
+    noisy = fit_table.assign(latency_ms=fit_table["latency_ms"] * noise_N)
+    energy = noisy.assign(energy_mj=2.0 * noisy["latency_ms"])
+    latency = fit_latency_predictor(noisy, space=space, device_id=DEVICE_ID)
+    latency.save(tmp_path)
+    question = space.sample_many(20, np.random.default_rng(0))
+    found = [
+        fit_cost_predictor(energy, quantity="energy", space=space, device_id=DEVICE_ID, sources=[source])
+        for source in (latency, load_predictor(tmp_path, space=space))
+    ]
+    assert (found[0].predict(question).upper == found[1].predict(question).upper).all()

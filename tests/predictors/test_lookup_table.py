@@ -178,6 +178,11 @@ def test_too_few_networks_and_those_of_another_device_are_refused(
         sums.corrected(fit_table.head(4))
     with pytest.raises(PredictorError, match="measurements of 'other'"):
         sums.corrected(fit_table.assign(device_id="other"))
+    with pytest.raises(PredictorError, match="all 40 networks take 20 ms"):
+        sums.corrected(fit_table.assign(latency_ms=20.0))
+    falling = 100.0 * fit_table["latency_ms"].min() ** 2 / fit_table["latency_ms"]
+    with pytest.raises(PredictorError, match="measured to be no slower"):
+        sums.corrected(fit_table.assign(latency_ms=falling))
     with pytest.raises(PredictorError, match="3 of 3 held-out architectures were used for fitting"):
         corrected.score(fit_table.head(3))
 

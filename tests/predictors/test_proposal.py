@@ -6,7 +6,9 @@ import pandas as pd
 import pytest
 
 from predictors import LatencyPredictor, PredictorError, fit_latency_predictor
-from searchspaces import Architecture, SearchSpace
+from predictors.features import LatencyFeatures
+from searchspaces import Architecture, SearchSpace, get_space
+from searchspaces.enumeration import enumerate_genomes
 from tests.predictors.synthetic_device import DEVICE_ID, SyntheticDevice
 
 
@@ -56,3 +58,20 @@ def test_measuring_the_proposals_lowers_the_error(space: SearchSpace, device: Sy
         errors["before"].append(before.score(held_out).mape_percent)
         errors["after"].append(after.score(held_out).mape_percent)
     assert np.mean(errors["after"]) < np.mean(errors["before"])
+
+
+def test_all_that_is_left_of_a_small_space_is_proposed() -> None:
+    small = get_space("nas-bench-macro")
+    genomes_NG = small.sample_many(60, np.random.default_rng(0))
+    table = pd.DataFrame(
+        {
+            "architecture": [arch.to_json() for arch in small.architectures(genomes_NG)],
+            "latency_ms": LatencyFeatures(space=small).encode(genomes_NG)["totals"][:, 1],
+        }
+    ).drop_duplicates("architecture")
+    predictor = fit_latency_predictor(table, space=small, device_id=DEVICE_ID)
+    ids = [arch.arch_id for arch in small.architectures(enumerate_genomes(small))]
+    fitted = {arch.arch_id for arch in small.architectures(predictor.fitted_NG)}
+    left = [arch_id for arch_id in ids if arch_id not in fitted][:7]
+    proposed = predictor.propose(20, rng=np.random.default_rng(1), exclude=set(ids) - set(left))
+    assert sorted(arch.arch_id for arch in proposed) == sorted(left)

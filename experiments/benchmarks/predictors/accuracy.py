@@ -20,10 +20,10 @@ from experiments.benchmarks.nasbench201_accuracies import WHERE, find_accuracies
 from experiments.benchmarks.predictors.published import read_ofa_accuracy, readable
 from experiments.benchmarks.predictors.ridge import plain_ridge
 from experiments.errors import DataError
-from nas.search.neighbours import enumerate_genomes
 from predictors.accuracy import fit_accuracy_predictor
 from predictors.prediction import FloatArray
 from searchspaces import SearchSpace, get_space
+from searchspaces.enumeration import enumerate_genomes
 from searchspaces.nas_bench_macro import NASBenchMacroSpace, nas_bench_macro
 from searchspaces.nasbench201 import NASBench201Space
 

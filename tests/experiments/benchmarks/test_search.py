@@ -24,8 +24,8 @@ from experiments.benchmarks.search.truth import ExactFront, Problem, evaluations
 from experiments.errors import DataError
 from nas.objectives import ACCURACY, LATENCY
 from nas.search import evolution
-from nas.search.neighbours import enumerate_genomes
 from searchspaces import Architecture, SearchSpace, get_space
+from searchspaces.enumeration import enumerate_genomes
 from searchspaces.genomes import Choice, Genomes
 from searchspaces.graph import OpTable
 from searchspaces.nasbench201 import EDGES, OPERATORS, NASBench201Space

@@ -18,7 +18,7 @@ from nas.objectives import Limit
 from nas.pareto import compute_front
 from nas.pricing import Pricer, further_limit, search_limits
 from nas.search.loop import Evaluated, run_search
-from nas.search.neighbours import Neighbours, enumerate_genomes
+from nas.search.neighbours import Neighbours
 from nas.search.pool import EvaluationPool, SerialPool, SubnetScore, TaskResult
 from nas.search.records import known_rivals, record_evaluated
 from nas.search.records import known_values as known_values_of_tables
@@ -26,6 +26,7 @@ from nas.search.settings import SamplerName, SearchSettings
 from nas.search.stopping import Stopping, judge_until_beaten, pack_answers
 from nas.search.study import SearchStudy, Values, make_sampler, open_study
 from searchspaces import Architecture, Choice, get_space
+from searchspaces.enumeration import enumerate_genomes
 from tests.nas.search.small_spaces import EIGHTEEN
 from tests.nas.tiny_run import (
     NUM_CLASSES,

@@ -16,12 +16,12 @@ from nas.search import gradient
 from nas.search.evolution import Evolution
 from nas.search.gradient import GradientSampler
 from nas.search.mnasnet import HARD, SOFT, MnasNetSampler, reward
-from nas.search.neighbours import enumerate_genomes
 from nas.search.ofa_evolution import OfaEvolutionSampler, remembered
 from nas.search.space_sampler import SpaceSampler
 from nas.search.surrogate import SurrogateSampler
 from predictors.differentiable import ExpectedFeatures
 from searchspaces import Architecture, SearchSpace, get_space
+from searchspaces.enumeration import enumerate_genomes
 from searchspaces.genomes import Genomes
 from tests.nas.search.small_spaces import EIGHTEEN
 from tests.nas.search.test_surrogate import OBJECTIVES, Values, hypervolume, latency_of, make_study, search, values_of
