@@ -351,8 +351,10 @@ def _most_probable(
 
 
 def _robust_deviation(centred_N: FloatArray) -> float:
-    """Standard deviation by the median absolute deviation, unless most values are nearly the same (a floor)."""
-    return float(max(1.4826 * np.median(np.abs(centred_N)), _LEAST_OF_DEVIATION * centred_N.std()))
+    """Standard deviation by the median absolute deviation; where most values are nearly the same (a floor), by more."""
+    off_N = np.abs(centred_N)
+    wide = _LEAST_OF_DEVIATION * np.quantile(off_N, 0.8) / 1.2816
+    return float(max(1.4826 * np.median(off_N), wide)) or float(centred_N.std())
 
 
 def _student_weight(squared_N: FloatArray) -> FloatArray:
