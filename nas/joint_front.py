@@ -8,7 +8,7 @@ import pandas as pd
 
 from hardware.files import JSON
 from nas.objectives import LATENCY, Limit
-from nas.pareto import hypervolume, number, pareto_mask, reference_latency
+from nas.pareto import hypervolume, number, pareto_mask, reference_latency, with_latencies
 
 _KEY = ["arch_id", "weights"]
 
@@ -89,8 +89,8 @@ def compute_joint_front(
 ) -> JointFront:
     """The joint front of devices.
 
-    Once something is verified and measured, only networks that are so on one device at least can be on it; on the other
-    devices their latency is predicted until they are measured there, and says so.
+    Once something is verified, only networks that are so on one device at least can be on it (if something is measured
+    also, only the measured ones); where their latency is not measured, it is predicted, and says so.
 
     Args:
         evaluations: by device, the evaluated candidates with the device's predicted latency.
@@ -98,11 +98,11 @@ def compute_joint_front(
         limits: by device; a network that exceeds one on its device is left out.
     """
     devices = tuple(evaluations)
-    measured = verifications[verifications["latency_ms"].notna() & verifications["device_id"].isin(devices)]
+    rows = with_latencies(verifications[verifications["device_id"].isin(devices)])
     evaluated = {device: _by_network(rows) for device, rows in evaluations.items()}
-    verified = {device: _by_network(measured[measured["device_id"] == device]) for device in devices}
-    split = "verify" if len(measured) else "search"
-    found = verified if len(measured) else evaluated
+    verified = {device: _by_network(rows[rows["device_id"] == device]) for device in devices}
+    split = "verify" if len(rows) else "search"
+    found = verified if len(rows) else evaluated
     keys = [
         key
         for key in sorted({key for rows in found.values() for key in rows})
@@ -217,7 +217,7 @@ def joint_warnings(front: JointFront) -> Sequence[str]:
         if predicted:
             warnings.append(
                 f"{predicted} of {len(front.points)} latencies on {device} are predicted: "
-                f"`nas verify RUN --device {device}` measures those of its own front"
+                f"`nas verify RUN --device {device}` measures those of its own front, unless search.measure is none"
             )
         if suspect:
             warnings.append(f"{suspect} of {len(front.points)} latencies on {device} are suspect")

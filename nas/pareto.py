@@ -201,20 +201,24 @@ def compute_front(
 
 
 def verified_rows(verifications: pd.DataFrame, *, device_id: str, limits: Sequence[Limit] = ()) -> pd.DataFrame:
-    """What competes for a device's verified front: the newest row of each candidate, with the column `membership`.
-
-    Measured rows, if there are any. Otherwise those that were not to be measured, with the predicted latency as
-    `latency_ms`: measured and predicted latencies are never compared with each other.
-    """
-    rows = _of_device(verifications, device_id)
-    found = rows[rows["latency_ms"].notna()]
-    if not len(found):
-        found = rows[rows["provenance"] == PREDICTED]
-        columns = ("latency_ms", "latency_low_ms", "latency_high_ms")
-        found = found.assign(**{name: found[name.replace("latency", "latency_predicted")] for name in columns})
+    """What competes for a device's verified front: the newest row of each candidate, with the column `membership`."""
+    found = with_latencies(_of_device(verifications, device_id))
     found = found.drop_duplicates("candidate_id", keep="last")
     found = found[within_limits(found, limits, latency="latency_ms")]
     return found.assign(membership=membership(found))
+
+
+def with_latencies(verifications: pd.DataFrame) -> pd.DataFrame:
+    """Measured rows, if there are any; else those that were not to be measured, with the predicted latency.
+
+    So measured and predicted latencies are never compared with each other.
+    """
+    measured = verifications[verifications["latency_ms"].notna()]
+    if len(measured):
+        return measured
+    found = verifications[verifications["provenance"] == PREDICTED]
+    columns = ("latency_ms", "latency_low_ms", "latency_high_ms")
+    return found.assign(**{name: found[name.replace("latency", "latency_predicted")] for name in columns})
 
 
 def verified_points(verifications: pd.DataFrame, *, device_id: str, limits: Sequence[Limit] = ()) -> list[FrontPoint]:

@@ -107,6 +107,23 @@ def test_what_is_verified_on_one_device_is_predicted_on_the_other() -> None:
     assert found["n1"].to_json()["latency_ms"] == {"a": 2.1, "b": 1.1}
 
 
+def test_what_was_verified_without_measuring_competes_with_its_predicted_latencies() -> None:
+    nan = float("nan")
+    none = {"latency_low_ms": nan, "latency_high_ms": nan, "provenance": "predicted"}
+    rows = [
+        {**verification(arch, accuracy, nan, device=device), **none, "latency_predicted_ms": latency_ms}
+        for arch, accuracy, by_device in (("n1", 0.6, (2.0, 1.0)), ("n2", 0.7, (1.0, 2.0)))
+        for device, latency_ms in zip("ab", by_device, strict=True)
+    ]
+    front = compute_joint_front({"a": ON_A, "b": ON_B}, pd.DataFrame(rows))
+    assert front.split == "verify"
+    assert {point.arch_id: point.accuracy for point in front.points} == {"n1": 0.6, "n2": 0.7}
+    assert {one.provenance for point in front.points for one in point.latencies.values()} == {"predicted"}
+    # What is measured and what is not are not compared.
+    front = compute_joint_front({"a": ON_A, "b": ON_B}, pd.DataFrame([*rows, verification("n1", 0.6, 2.0, device="a")]))
+    assert [point.arch_id for point in front.points] == ["n1"]
+
+
 def test_precisions_of_one_network_are_one_point() -> None:
     verified = pd.DataFrame(
         [
