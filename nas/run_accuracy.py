@@ -46,7 +46,7 @@ def run_accuracy_predictor(run: Run) -> AccuracyPredictor:
             genomes_NG,
             accuracy_N,
             space=run.space,
-            task=f"{run.info.name}, search split",
+            task=_task(run),
             num_images=num_images,
         )
     except PredictorError as e:
@@ -55,6 +55,10 @@ def run_accuracy_predictor(run: Run) -> AccuracyPredictor:
         ) from e
     _store(run, fitted, told=told)
     return fitted
+
+
+def _task(run: Run) -> str:
+    return f"{run.info.name}, search split"
 
 
 def _told(genomes_NG: np.ndarray, accuracy_N: np.ndarray, num_images: np.ndarray | None) -> str:
@@ -76,7 +80,7 @@ def _stored(run: Run, *, told: str) -> AccuracyPredictor | None:
         if not isinstance(note, dict) or note["told"] != told:
             return None
         left_out = LeftOutAccuracies(**numbers_from_card(note["left_out"]))
-        stored = load_accuracy_predictor(directory, space=run.space)
+        stored = load_accuracy_predictor(directory, space=run.space, task=_task(run))
         return replace(stored, left_out=left_out)
     except (StorageError, PredictorError, KeyError, TypeError, AttributeError) as e:
         _LOGGER.debug("no accuracy predictor is taken from %s: %s", directory, e)

@@ -149,7 +149,8 @@ def fit_accuracy_predictor(
 
     Raises:
         PredictorError: fewer than 10 architectures, repeated ones, accuracies outside 0 to 1 (percent?), all the
-            same or too close to 1 to tell them apart, or a level that is none.
+            same or too close to 1 to tell them apart, of another shape, as numbers of images may be, or a level that
+            is none.
         SpaceError: genomes of another space.
     """
     genomes_NG, accuracy_N = _evaluated(genomes_NG, accuracy_N, space=space)
@@ -187,11 +188,11 @@ def _evaluated(
 ) -> tuple[npt.NDArray[np.int8], FloatArray]:
     """Canonical genomes, each once, and accuracies that are some."""
     genomes_NG, accuracy_N = space.canonicalise(genomes_NG), np.asarray(accuracy_N, dtype=np.float64)
-    if len(genomes_NG) != len(accuracy_N) or len(np.unique(genomes_NG, axis=0)) != len(genomes_NG):
+    if accuracy_N.shape != (len(genomes_NG),) or len(np.unique(genomes_NG, axis=0)) != len(genomes_NG):
         raise PredictorError(
             f"{len(genomes_NG)} architectures, {len(np.unique(genomes_NG, axis=0))} of them distinct, with "
-            f"{len(accuracy_N)} accuracies",
-            hint="give every architecture once, with its accuracy",
+            f"accuracies of shape {accuracy_N.shape}",
+            hint="give every architecture once, and a list with one accuracy for each",
         )
     wrong = ~((accuracy_N >= 0.0) & (accuracy_N <= 1.0))
     if wrong.any():
@@ -203,18 +204,28 @@ def _evaluated(
     return genomes_NG, accuracy_N
 
 
-def load_accuracy_predictor(directory: Path, *, space: SearchSpace) -> AccuracyPredictor:
+def load_accuracy_predictor(directory: Path, *, space: SearchSpace, task: str | None = None) -> AccuracyPredictor:
     """Read what `AccuracyPredictor.save` wrote; it predicts bit for bit the same.
+
+    Args:
+        directory: where it lies.
+        space: must be the space it was fitted for.
+        task: if given, must be the task it was fitted for.
 
     Raises:
         StorageError: files are missing or damaged.
-        PredictorError: no accuracy predictor, another space, other features or families.
+        PredictorError: no accuracy predictor, another space or task, other features or families.
     """
     stored = read_predictor(directory)
     if stored.unit != ACCURACY:
         raise PredictorError(
             f"the predictor in {directory} predicts {stored.unit}, not accuracy",
             hint="give the directory of another one",
+        )
+    if task is not None and stored.device_id != task:
+        raise PredictorError(
+            f"the predictor in {directory} is for task {stored.device_id!r}, not {task!r}",
+            hint="fit it again from the evaluations",
         )
     return AccuracyPredictor(
         space=space,

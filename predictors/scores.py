@@ -87,9 +87,14 @@ def binomial_noise_points(accuracy_N: FloatArray, num_images: npt.ArrayLike | No
         Root mean square of the binomial standard deviations; NaN if the number of images is not known.
 
     Raises:
-        PredictorError: a number below 1.
+        PredictorError: a number below 1, or numbers of another shape than the accuracies.
     """
     images = np.asarray(np.nan if num_images is None else num_images, dtype=np.float64)
+    if images.shape not in ((), accuracy_N.shape):
+        raise PredictorError(
+            f"numbers of images of shape {images.shape} for accuracies of shape {accuracy_N.shape}",
+            hint="give one number, or one for each accuracy",
+        )
     if (images < 1).any():
         raise PredictorError(f"accuracies on {images.min():.0f} images", hint="leave num_images out if it is not known")
     return float(100.0 * np.sqrt(np.mean(accuracy_N * (1.0 - accuracy_N) / images)))

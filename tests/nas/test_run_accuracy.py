@@ -1,6 +1,7 @@
 """The accuracy predictor of a run: stored once, used while it is that of the evaluations, made again otherwise."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,13 @@ def test_a_damaged_one_is_made_again(run: Run, fits: list[int], name: str, damag
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     run_accuracy_predictor(run)
     run_accuracy_predictor(run)
+    assert len(fits) == 2
+
+
+def test_one_of_another_task_is_made_again(run: Run, fits: list[int]) -> None:
+    predictor = run_accuracy_predictor(run)
+    replace(predictor, task="another data set").save(run.path / "accuracy_predictor")
+    assert run_accuracy_predictor(run).task == predictor.task
     assert len(fits) == 2
 
 

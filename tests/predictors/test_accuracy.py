@@ -66,7 +66,9 @@ def test_eighty_evaluations_rank_others_and_their_intervals_hold() -> None:
         (lambda accuracies: np.where(np.arange(len(accuracies)) == 3, np.nan, accuracies), "accuracy .*nan.* of row 3"),
         (lambda accuracies: np.full_like(accuracies, 0.5), r"all 20 accuracies are 0\.5000"),
         (lambda accuracies: 1.0 - 1e-6 * np.arange(20.0), r"all 20 accuracies are 1\.0000"),
-        (lambda accuracies: accuracies[:-1], "with 19 accuracies"),
+        (lambda accuracies: accuracies[:-1], r"with accuracies of shape \(19,\)"),
+        (lambda accuracies: accuracies[:, None], r"with accuracies of shape \(20, 1\)"),
+        (lambda accuracies: 0.5, r"with accuracies of shape \(\)"),
     ],
 )
 def test_what_is_no_accuracy_is_refused(change: object, message: str) -> None:
@@ -92,6 +94,14 @@ def test_a_latency_predictor_is_not_taken_for_one(predictor: LatencyPredictor, t
     predictor.save(tmp_path)
     with pytest.raises(PredictorError, match="predicts ms, not accuracy"):
         load_accuracy_predictor(tmp_path, space=SPACE)
+
+
+def test_one_of_another_task_is_refused(tmp_path: Path) -> None:
+    fitted(20).save(tmp_path)
+    assert load_accuracy_predictor(tmp_path, space=SPACE, task="t").task == "t"
+    with pytest.raises(PredictorError, match="for task 't', not 'cifar10'") as caught:
+        load_accuracy_predictor(tmp_path, space=SPACE, task="cifar10")
+    assert "fit it again" in caught.value.hint
 
 
 @pytest.mark.parametrize("level", [2.0, -1.0, float("nan")])
@@ -128,6 +138,16 @@ def test_scores_stand_beside_the_noise_of_the_images_and_on_the_card(tmp_path: P
         predictor.score(predictor.fitted_NG, np.linspace(0.1, 0.9, len(predictor.fitted_NG)))
     with pytest.raises(PredictorError, match="accuracies on 0 images"):
         predictor.score(unseen_NG, true_N, num_images=0)
+
+
+@pytest.mark.parametrize("num_images", [[2000] * 19, [[2000]] * 20])
+def test_numbers_of_images_are_one_or_one_for_each(num_images: list[object]) -> None:
+    genomes_NG, accuracy_N = SPACE.sample_many(20, np.random.default_rng(0)), np.linspace(0.1, 0.9, 20)
+    with pytest.raises(
+        PredictorError, match=r"numbers of images of shape .* for accuracies of shape \(20,\)"
+    ) as caught:
+        fit_accuracy_predictor(genomes_NG, accuracy_N, space=SPACE, task="t", num_images=num_images)  # type: ignore[arg-type]
+    assert "one for each" in caught.value.hint
 
 
 def test_what_was_left_out_is_judged_by_rank_and_error() -> None:

@@ -24,6 +24,7 @@ from experiments.benchmarks.predictors.local import add_local
 from experiments.benchmarks.predictors.operators import add_operators
 from experiments.benchmarks.predictors.speed import measure_speed
 from experiments.errors import DataError
+from predictors import PredictorError
 
 PARTS = ("fbnet", "ofa", "nb201", "hat", "local", "operators", "accuracy", "speed")
 RECIPE = Path(__file__).parents[2] / "recipes" / "quickstart.yaml"
@@ -59,9 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name in options.parts:
         try:
             parts[name](report, options)
-        except DataError as e:
+        except (DataError, PredictorError) as e:
             report.skip(name, f"{e}; {e.hint}")
-        report.save()
+        finally:
+            report.save()
     return report.finish()
 
 

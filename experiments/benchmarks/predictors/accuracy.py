@@ -19,9 +19,11 @@ from experiments.benchmarks.harness import BenchmarkReport
 from experiments.benchmarks.nasbench201_accuracies import WHERE, find_accuracies, read_accuracies
 from experiments.benchmarks.predictors.published import read_ofa_accuracy, readable
 from experiments.benchmarks.predictors.ridge import plain_ridge
+from experiments.benchmarks.predictors.sizes import fitting_sizes
 from experiments.errors import DataError
 from predictors.accuracy import fit_accuracy_predictor
 from predictors.prediction import FloatArray
+from predictors.scores import binomial_noise_points
 from searchspaces import SearchSpace, get_space
 from searchspaces.enumeration import enumerate_genomes
 from searchspaces.nas_bench_macro import NASBenchMacroSpace, nas_bench_macro
@@ -32,6 +34,8 @@ _OFA = "ofa/ofa_mbv3_accuracy.npz"
 _SIZES = (50, 100, 250)
 # Of NAS-Bench-201: cells that a search may end at.
 _LEAST_ACCURACY = 0.80
+# Both CIFAR-10 files hold accuracies on the test split; that of OFA does not say on how many images.
+_CIFAR10_TEST_IMAGES = 10_000
 # Kendall's tau at least and RMSE at most.
 _WANTED = {("ofa_accuracy", 100): (0.88, 0.22)}
 
@@ -45,7 +49,8 @@ def add_accuracy(report: BenchmarkReport, options: argparse.Namespace) -> None:
         space = nas_bench_macro()
         genomes_NG, accuracy_N, noise = read_macro(path, space)
         report.add("macro/noise/rmse_points", 100.0 * noise)
-        _compare(report, options, "macro", _Trained(space=space, genomes_NG=genomes_NG, accuracy_N=accuracy_N))
+        data = _Trained(space=space, genomes_NG=genomes_NG, accuracy_N=accuracy_N, num_images=_CIFAR10_TEST_IMAGES)
+        _compare(report, options, "macro", data)
     if (path := report.data_file(_OFA)) is not None:
         ofa, genomes_NG, accuracy_N, macs_N = read_ofa_accuracy(path)
         report.add("ofa_accuracy/macs/kendall", float(stats.kendalltau(macs_N, accuracy_N).statistic))
@@ -65,18 +70,28 @@ def _add_nasbench201(report: BenchmarkReport, options: argparse.Namespace) -> No
     except DataError as e:
         report.skip("nb201_accuracy", f"{e}; {e.hint}")
         return
-    data = _Trained(space=space, genomes_NG=genomes_NG, accuracy_N=accuracy_N, least_accuracy=_LEAST_ACCURACY)
+    data = _Trained(
+        space=space,
+        genomes_NG=genomes_NG,
+        accuracy_N=accuracy_N,
+        least_accuracy=_LEAST_ACCURACY,
+        num_images=_CIFAR10_TEST_IMAGES,
+    )
     _compare(report, options, "nb201_accuracy", data)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Trained:
-    """Networks whose accuracies (0 to 1) are known; those with `least_accuracy` are judged by themselves as well."""
+    """Networks whose accuracies (0 to 1) are known; those with `least_accuracy` are judged by themselves as well.
+
+    `num_images` is how many images decided on an accuracy; None if nobody says.
+    """
 
     space: SearchSpace
     genomes_NG: npt.NDArray[np.int8]
     accuracy_N: FloatArray
     least_accuracy: float = 0.0
+    num_images: int | None = None
 
     def scores(self, predicted_M: FloatArray, others: npt.NDArray[np.intp]) -> tuple[float, float, float, float]:
         """Kendall's tau and RMSE of all others, and of those with the least accuracy."""
@@ -88,8 +103,11 @@ class _Trained:
 def _compare(report: BenchmarkReport, options: argparse.Namespace, case: str, data: _Trained) -> None:
     space, genomes_NG, accuracy_N = data.space, data.genomes_NG, data.accuracy_N
     code_NF = space.encode_many(genomes_NG).astype(np.float64)
+    sizes = fitting_sizes(report, case, _SIZES[:1] if options.quick else _SIZES, num=len(accuracy_N))
+    if not sizes:
+        return
     rows = []
-    for n in _SIZES[:1] if options.quick else _SIZES:
+    for n in sizes:
         found: dict[str, list[tuple[float, ...]]] = {}
         for seed in range(options.seeds):
             fitted = np.random.default_rng((seed, 2)).choice(len(accuracy_N), n, replace=False)
@@ -117,8 +135,14 @@ def _compare(report: BenchmarkReport, options: argparse.Namespace, case: str, da
             if is_ours:
                 report.add(f"{key}/coverage", float(coverage), at_least=0.87, at_most=0.93)
         rows.append([str(n), *(f"{mean[0]:.3f} {mean[1]:.3f}" for mean in means.values()), f"{means['ours'][-1]:.0%}"])
+    noise = binomial_noise_points(accuracy_N, data.num_images)
+    report.add(f"{case}/noise/binomial_points", noise)
+    if data.least_accuracy > 0.0:
+        good_N = accuracy_N[accuracy_N >= data.least_accuracy]
+        report.add(f"{case}/noise/binomial_points_of_the_good", binomial_noise_points(good_N, data.num_images))
     headings = ["n", *means, "coverage of ours"]
-    report.show(f"{case}: Kendall's tau, RMSE in points", headings=headings, rows=rows)
+    images = "not known" if data.num_images is None else f"{noise:.2f}, of {data.num_images:,} images"
+    report.show(f"{case}: Kendall's tau, RMSE in points (binomial noise: {images})", headings=headings, rows=rows)
 
 
 def read_macro(path: Path, space: NASBenchMacroSpace) -> tuple[npt.NDArray[np.int8], FloatArray, float]:

@@ -18,12 +18,14 @@ from experiments.benchmarks.predictors.methods import (
 )
 from experiments.benchmarks.predictors.outside import add_outside
 from experiments.benchmarks.predictors.published import LatencyTable, read_fbnet, read_nasbench201, read_ofa, readable
+from experiments.benchmarks.predictors.sizes import fitting_sizes
 from predictors.features import Blocks, LatencyFeatures
 from predictors.latency import LatencyPredictor
 
 _FBNET, _SPLITS = "help/fbnet_latency.npz", "help/fbnet_device_splits.json"
 _OFA, _NB201 = "help/ofa_mbv3_latency.npz", "help/nasbench201_latency.npz"
 _FBNET_TARGETS_20 = {"0": 0.975, "1": 0.89, "2": 0.88, "3": 0.55, "4": 0.815, "5": 0.65}
+_FBNET_SIZES = (10, 20, 50, 100)
 _QUICK_ROWS = 1000
 
 
@@ -35,13 +37,15 @@ def add_fbnet(report: BenchmarkReport, options: argparse.Namespace) -> None:
     table = _usable(report, "fbnet", read_fbnet(path), quick=options.quick)
     splits = report.data_file(_SPLITS)
     if splits is None:
-        _each_device(report, options, "fbnet", table, sizes=(10, 20, 50, 100))
+        _each_device(report, options, "fbnet", table, sizes=_FBNET_SIZES)
         return
     with readable(splits):
         tasks = json.loads(splits.read_text(encoding="utf-8"))
         known = {device for task in tasks.values() for part in (task["train"], task["test"]) for device in part}
     if missing := sorted(known - set(table.latency)):
         report.skip("fbnet", f"{path} has no columns of {', '.join(missing)}")
+        return
+    if not (sizes := _sizes(report, options, "fbnet", _FBNET_SIZES, table)):
         return
     trained = sorted({device for task in tasks.values() for device in task["train"]})
     blocks, sources = _sources(table, trained)
@@ -51,7 +55,7 @@ def add_fbnet(report: BenchmarkReport, options: argparse.Namespace) -> None:
         best = float(np.mean([_ceiling(table, device, blocks=blocks, options=options) for device in task["test"]]))
         report.add(f"fbnet/task{name}/ceiling/spearman", best)
         rows = []
-        for n in _sizes(options, (10, 20, 50, 100), table):
+        for n in sizes:
             found: dict[str, list[list[Outcome]]] = {}
             for device in task["test"]:
                 for method, judge in target.judges(table.latency[device]).items():
@@ -100,6 +104,8 @@ def _each_device(
     family: Mapping[str, str] | None = None,
 ) -> None:
     """Every device of a table by itself, without sources and with those of another family."""
+    if not (sizes := _sizes(report, options, case, sizes, table)):
+        return
     blocks, sources = _sources(table, list(table.latency))
     alone, family = Target(table, blocks=blocks), family or {device: device for device in table.latency}
     helped = {
@@ -115,7 +121,7 @@ def _each_device(
             more = helped[family[device]].judges(cost_N)
             names = {"ours": "transfer_ours", "ridge": "transfer_ridge", "best_source": "best_source"}
             judges |= {names[method]: judge for method, judge in more.items() if method in names}
-        for n in _sizes(options, sizes, table):
+        for n in sizes:
             means = {
                 method: mean_outcome([judge(n, seed) for seed in range(options.seeds)])
                 for method, judge in judges.items()
@@ -153,10 +159,10 @@ def _ceiling(table: LatencyTable, device: str, *, blocks: Blocks, options: argpa
     return ceiling(table.latency[device], blocks["choices"], seeds=options.seeds)
 
 
-def _sizes(options: argparse.Namespace, sizes: Sequence[int], table: LatencyTable) -> Sequence[int]:
-    # At least as many networks are left to judge by as are measured.
-    fitting = [n for n in sizes if 2 * n <= len(table.genomes_NG)]
-    return fitting[:2] if options.quick else fitting
+def _sizes(
+    report: BenchmarkReport, options: argparse.Namespace, case: str, sizes: Sequence[int], table: LatencyTable
+) -> Sequence[int]:
+    return fitting_sizes(report, case, sizes[:2] if options.quick else sizes, num=len(table.genomes_NG))
 
 
 def _add(report: BenchmarkReport, case: str, means: Mapping[str, Mapping[str, float]], *, at_least: float) -> None:

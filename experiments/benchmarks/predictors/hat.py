@@ -14,6 +14,7 @@ from experiments.benchmarks.predictors.curves import draw_curves
 from experiments.benchmarks.predictors.methods import Outcome, judge_best_proxy, judged, mean_outcome
 from experiments.benchmarks.predictors.published import readable
 from experiments.benchmarks.predictors.ridge import plain_ridge
+from experiments.benchmarks.predictors.sizes import fitting_sizes
 from predictors.features import Blocks, take
 from predictors.model import fit_cost_model
 from predictors.prediction import FloatArray
@@ -25,22 +26,24 @@ _FILES = {
     "wmt14ende_gpu_titanxp": "hat/wmt14ende_gpu_titanxp_all.csv",
 }
 _SIZES = (100, 400, 1600)
-_SEEDS = 3
 
 
 def add_hat(report: BenchmarkReport, options: argparse.Namespace) -> None:
-    """Every table with 100, 400 and 1,600 of its 2,000 rows, at most three seeds: the largest fits take a while."""
+    """Every table with 100, 400 and 1,600 of its rows; published are 2,000."""
     rows, all_means = [], []
     tables = {name: _read(path) for name, file in _FILES.items() if (path := report.data_file(file)) is not None}
+    asked = _SIZES[:1] if options.quick else _SIZES
+    sizes = {name: fitting_sizes(report, f"hat/{name}", asked, num=len(table.cost_N)) for name, table in tables.items()}
+    tables = {name: table for name, table in tables.items() if sizes[name]}
     for name, table in tables.items():
         blocks, cost_N, noise_N = table.blocks, table.cost_N, table.noise_N
         inputs_NF = blocks["totals"]
         sources = [other for key, other in tables.items() if key != name]
         said = [plain_ridge(other.blocks["totals"], other.cost_N, inputs_NF).mean for other in sources]
         report.add(f"hat/{name}/noise/relative", float(np.median(noise_N / cost_N)))
-        for n in _SIZES[:1] if options.quick else _SIZES:
+        for n in sizes[name]:
             found: dict[str, list[Outcome]] = {}
-            for seed in range(min(options.seeds, _SEEDS)):
+            for seed in range(options.seeds):
                 fitted = np.random.default_rng((seed, 3)).choice(len(cost_N), n, replace=False)
                 others = np.setdiff1d(np.arange(len(cost_N)), fitted)
                 outcomes = {

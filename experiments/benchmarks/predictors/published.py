@@ -133,6 +133,8 @@ def _table(
     space: SearchSpace, genomes_NG: npt.NDArray[np.int8], content: Mapping[str, npt.NDArray[np.generic]]
 ) -> LatencyTable:
     columns = {name.removeprefix(_COLUMN): content[name] for name in content if name.startswith(_COLUMN)}
+    if not columns:
+        raise LookupError(f"no array {_COLUMN}*, the latencies of a device")
     return LatencyTable(
         space=space,
         genomes_NG=genomes_NG,

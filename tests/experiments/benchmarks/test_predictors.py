@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from experiments.benchmarks.audited_subnets import REFERENCE
-from experiments.benchmarks.predictors import operators
+from experiments.benchmarks.predictors import hat, operators
 from experiments.benchmarks.predictors.__main__ import RECIPE, main
 from experiments.benchmarks.predictors.methods import Outcome, judge_best_proxy, judged, mean_outcome
 from experiments.benchmarks.predictors.published import read_fbnet, read_nasbench201, read_ofa, read_ofa_accuracy
@@ -22,8 +22,11 @@ from hardware.measurement import MEASUREMENT_SCHEMA, CostMeasurement
 from hardware.table import Table
 from nas.operators import MeasuredParts
 from predictors import LookupTablePredictor, OperatorTable, Prediction, from_operator_table
+from predictors.features import Blocks, take
+from predictors.model import CostModel, fit_cost_model
 from predictors.operator_table import OperatorEntry
 from predictors.parts import parts_of
+from predictors.prediction import FloatArray
 from searchspaces import Architecture, SearchSpace
 from searchspaces.fbnet import OPERATORS, fbnet
 from searchspaces.nas_bench_macro import nas_bench_macro
@@ -124,12 +127,16 @@ def test_an_archive_without_its_networks_is_skipped_and_so_are_columns_of_text_o
     with np.load(file) as archive:
         content = {name: archive[name] for name in archive.files}
     np.savez(data / "help" / "nasbench201_latency.npz", lat_one=content["lat_one"])
+    np.savez(
+        data / "help" / "ofa_mbv3_latency.npz", ks=np.zeros((0, 20)), e=np.zeros((0, 20)), d=np.zeros((0, 5)), r=[]
+    )
     (data / "help" / "fbnet_device_splits.json").unlink()
     np.savez(file, **content | {"lat_one": np.array(["a"] * NUM), "lat_two": np.ones(NUM)})
-    assert main(["--data", str(data), "--quick", "--seeds", "1", "--parts", "nb201,fbnet", "--out", str(out)]) == 0
+    assert main(["--data", str(data), "--quick", "--seeds", "1", "--parts", "nb201,ofa,fbnet", "--out", str(out)]) == 0
     written = json.loads(out.read_text())
     skipped = written["environment"]["skipped"]
     assert "KeyError" in skipped["nb201"]
+    assert "no array lat_*" in skipped["ofa"]
     assert f"{NUM} values are not finite" in skipped["fbnet/one"]
     assert "all values are 1" in skipped["fbnet/two"]
     assert "fbnet/three/ceiling/spearman" in written["figures"]
@@ -215,8 +222,8 @@ def test_accuracies_of_ofa_networks_are_read_and_compared_where_they_are_given(t
     folder = tmp_path / "data" / "ofa"
     folder.mkdir(parents=True)
     rng = np.random.default_rng(5)
-    ks_NL, e_NL = rng.choice([3, 5, 7], (90, 20)), rng.choice([3, 4, 6], (90, 20))
-    d_NS = rng.choice([2, 3, 4], (90, 5))
+    ks_NL, e_NL = rng.choice([3, 5, 7], (100, 20)), rng.choice([3, 4, 6], (100, 20))
+    d_NS = rng.choice([2, 3, 4], (100, 5))
     macs_N = d_NS.sum(axis=1) * 1e7 + e_NL.sum(axis=1) * 1e6
     np.savez(folder / "ofa_mbv3_accuracy.npz", ks=ks_NL, e=e_NL, d=d_NS, macs=macs_N, top1=70.0 + macs_N / 1e8)
     space, genomes_NG, accuracy_N, _ = read_ofa_accuracy(folder / "ofa_mbv3_accuracy.npz")
@@ -228,6 +235,8 @@ def test_accuracies_of_ofa_networks_are_read_and_compared_where_they_are_given(t
     figures = json.loads(out.read_text())["figures"]
     assert figures["ofa_accuracy/n50/ours/kendall"] > 0.6
     assert figures["ofa_accuracy/macs/kendall"] == pytest.approx(1.0)
+    # The file does not say on how many images.
+    assert figures["ofa_accuracy/noise/binomial_points"] is None
 
 
 def test_searching_a_space_is_timed() -> None:
@@ -243,20 +252,24 @@ def test_searching_a_space_is_timed() -> None:
     assert len(calls) == 4
 
 
-def test_transformers_are_predicted_from_averages_of_their_layers(tmp_path: Path) -> None:
-    folder = tmp_path / "data" / "hat"
-    folder.mkdir(parents=True)
+def write_transformers(data: Path, *, num: int) -> None:
+    """A table of HAT."""
+    (data / "hat").mkdir(parents=True)
     rng = np.random.default_rng(2)
-    table = pd.DataFrame({"encoder_layer_num": rng.integers(1, 7, 160), "decoder_layer_num": rng.integers(1, 7, 160)})
-    table["decoder_embed_dim"] = rng.choice([512, 640], 160)
+    table = pd.DataFrame({"encoder_layer_num": rng.integers(1, 7, num), "decoder_layer_num": rng.integers(1, 7, num)})
+    table["decoder_embed_dim"] = rng.choice([512, 640], num)
     for part in ("encoder", "decoder"):
         table[f"{part}_ffn_embed_dim_avg"] = 1024.0
     table["encoder_embed_dim"] = 512
     for part in ("encoder", "decoder"):
         time_N = table[f"{part}_layer_num"] * table["decoder_embed_dim"] / 100 + 5.0
-        table[f"latency_mean_{part}"] = time_N * np.exp(rng.normal(0, 0.005, 160))
+        table[f"latency_mean_{part}"] = time_N * np.exp(rng.normal(0, 0.005, num))
         table[f"latency_std_{part}"] = 0.005 * time_N
-    table.to_csv(folder / "wmt14ende_cpu_xeon_all.csv", index=False)
+    table.to_csv(data / "hat" / "wmt14ende_cpu_xeon_all.csv", index=False)
+
+
+def test_transformers_are_predicted_from_averages_of_their_layers(tmp_path: Path) -> None:
+    write_transformers(tmp_path / "data", num=200)
     out = tmp_path / "out.json"
     code = main(["--data", str(tmp_path / "data"), "--quick", "--seeds", "1", "--parts", "hat", "--out", str(out)])
     assert code == 0
@@ -269,15 +282,58 @@ def test_transformers_are_predicted_from_averages_of_their_layers(tmp_path: Path
     assert len(content["environment"]["skipped"]) == 3
 
 
-def test_accuracies_are_predicted_against_peers(tmp_path: Path) -> None:
-    folder = tmp_path / "data" / "nas_bench_macro"
-    folder.mkdir(parents=True)
+def test_of_small_files_what_they_have_rows_for_is_judged_and_the_rest_is_skipped(data: Path, tmp_path: Path) -> None:
+    file = data / "help" / "fbnet_latency.npz"
+    with np.load(file) as archive:
+        content = {name: archive[name] for name in archive.files}
+    few = {name: array if name == "op_names" else array[:15] for name, array in content.items()}
+    np.savez(file, **few)
+    write_transformers(data, num=90)
+    write_macro(data, macro_content(120))
+    out = tmp_path / "out.json"
+    arguments = ["--data", str(data), "--seeds", "1", "--out", str(out)]
+    assert main([*arguments, "--parts", "fbnet,hat,accuracy"]) == 0
+    written = json.loads(out.read_text())
+    skipped = written["environment"]["skipped"]
+    assert "15 networks are too few: 20 or more" in skipped["fbnet/n10,n20,n50,n100"]
+    assert "90 networks are too few: 200 or more" in skipped["hat/wmt14ende_cpu_xeon/n100,n400,n1600"]
+    assert "200 or more" in skipped["macro/n100,n250"]
+    assert {key.split("/")[1] for key in written["figures"]} == {"n50", "noise"}
+    # Without tasks every device is judged, and without sizes none.
+    (data / "help" / "fbnet_device_splits.json").unlink()
+    assert main([*arguments, "--parts", "fbnet"]) == 0
+    assert json.loads(out.read_text())["figures"] == {}
+
+
+def test_every_transformer_table_gets_all_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_transformers(tmp_path / "data", num=200)
+    fits: list[int] = []
+
+    def fit(blocks: Blocks, cost_N: FloatArray, **options: object) -> CostModel:
+        fits.append(len(cost_N))
+        return fit_cost_model(take(blocks, np.arange(20)), cost_N[:20], population=blocks)
+
+    monkeypatch.setattr(hat, "fit_cost_model", fit)
+    arguments = ["--data", str(tmp_path / "data"), "--parts", "hat", "--quick", "--seeds", "5"]
+    assert main([*arguments, "--out", str(tmp_path / "out.json")]) == 0
+    assert fits == [100] * 5
+
+
+def macro_content(num: int) -> dict[str, dict[str, float]]:
+    """At most that many networks of NAS-Bench-Macro."""
     rng = np.random.default_rng(3)
-    keys = {"".join(map(str, row)) for row in rng.integers(0, 3, size=(130, 8)).tolist()}
-    content = {
-        key: {"mean_acc": 85.0 + sum(map(int, key)) / 2 + rng.normal(0, 0.05), "std": 0.1} for key in sorted(keys)
-    }
-    (folder / "nas-bench-macro_cifar10.json").write_text(json.dumps(content))
+    keys = {"".join(map(str, row)) for row in rng.integers(0, 3, size=(num, 8)).tolist()}
+    return {key: {"mean_acc": 85.0 + sum(map(int, key)) / 2 + rng.normal(0, 0.05), "std": 0.1} for key in sorted(keys)}
+
+
+def write_macro(data: Path, content: object) -> None:
+    (data / "nas_bench_macro").mkdir(parents=True)
+    (data / "nas_bench_macro" / "nas-bench-macro_cifar10.json").write_text(json.dumps(content))
+
+
+def test_accuracies_are_predicted_against_peers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    content = macro_content(130)
+    write_macro(tmp_path / "data", content)
     out = tmp_path / "out.json"
     arguments = ["--data", str(tmp_path / "data"), "--quick", "--seeds", "1", "--parts", "accuracy"]
     assert main([*arguments, "--out", str(out)]) == 0
@@ -286,6 +342,20 @@ def test_accuracies_are_predicted_against_peers(tmp_path: Path) -> None:
     assert figures["macro/n50/ours/kendall"] > 0.85
     assert figures["macro/n50/ours/rmse_points"] < figures["macro/n50/forest/rmse_points"]
     assert figures["macro/noise/rmse_points"] == pytest.approx(0.1 / 3**0.5)
+    accuracy_N = np.array([entry["mean_acc"] for entry in content.values()]) / 100.0
+    noise = 100.0 * np.sqrt(np.mean(accuracy_N * (1.0 - accuracy_N)) / 10_000)
+    assert figures["macro/noise/binomial_points"] == pytest.approx(noise)
+    assert f"binomial noise: {noise:.2f}, of 10,000 images" in capsys.readouterr().out
+
+
+def test_what_no_predictor_can_be_fitted_to_is_skipped_and_later_parts_run(tmp_path: Path) -> None:
+    write_macro(tmp_path / "data", {key: {"mean_acc": 90.0, "std": 0.1} for key in macro_content(120)})
+    out = tmp_path / "out.json"
+    arguments = ["--data", str(tmp_path / "data"), "--quick", "--parts", "accuracy,local", "--out", str(out)]
+    assert main(arguments) == 0
+    skipped = json.loads(out.read_text())["environment"]["skipped"]
+    assert "all 50 accuracies are 0.9000" in skipped["accuracy"]
+    assert "--measurements" in skipped["local"]
 
 
 def test_devices_of_this_machine_are_skipped_without_measurements(tmp_path: Path) -> None:
