@@ -123,7 +123,7 @@ def profile(session: Session, *, reporter: Reporter) -> bool:
         sources=profile_sources(session),
     )
     scores = found.scores
-    reporter.message(f"predictor: {predictor.family}, by errors on left-out measurements")
+    reporter.message(f"predictor: {predictor.reasons}")
     reporter.done(
         f"held-out error {scores.mape_percent:.1f} % (Spearman {scores.spearman:.3f}, Kendall {scores.kendall:.3f}, "
         f"{scores.within_5_percent:.0%} within 5 %, {scores.within_10_percent:.0%} within 10 %, "

@@ -123,6 +123,7 @@ class AccuracyPredictor:
                 range_arrays=self.model.fitted_range.arrays(),
                 fitted_NG=self.fitted_NG,
                 num_sources=0,
+                loo_rms_percent=self.model.blend.loo_rms_percent,
             ),
         )
 

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +63,8 @@ class StoredPredictor:
     range_arrays: Mapping[str, FloatArray]
     fitted_NG: npt.NDArray[np.int8]
     num_sources: int
+    loo_rms_percent: Mapping[str, float]
+    context: Mapping[str, int] = field(default_factory=dict)
 
 
 def source_name(number: int) -> str:
@@ -123,6 +125,7 @@ def restored_model(stored: StoredPredictor, *, directory: Path, space: SearchSpa
                 ),
                 weights=tuple(one.weight for one in stored.members),
                 calibrations=tuple(one.calibration for one in stored.members),
+                loo_rms_percent=stored.loo_rms_percent,
                 loo_log_errors_N=np.empty(0),
                 loo_spread_N=np.empty(0),
             ),
@@ -172,6 +175,8 @@ def write_predictor(directory: Path, *, stored: StoredPredictor) -> None:
         "quantile": stored.quantile,
         "num_fitted": stored.num_fitted,
         "loo_mape_percent": stored.loo_mape_percent,
+        "loo_rms_percent": dict(stored.loo_rms_percent),
+        "context": dict(stored.context),
         "features_version": FEATURES_VERSION,
         "features_signature": stored.features_signature,
         "scores": scores_to_card(stored.scores),
@@ -241,6 +246,9 @@ def _from_card(card: Mapping[str, Any], *, arrays: Mapping[str, npt.NDArray[Any]
         range_arrays=_named(arrays, prefix=_RANGE),
         fitted_NG=arrays[_GENOMES],
         num_sources=int(card["num_sources"]),
+        # Older versions wrote neither.
+        loo_rms_percent={name: float(value) for name, value in dict(card.get("loo_rms_percent", {})).items()},
+        context={name: int(value) for name, value in dict(card.get("context", {})).items()},
     )
 
 
