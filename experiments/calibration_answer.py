@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hardware.records import CalibrationSettings
 from predictors.store import scores_to_card
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def calibration_document(found: "Calibration", *, provenance: str) -> dict[str, 
         "weights": dict(blend.names),
         "loo_rms_percent": dict(blend.loo_rms_percent),
         "loo_mape_percent": found.predictor.loo_mape_percent,
+        "settings": dict(found.predictor.context),
         "sources": [source.device_id for source in found.ways.best.sources],
         "num_fit": found.num_fit,
         "num_held_out": found.num_held_out,
@@ -83,8 +85,9 @@ def calibration_text(found: "Calibration", *, provenance: str, table: Path | Non
                 + ("" if left_out is None else f", left-out error {left_out:.1f} %")
                 + (": the smaller one, chosen" if way == found.ways.chosen else "")
             )
+    settings = CalibrationSettings(**predictor.context)
     lines.append(f"predictor   {predictor.reasons}")
-    lines.append(f"            fitted to {found.num_fit} subnets, in {found.directory}")
+    lines.append(f"            fitted to {found.num_fit} subnets ({settings}), in {found.directory}")
     if table is not None:
         lines.append(f"table       {table}")
     return lines
