@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hardware.records import CalibrationSettings
 from predictors.store import scores_to_card
 
 if TYPE_CHECKING:
@@ -16,6 +17,7 @@ def calibration_document(found: "Calibration", *, provenance: str) -> dict[str, 
         found: the calibration.
         provenance: of its measurements.
     """
+    blend = found.predictor.model.blend
     document: dict[str, object] = {
         "device": found.predictor.device_id,
         "space": found.predictor.space_id,
@@ -24,6 +26,10 @@ def calibration_document(found: "Calibration", *, provenance: str) -> dict[str, 
         "unit": found.predictor.unit,
         "provenance": {"measurements": provenance, "predictions": "predicted"},
         "family": found.predictor.family,
+        "weights": dict(blend.names),
+        "loo_rms_percent": dict(blend.loo_rms_percent),
+        "loo_mape_percent": found.predictor.loo_mape_percent,
+        "settings": dict(found.predictor.context),
         "sources": [source.device_id for source in found.ways.best.sources],
         "num_fit": found.num_fit,
         "num_held_out": found.num_held_out,
@@ -39,6 +45,7 @@ def calibration_document(found: "Calibration", *, provenance: str) -> dict[str, 
             "num_parts": found.parts.num_parts,
             "num_suspect": found.parts.num_suspect,
             "correction": lookup.correction.numbers(),
+            "loo_mape_percent": dict(found.ways.loo_mape_percent),
             "held_out": {way: scores_to_card(scores) for way, scores in found.ways.scores.items()},
             "chosen": found.ways.chosen,
         }
@@ -57,7 +64,8 @@ def calibration_text(found: "Calibration", *, provenance: str, table: Path | Non
     first = (
         f"{predictor.quantity} of {found.num_fit + found.num_held_out} subnets {provenance} in {predictor.unit}; "
         f"held-out error on {found.num_held_out} subnets {scores.mape_percent:.1f} % (mean), Spearman "
-        f"{scores.spearman:.3f}, {scores.within_5_percent:.0%} within 5 %, {scores.within_10_percent:.0%} within 10 %"
+        f"{scores.spearman:.3f}, {scores.within_5_percent:.0%} within 5 %, {scores.within_10_percent:.0%} within 10 %, "
+        f"{scores.coverage:.0%} inside their {100.0 * predictor.model.level:.0f} % intervals"
     )
     lines = [first]
     if found.suspect:
@@ -71,11 +79,15 @@ def calibration_text(found: "Calibration", *, provenance: str, table: Path | Non
             f"a network takes {own.factor:.3g} x their sum {own.per_part:+.3g} {unit} a part {own.offset:+.3g} {unit}"
         )
         for way, one in found.ways.scores.items():
+            left_out = found.ways.loo_mape_percent.get(way)
             lines.append(
                 f"  {way:24} held-out error of latency {one.mape_percent:6.1f} %, Spearman {one.spearman:.3f}"
-                f"{', chosen by leave-one-out' if way == found.ways.chosen else ''}"
+                + ("" if left_out is None else f", left-out error {left_out:.1f} %")
+                + (": the smaller one, chosen" if way == found.ways.chosen else "")
             )
-    lines.append(f"predictor   {predictor.family}, fitted to {found.num_fit} subnets, in {found.directory}")
+    settings = CalibrationSettings(**predictor.context)
+    lines.append(f"predictor   {predictor.reasons}")
+    lines.append(f"            fitted to {found.num_fit} subnets ({settings}), in {found.directory}")
     if table is not None:
         lines.append(f"table       {table}")
     return lines

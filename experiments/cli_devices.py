@@ -300,6 +300,7 @@ def calibrate(
     from experiments.console import ConsoleReporter
     from hardware import get_device
     from hardware.device import fp32_sibling
+    from hardware.records import CalibrationSettings
     from nas.calibrate import calibrate as run
     from nas.calibrate import calibrated_elsewhere
     from predictors import write_operator_table
@@ -308,8 +309,15 @@ def calibrate(
         raise typer.BadParameter("--table writes what --operators measures: give both")
     chosen = get_device(device, threads=threads, batch=batch, connectors=_connectors())
     searched = _space(space)
-    sources = calibrated_elsewhere(device, space=searched, sibling=fp32_sibling(chosen)) if transfer else []
+    sibling, settings = fp32_sibling(chosen), CalibrationSettings.of(chosen.spec, num_classes=classes)
     with _connected(address), ConsoleReporter(err_console()) as reporter:
+        sources = (
+            calibrated_elsewhere(
+                device, space=searched, settings=settings, sibling=sibling, on_message=reporter.message
+            )
+            if transfer
+            else []
+        )
         told = f", building on {', '.join(one.device_id for one in sources)}" if sources else ""
         reporter.stage("calibrate", text=f"{samples} + {held_out} subnets on {device}{told}")
         found = run(

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import json
+import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -34,6 +35,8 @@ from nas.training.phases import Phase, phases_of
 from nas.training.starting import check_start, start_sha256
 from predictors import PredictorError
 from searchspaces import SearchSpace, SpaceError, get_space
+
+_logger = logging.getLogger(__name__)
 
 _DATA_FILE = "data.json"
 SERIES_SETTINGS = ("in_channels", "length")  # of a space of series, in the order of the axes (C, T)
@@ -90,12 +93,14 @@ class Session:
 
     @cached_property
     def latencies_elsewhere(self) -> tuple[Compute, ...]:
-        """Those on the run's further devices that are profiled; a predictor of an older version counts as none."""
+        """Those on the run's further devices that are profiled; of a predictor of an older version only a warning."""
         found = []
         for one in self.run.devices():
             if one != self.device_id:
-                with contextlib.suppress(PredictorError):
+                try:
                     found.append(latency_of(self.run.predictor(one)))
+                except PredictorError as e:
+                    _logger.warning("%s; the search does without the latency on %s (%s)", e, one, e.hint)
         return tuple(found)
 
     def forget_prices(self) -> None:

@@ -20,7 +20,7 @@ from nas.export import Exported, choose_point, export_candidate
 from nas.formats import further_formats
 from nas.near_front import NearFront, measure_near_front
 from nas.pareto import unmeasured_points, verified_points
-from nas.profile import ProfileSettings, profile_device, profile_path
+from nas.profile import ProfileSettings, profile_device, profile_path, told_quantities
 from nas.refine import choose_for_refinement, read_refined
 from nas.search.records import append_trained
 from nas.soup import copy_dir
@@ -123,7 +123,7 @@ def profile(session: Session, *, reporter: Reporter) -> bool:
         sources=profile_sources(session),
     )
     scores = found.scores
-    reporter.message(f"predictor: {predictor.family}, by errors on left-out measurements")
+    reporter.message(f"predictor: {predictor.reasons}")
     reporter.done(
         f"held-out error {scores.mape_percent:.1f} % (Spearman {scores.spearman:.3f}, Kendall {scores.kendall:.3f}, "
         f"{scores.within_5_percent:.0%} within 5 %, {scores.within_10_percent:.0%} within 10 %, "
@@ -179,11 +179,13 @@ def profile_sources(session: Session) -> list[LatencyPredictor]:
 
 
 def _is_profiled(session: Session, *, reporter: Reporter) -> bool:
-    """Whether the device has predictors that this version can use."""
+    """Whether the device has predictors, of all that its measurements tell, that this version can use."""
     run, device_id = session.run, session.device_id
-    quantities = ("latency", "latency_p99")
+    if not profile_path(run, device_id).exists():
+        return False
+    quantities = ["latency", *told_quantities(run, device_id=device_id)]
     stored = [has_manifest(run.predictor_dir(device_id, quantity=quantity)) for quantity in quantities]
-    if not (profile_path(run, device_id).exists() and all(stored)):
+    if not all(stored):
         return False
     try:
         for quantity in quantities:

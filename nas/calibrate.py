@@ -3,10 +3,9 @@
 What a network costs does not depend on its weights, so subnets of an untrained supernet are measured.
 """
 
-import contextlib
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,13 @@ from hardware.lease import UnitLock
 from hardware.measurement import CostMeasurement
 from hardware.measuring import measure_many, reference_beside
 from hardware.protocol import get_protocol
-from hardware.records import calibrated_devices, calibrated_operators, calibrated_predictor, measurement_table
+from hardware.records import (
+    CalibrationSettings,
+    calibrated_operators,
+    calibrated_predictor,
+    calibrations,
+    measurement_table,
+)
 from hardware.table import Table
 from nas.costs import fit_costs, no_energy, require_quantity, store_costs
 from nas.errors import RunError
@@ -258,11 +263,18 @@ def calibrate(
         operators=None if parts is None else parts.table,
         num_classes=num_classes,
     )
-    predictors = fit_costs(fit_table, judging_table, latency=ways.best)
-    directories = {name: calibrated_predictor(device_id, space_id=space.space_id, quantity=name) for name in QUANTITIES}
+    settings = CalibrationSettings.of(device.spec, num_classes=num_classes)
+    predictors = {
+        name: replace(one, context=asdict(settings))
+        for name, one in fit_costs(fit_table, judging_table, latency=ways.best).items()
+    }
+    directories = {
+        name: calibrated_predictor(device_id, space_id=space.space_id, quantity=name, settings=settings)
+        for name in QUANTITIES
+    }
     store_costs(predictors, place=directories.__getitem__)
     if ways.lookup is not None:
-        ways.lookup.save(calibrated_operators(device_id, space_id=space.space_id))
+        ways.lookup.save(calibrated_operators(device_id, space_id=space.space_id, settings=settings))
     if quantity not in predictors:
         raise no_energy(device_id, because="its measurements, which are kept, tell none")
     return Calibration(
@@ -278,28 +290,45 @@ def calibrate(
     )
 
 
-def calibrated_elsewhere(device_id: str, *, space: SearchSpace, sibling: str | None = None) -> list[LatencyPredictor]:
+def calibrated_elsewhere(
+    device_id: str,
+    *,
+    space: SearchSpace,
+    settings: CalibrationSettings,
+    sibling: str | None = None,
+    on_message: Callable[[str], None],
+) -> list[LatencyPredictor]:
     """The latency predictors of other devices that `calibrate` stored for the same space and that stand by themselves.
 
     Those that build on other devices are left out: calibrated in turns, two devices would each hold ever older
     versions of the other, and hear their own measurements again. So is one that cannot be read (of another version,
-    damaged): nothing depends on it.
+    damaged), and a device that was calibrated with other settings only: nothing depends on them, and it is said.
 
     Args:
         device_id: whose predictor will build on them.
         space: the search space.
+        settings: of the networks and devices; only calibrations with the same ones count.
         sibling: the same device in fp32. If it is there, it is the only one: it tells more of int8 than it does
             together with all others. It may build on others, but not on this device.
+        on_message: told which devices are left out, and why.
     """
-    found = []
-    for other in calibrated_devices(space.space_id):
-        if other != device_id:
-            with contextlib.suppress(PredictorError, StorageError):
-                predictor = load_predictor(calibrated_predictor(other, space_id=space.space_id), space=space)
-                devices = {source.device_id for source in predictor.sources}
-                if other == sibling and device_id not in devices:
-                    return [predictor]
-                found += [predictor] if devices <= {other} else []
+    found: list[LatencyPredictor] = []
+    known = {other: ones for other, ones in calibrations(space.space_id).items() if other != device_id}
+    for other in sorted(known, key=lambda other: (other != sibling, other)):
+        if settings not in known[other]:
+            other_ones = "; ".join(map(str, known[other]))
+            on_message(f"not building on {other}: it is calibrated with other settings ({other_ones})")
+            continue
+        try:
+            directory = calibrated_predictor(other, space_id=space.space_id, settings=settings)
+            predictor = load_predictor(directory, space=space, device_id=other)
+        except (PredictorError, StorageError) as e:
+            on_message(f"not building on {other}, whose calibration cannot be used: {e} ({e.hint})")
+            continue
+        devices = {source.device_id for source in predictor.sources}
+        if other == sibling and device_id not in devices:
+            return [predictor]
+        found += [predictor] if devices <= {other} else []
     return found
 
 

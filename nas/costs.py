@@ -31,18 +31,29 @@ def fit_costs(fit: pd.DataFrame, held_out: pd.DataFrame, *, latency: LatencyPred
         PredictorError: see `fit_cost_predictor`.
     """
     found = {"latency": latency}
-    for quantity, usual_unit in QUANTITIES.items():
-        column = cost_column(quantity, usual_unit)
-        if quantity in found or column not in fit:
-            continue
-        fit_rows, judging_rows = fit[fit[column].notna()], held_out[held_out[column].notna()]
-        if len(fit_rows) < FEWEST_ARCHITECTURES or not len(judging_rows):
-            continue
+    for quantity in further_quantities(fit, held_out):
+        fit_rows, judging_rows = (_rows_with(quantity, rows) for rows in (fit, held_out))
         predictor = fit_cost_predictor(
             fit_rows, quantity=quantity, space=latency.space, device_id=latency.device_id, sources=[latency]
         )
         found[quantity] = predictor.with_scores(predictor.score(judging_rows))
     return found
+
+
+def further_quantities(fit: pd.DataFrame, held_out: pd.DataFrame) -> list[str]:
+    """What the measurements carry besides latency, of enough networks for a predictor; arguments as `fit_costs`."""
+    return [
+        quantity
+        for quantity in QUANTITIES
+        if quantity != "latency"
+        and len(_rows_with(quantity, fit)) >= FEWEST_ARCHITECTURES
+        and len(_rows_with(quantity, held_out))
+    ]
+
+
+def _rows_with(quantity: str, rows: pd.DataFrame) -> pd.DataFrame:
+    column = cost_column(quantity, QUANTITIES[quantity])
+    return rows[rows[column].notna()] if column in rows else rows[:0]
 
 
 def store_costs(predictors: Mapping[str, LatencyPredictor], *, place: Callable[[str], Path]) -> None:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from hardware.cost import analytic_costs
 from hardware.files import JSON, read_json, write_json
-from nas.costs import fit_costs, store_costs
+from nas.costs import fit_costs, further_quantities, store_costs
 from nas.errors import RunError
 from nas.materialise import Workbench
 from nas.measure import measure_candidates
@@ -284,13 +284,23 @@ def measure_missing(
         measure_candidates(bench, batch, protocol=settings.protocol, seed=settings.seed, on_round=on_progress)
 
 
+def _by_purpose(rows: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Those to fit and those that judge."""
+    return rows[rows["purpose"] == PROFILE_FIT], rows[rows["purpose"] == PROFILE_HELD_OUT]
+
+
+def told_quantities(run: Run, *, device_id: str) -> list[str]:
+    """What else than latency the run's measurements on a device tell: a predictor of each can be fitted."""
+    return further_quantities(*_by_purpose(usable_subnets(profiled_subnets(run, device_id=device_id))))
+
+
 def fit_profile(
     run: Run, *, device_id: str, settings: ProfileSettings, sources: Sequence[LatencyPredictor]
 ) -> tuple[Mapping[str, LatencyPredictor], Profile]:
     """Fit predictors, by quantity, to what the run has measured, and judge that of latency on the held-out subnets."""
     measured = profiled_subnets(run, device_id=device_id)
     num_suspect, rows = int(measured["suspect"].sum()), usable_subnets(measured)
-    fit, held_out = rows[rows["purpose"] == PROFILE_FIT], rows[rows["purpose"] == PROFILE_HELD_OUT]
+    fit, held_out = _by_purpose(rows)
     latency = fit_latency_predictor(fit, space=run.space, device_id=device_id, sources=sources)
     scores = latency.score(held_out)
     profile = Profile(

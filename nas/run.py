@@ -36,6 +36,7 @@ from nas.tables import (
 from nas.training.finished import CHECKPOINTS, WEIGHTS_FILE, finished_checkpoints
 from predictors import PredictorError, load_predictor
 from predictors.latency import LatencyPredictor
+from predictors.measured import QUANTITIES, cost_column
 from searchspaces import Architecture, SearchSpace, get_space
 
 if TYPE_CHECKING:
@@ -316,15 +317,26 @@ class Run:
         device_id = self.info.device_id if device is None else device
         directory = self.predictor_dir(device_id, quantity=quantity)
         if not directory.exists():
-            other = "" if device_id == self.info.device_id else f" --device {device_id}"
-            counted = ", which fits one where the device counts energy" if quantity == "energy" else ""
-            others = [one for one in self.devices() if one != device_id and has_manifest(self.predictor_dir(one))]
-            raise RunError(
-                f"run {self.path} has no {quantity} predictor for device {device_id!r}: nothing was profiled there yet"
-                + (f"; profiled devices: {', '.join(others)}" if others else ""),
-                hint=f"nas profile {self.path}{other}{counted}",
-            )
+            raise self._no_predictor(device_id, quantity=quantity)
         return load_predictor(directory, space=self.space, device_id=device_id, quantity=quantity)
+
+    def _no_predictor(self, device_id: str, *, quantity: str) -> RunError:
+        from nas.profile import told_quantities
+
+        hint = f"nas profile {self.path}" + ("" if device_id == self.info.device_id else f" --device {device_id}")
+        if not has_manifest(self.predictor_dir(device_id)):
+            others = [one for one in self.devices() if one != device_id and has_manifest(self.predictor_dir(one))]
+            because = "nothing was profiled there yet"
+            because += f"; profiled devices: {', '.join(others)}" if others else ""
+            hint += ", which fits one where the device counts energy" if quantity == "energy" else ""
+        elif quantity in told_quantities(self, device_id=device_id):
+            because = "it is missing, though the measurements there tell it"
+        else:
+            stored = [one for one in QUANTITIES if has_manifest(self.predictor_dir(device_id, quantity=one))]
+            limits = [cost_column(one, QUANTITIES[one]) for one in stored] + [PEAK_MEMORY, "macs"]
+            because = f"the device is profiled, but its measurements tell no {quantity}"
+            hint = f"limit {', '.join(limits)} or params there, or choose a device that counts {quantity}"
+        return RunError(f"run {self.path} has no {quantity} predictor for device {device_id!r}: {because}", hint=hint)
 
 
 def utc_now() -> str:

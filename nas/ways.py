@@ -21,12 +21,15 @@ class Ways:
     Attributes:
         best: the regressor with the smaller leave-one-out error; with its held-out scores.
         chosen: which of `scores` it has.
+        loo_mape_percent: the leave-one-out errors that decided, by way: `LatencyPredictor.loo_mape_percent`. A sum is
+            no regressor, and has none.
         scores: on the held-out subnets, by way.
         lookup: the operator table, corrected; None without one.
     """
 
     best: LatencyPredictor
     chosen: str
+    loo_mape_percent: Mapping[str, float]
     scores: Mapping[str, Scores]
     lookup: LookupTablePredictor | None
 
@@ -70,5 +73,12 @@ def compare_ways(
         lookup = corrected.with_scores(scores[CORRECTED_SUM])
         tried[ON_OPERATORS] = fit_latency_predictor(fit, space=space, device_id=device_id, unit=unit, sources=[lookup])
         scores[ON_OPERATORS] = tried[ON_OPERATORS].score(held_out)
-    chosen = min(tried, key=lambda name: tried[name].loo_mape_percent)
-    return Ways(best=tried[chosen].with_scores(scores[chosen]), chosen=chosen, scores=scores, lookup=lookup)
+    loo_mape_percent = {name: one.loo_mape_percent for name, one in tried.items()}
+    chosen = min(loo_mape_percent, key=loo_mape_percent.__getitem__)
+    return Ways(
+        best=tried[chosen].with_scores(scores[chosen]),
+        chosen=chosen,
+        loo_mape_percent=loo_mape_percent,
+        scores=scores,
+        lookup=lookup,
+    )

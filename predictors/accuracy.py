@@ -124,6 +124,7 @@ class AccuracyPredictor:
                 fitted_NG=self.fitted_NG,
                 left_out_N=np.empty(0),
                 num_sources=0,
+                loo_rms_percent=self.model.blend.loo_rms_percent,
             ),
         )
 

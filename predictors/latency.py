@@ -1,6 +1,6 @@
 """The predictor of one cost of one space on one device, mostly latency, fitted to a few dozen measurements."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -47,6 +47,7 @@ class LatencyPredictor:
         fitted_NG: genomes of the fitted architectures.
         sources: predictors that it builds on: of other devices or quantities, or this device's operator lookup table.
         scores: see `with_scores`.
+        context: what else the costs depend on and the device's id does not tell, by name, for example "batch".
         left_out_N: what is predicted of each fitted architecture without its own measurement; empty if it was stored
             by a version that did not keep it.
     """
@@ -59,6 +60,7 @@ class LatencyPredictor:
     quantity: str = "latency"
     sources: tuple[CostPredictor, ...] = ()
     scores: Scores | None = None
+    context: Mapping[str, int] = field(default_factory=dict)
     left_out_N: FloatArray = field(default_factory=lambda: np.empty(0))
 
     @property
@@ -70,6 +72,11 @@ class LatencyPredictor:
     def family(self) -> str:
         """The families that it averages, the heaviest first, for example "gp-log 72 %, gp-additive 28 %"."""
         return ", ".join(f"{name} {weight:.0%}".replace("%", " %") for name, weight in self.model.blend.names.items())
+
+    @property
+    def reasons(self) -> str:
+        """Why it predicts with these families: each with its weight and the size of its errors on left-out rows."""
+        return f"{self.model.blend.reasons}; weights by errors on left-out rows"
 
     @property
     def num_fitted(self) -> int:
@@ -135,6 +142,8 @@ class LatencyPredictor:
                 fitted_NG=self.fitted_NG,
                 left_out_N=self.left_out_N,
                 num_sources=len(self.sources),
+                loo_rms_percent=self.model.blend.loo_rms_percent,
+                context=self.context,
             ),
         )
 
@@ -307,6 +316,7 @@ def load_predictor(
             _load_source(directory / source_name(number), space=space) for number in range(stored.num_sources)
         ),
         scores=stored.scores,
+        context=stored.context,
     )
 
 

@@ -39,12 +39,16 @@ class Blend:
         members: the families that count, the heaviest first.
         weights: theirs, sum 1.
         calibrations: what each member's spread is multiplied by, so that its leave-one-out errors have size 1 in it.
+        loo_rms_percent: by name, of all families that were tried, the smallest first: size of the leave-one-out errors
+            that decided their weights (root mean square of the logarithm's, wild ones capped), in percent. Empty when
+            restored from what an older version stored.
         loo_log_errors_N, loo_spread_N: as of a `FittedRegressor`; empty when restored.
     """
 
     members: tuple[FittedRegressor, ...]
     weights: tuple[float, ...]
     calibrations: tuple[float, ...]
+    loo_rms_percent: Mapping[str, float]
     loo_log_errors_N: FloatArray
     loo_spread_N: FloatArray
 
@@ -52,6 +56,16 @@ class Blend:
     def names(self) -> Mapping[str, float]:
         """Weight by name of the family."""
         return {member.name: weight for member, weight in zip(self.members, self.weights, strict=True)}
+
+    @property
+    def reasons(self) -> str:
+        """Weights and the errors that decided: "gp-log 72 % (error 2.1 %), gp-additive 28 % (error 2.4 %)"."""
+        tried = list(dict.fromkeys([*self.names, *self.loo_rms_percent]))
+        return ", ".join(
+            f"{name} {100.0 * self.names.get(name, 0.0):.0f} %"
+            + (f" (error {self.loo_rms_percent[name]:.1f} %)" if name in self.loo_rms_percent else "")
+            for name in tried
+        )
 
     def predict(self, blocks: Blocks) -> tuple[FloatArray, FloatArray]:
         """Predict N rows: geometric mean of the members, and a spread of which their disagreement is part."""
@@ -90,7 +104,8 @@ def blend(regressors: Sequence[Regressor], blocks: Blocks, cost_N: FloatArray, *
             hint="check the measurements: such values are mostly of several units, or of something else",
         )
     errors_FN = np.stack([one.loo_log_errors_N for one in fitted])
-    weight_F = _weights(errors_FN)
+    square_F = _mean_squares(errors_FN)
+    weight_F = _weights(square_F, num=len(cost_N))
     kept = [int(f) for f in np.argsort(-weight_F, kind="stable") if weight_F[f] >= _LEAST_WEIGHT]
     weights = tuple((weight_F[kept] / weight_F[kept].sum()).tolist())
     calibrations = tuple(_calibration(fitted[f]) for f in kept)
@@ -100,6 +115,7 @@ def blend(regressors: Sequence[Regressor], blocks: Blocks, cost_N: FloatArray, *
         members=tuple(fitted[f] for f in kept),
         weights=weights,
         calibrations=calibrations,
+        loo_rms_percent={fitted[f].name: 100.0 * float(np.sqrt(square_F[f])) for f in np.argsort(square_F)},
         loo_log_errors_N=error_N,
         loo_spread_N=spread_N,
     )
@@ -123,12 +139,16 @@ def _require_variety(cost_N: FloatArray) -> None:
         )
 
 
-def _weights(errors_FN: FloatArray) -> FloatArray:
+def _mean_squares(errors_FN: FloatArray) -> FloatArray:
     typical = min(np.median(np.abs(errors_FN), axis=1).tolist())
     # Below a thousandth every family is perfect; above the cap a row is wrong, whatever the family says.
     cap = max(_MOST_TYPICAL_ERRORS * 1.4826 * typical, 1e-3)
-    size_F = np.mean(np.minimum(np.abs(errors_FN), cap) ** 2, axis=1) + 1e-10
-    log_F = -0.5 * errors_FN.shape[1] * _EVIDENCE * np.log(size_F / size_F.min())
+    square_F: FloatArray = np.mean(np.minimum(np.abs(errors_FN), cap) ** 2, axis=1) + 1e-10
+    return square_F
+
+
+def _weights(square_F: FloatArray, *, num: int) -> FloatArray:
+    log_F = -0.5 * num * _EVIDENCE * np.log(square_F / square_F.min())
     weight_F = np.exp(log_F)
     result: FloatArray = weight_F / weight_F.sum()
     return result

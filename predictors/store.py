@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +65,8 @@ class StoredPredictor:
     fitted_NG: npt.NDArray[np.int8]
     left_out_N: FloatArray
     num_sources: int
+    loo_rms_percent: Mapping[str, float]
+    context: Mapping[str, int] = field(default_factory=dict)
 
 
 def source_name(number: int) -> str:
@@ -125,6 +127,7 @@ def restored_model(stored: StoredPredictor, *, directory: Path, space: SearchSpa
                 ),
                 weights=tuple(one.weight for one in stored.members),
                 calibrations=tuple(one.calibration for one in stored.members),
+                loo_rms_percent=stored.loo_rms_percent,
                 loo_log_errors_N=np.empty(0),
                 loo_spread_N=np.empty(0),
             ),
@@ -174,6 +177,8 @@ def write_predictor(directory: Path, *, stored: StoredPredictor) -> None:
         "quantile": stored.quantile,
         "num_fitted": stored.num_fitted,
         "loo_mape_percent": stored.loo_mape_percent,
+        "loo_rms_percent": dict(stored.loo_rms_percent),
+        "context": dict(stored.context),
         "features_version": FEATURES_VERSION,
         "features_signature": stored.features_signature,
         "scores": scores_to_card(stored.scores),
@@ -245,6 +250,9 @@ def _from_card(card: Mapping[str, Any], *, arrays: Mapping[str, npt.NDArray[Any]
         # Predictors that were stored before it was kept have none.
         left_out_N=arrays.get(_LEFT_OUT, np.empty(0)),
         num_sources=int(card["num_sources"]),
+        # Older versions wrote neither.
+        loo_rms_percent={name: float(value) for name, value in dict(card.get("loo_rms_percent", {})).items()},
+        context={name: int(value) for name, value in dict(card.get("context", {})).items()},
     )
 
 

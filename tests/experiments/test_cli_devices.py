@@ -11,7 +11,14 @@ import torch
 
 from experiments.spaces import find_space
 from hardware.artifacts.onnx import export_onnx
-from hardware.records import FILES, calibrated_operators, calibrated_predictor, measured_spaces, measurement_table
+from hardware.records import (
+    FILES,
+    CalibrationSettings,
+    calibrated_operators,
+    calibrated_predictor,
+    measured_spaces,
+    measurement_table,
+)
 from hardware.testing import INPUT_SHAPE, example_network
 from nas.calibrate import calibrated_elsewhere
 from nas.errors import RunError
@@ -129,12 +136,30 @@ def test_calibrations_that_build_on_others_are_no_sources(home: Path) -> None:
     own = fit_latency_predictor(table, space=space, device_id="own", sources=[replace(first, device_id="own")])
     for predictor in (first, second, own):
         predictor.save(calibrated_predictor(predictor.device_id, space_id=space.space_id))
-    assert [one.device_id for one in calibrated_elsewhere("third", space=space)] == ["first", "own"]
-    assert [one.device_id for one in calibrated_elsewhere("first", space=space)] == ["own"]
+    told: list[str] = []
+
+    def sources(device_id: str, sibling: str | None = None) -> list[str]:
+        found = calibrated_elsewhere(
+            device_id, space=space, settings=CalibrationSettings(), sibling=sibling, on_message=told.append
+        )
+        return [one.device_id for one in found]
+
+    assert sources("third") == ["first", "own"]
+    assert sources("first") == ["own"]
     # The same device in fp32 is the only source, whatever it builds on, unless that is the device itself.
-    assert [one.device_id for one in calibrated_elsewhere("third", space=space, sibling="second")] == ["second"]
-    assert [one.device_id for one in calibrated_elsewhere("third", space=space, sibling="absent")] == ["first", "own"]
-    assert [one.device_id for one in calibrated_elsewhere("first", space=space, sibling="second")] == ["own"]
+    assert sources("third", sibling="second") == ["second"]
+    assert sources("third", sibling="absent") == ["first", "own"]
+    assert sources("first", sibling="second") == ["own"]
+    assert told == []
+    # One that is damaged, and one of other settings, are not built on, and that is said.
+    batched = CalibrationSettings(batch=8, num_classes=100)
+    first.save(calibrated_predictor("batched", space_id=space.space_id, settings=batched))
+    (calibrated_predictor("first", space_id=space.space_id) / "model.safetensors").write_bytes(b"")
+    assert sources("third", sibling="batched") == ["own"]
+    assert told[0] == "not building on batched: it is calibrated with other settings (batch 8, threads 1, classes 100)"
+    assert told[1].startswith("not building on first, whose calibration cannot be used: ")
+    assert "model.safetensors" in told[1]
+    assert len(told) == 2
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """All costs from the same measurements, and what is refused before or after measuring."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from hardware.device import Device, DeviceSpec, find_backend
 from hardware.errors import DeviceUsageError
 from hardware.measurement import CostMeasurement
-from hardware.records import calibrated_predictor
+from hardware.records import CalibrationSettings, calibrated_predictor, calibrations
 from nas import calibrate as calibrating
 from nas import costs
 from nas.calibrate import Calibration, calibrate
@@ -81,7 +82,9 @@ def test_without_a_counter_of_energy_it_is_said_who_has_one(monkeypatch: pytest.
     require_quantity(device("torch-cpu"), "energy")
 
 
-def run_calibrate(monkeypatch: pytest.MonkeyPatch, *, quantity: str, energy: bool) -> Calibration:
+def run_calibrate(
+    monkeypatch: pytest.MonkeyPatch, *, quantity: str, energy: bool, batch: int = 1, num_classes: int = 10
+) -> Calibration:
     """Everything but the measuring, on a machine of which we say that it counts energy."""
     monkeypatch.setattr(costs, "energy_missing", lambda backend: None)
     monkeypatch.setattr(
@@ -89,12 +92,13 @@ def run_calibrate(monkeypatch: pytest.MonkeyPatch, *, quantity: str, energy: boo
         "measure_architectures",
         lambda device, space, purposes, **settings: {arch: record(arch, energy=energy) for arch in purposes},
     )
+    here = device("onnxruntime-cpu")
     return calibrate(
-        device("onnxruntime-cpu"),
+        replace(here, spec=replace(here.spec, batch=batch)),
         SPACE,
         samples=12,
         held_out=4,
-        num_classes=10,
+        num_classes=num_classes,
         protocol="quick",
         seed=0,
         quantity=quantity,
@@ -113,6 +117,25 @@ def test_one_calibration_stores_a_predictor_of_each(tmp_path: Path, monkeypatch:
         directory = calibrated_predictor("onnxruntime-cpu", space_id=SPACE.space_id, quantity=quantity)
         assert load_predictor(directory, space=SPACE, device_id="onnxruntime-cpu").quantity == quantity
         assert (directory == found.directory) == (quantity == "energy")
+
+
+def test_a_calibration_of_other_settings_leaves_the_first_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ARCHSMITH_HOME", str(tmp_path))
+    first = run_calibrate(monkeypatch, quantity="latency", energy=False)
+    before = (first.directory / "manifest.json").read_bytes()
+    other = run_calibrate(monkeypatch, quantity="latency", energy=False, batch=8, num_classes=100)
+    assert (first.directory / "manifest.json").read_bytes() == before
+    assert other.directory.name == f"{SPACE.space_id}.batch8.num_classes100"
+    assert first.directory.name == SPACE.space_id
+    contexts = [load_predictor(one.directory, space=SPACE).context for one in (first, other)]
+    assert contexts == [
+        {"batch": 1, "threads": 1, "num_classes": 10},
+        {"batch": 8, "threads": 1, "num_classes": 100},
+    ]
+    known = [CalibrationSettings(), CalibrationSettings(batch=8, num_classes=100)]
+    assert calibrations(SPACE.space_id) == {"onnxruntime-cpu": known}
 
 
 def test_energy_that_no_measurement_has_is_an_error_and_the_rest_is_kept(

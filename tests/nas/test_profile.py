@@ -21,6 +21,7 @@ from nas.profile import (
     profile_device,
     profile_path,
     profiled_subnets,
+    told_quantities,
     usable_subnets,
 )
 from searchspaces import get_space
@@ -187,6 +188,24 @@ def test_a_session_on_a_slower_host_is_brought_back_to_the_first(tmp_path: Path,
     assert rows.loc[SPACE.largest.arch_id, "latency_ms"] == pytest.approx(measured.p50)
     assert rows.loc[arch.arch_id, "latency_p99_ms"] == pytest.approx(measured.p99 * 0.75)
     assert len(rows) == len(first) + 1
+
+
+def test_energy_is_told_where_the_measurements_have_it(tmp_path: Path, profiled: TinyRun) -> None:
+    run = copy_run(profiled, tmp_path / "run")
+    assert told_quantities(run, device_id="onnxruntime-cpu") == ["latency_p99"]
+    with pytest.raises(RunError, match="the device is profiled, but its measurements tell no energy") as caught:
+        run.predictor(quantity="energy")
+    assert caught.value.hint.startswith("limit latency_ms, latency_p99_ms, peak_memory_bytes, macs or params there")
+    rows = []
+    for row in run.measurements().to_dict("records"):
+        measured = CostMeasurement.from_row({str(key): value for key, value in row.items()})
+        keys = {key: row[key] for key in ("arch_id", "candidate_id", "architecture", "purpose")}
+        rows.append({**replace(measured, also={"energy_mj": 20.0 * measured.p50}).to_row(), **keys})
+    run.measurements_table("onnxruntime-cpu").append(rows)
+    assert told_quantities(run, device_id="onnxruntime-cpu") == ["latency_p99", "energy"]
+    with pytest.raises(RunError, match="it is missing, though the measurements there tell it") as caught:
+        run.predictor(quantity="energy")
+    assert caught.value.hint == f"nas profile {run.path}"
 
 
 def test_a_space_with_fewer_subnets_than_asked_for_is_refused(

@@ -68,8 +68,9 @@ def test_other_predicted_costs_limit_too(run: Run) -> None:
         assert low <= mean <= min(high, limit)
         assert mean == pytest.approx(true_mj, rel=0.05)
         assert one.within_limits == (high <= limit)
-    with pytest.raises(RunError, match="no latency_p99 predictor for device 'd'"):
+    with pytest.raises(RunError, match=r"for device 'd': .* its measurements tell no latency_p99") as caught:
         specialize(run, limits=[Limit(name="latency_p99_ms", value=1.0, unit="ms")])
+    assert caught.value.hint.startswith("limit latency_ms, energy_mj, peak_memory_bytes, macs or params there")
 
 
 def test_what_another_predictor_never_saw_is_out_of_range(run: Run) -> None:

@@ -46,6 +46,8 @@ def test_the_regressor_that_errs_less_on_left_out_rows_is_stored(table: Operator
     ways = compare(operators=table)
     assert list(ways.scores) == [REGRESSOR, OPERATOR_SUM, CORRECTED_SUM, ON_OPERATORS]
     assert ways.chosen == ON_OPERATORS
+    assert list(ways.loo_mape_percent) == [REGRESSOR, ON_OPERATORS]
+    assert ways.loo_mape_percent[ON_OPERATORS] == ways.best.loo_mape_percent < ways.loo_mape_percent[REGRESSOR]
     assert ways.best.scores == ways.scores[ON_OPERATORS]
     assert ways.best.sources == (ways.lookup,)
     assert ways.scores[CORRECTED_SUM].mape_percent < 0.01

@@ -57,6 +57,25 @@ def test_weights_fall_with_the_error_and_add_up_to_one(space: SearchSpace, devic
     assert np.mean(blended.loo_log_errors_N**2) <= 1.2 * min(errors)
 
 
+def test_every_family_that_was_tried_has_the_error_that_decided(space: SearchSpace, device: SyntheticDevice) -> None:
+    rng = np.random.default_rng(1)
+    features = LatencyFeatures(space=space)
+    genomes_NG = space.sample_many(60, rng)
+    cost_N = device.latency_ms(space, genomes_NG, rng=rng)
+    usable = [one for one in find_regressors() if one.needs is None and one.fewest <= 60]
+    blended = blend(usable, features.encode(genomes_NG), cost_N, population=features.population())
+    found = blended.loo_rms_percent
+    assert set(found) == {one.name for one in usable}
+    assert list(found.values()) == sorted(found.values())
+    assert [name for name in found if name in blended.names] == list(blended.names)
+    for member in blended.members:
+        # Without wild errors nothing is capped.
+        assert found[member.name] == pytest.approx(100.0 * np.sqrt(np.mean(member.loo_log_errors_N**2)), rel=0.1)
+    first, weight = next(iter(blended.names.items()))
+    assert blended.reasons.startswith(f"{first} {100.0 * weight:.0f} % (error {found[first]:.1f} %)")
+    assert blended.reasons.count("error") == len(usable)
+
+
 def test_a_spoiled_row_shows_in_its_own_held_out_error(space: SearchSpace, device: SyntheticDevice) -> None:
     rng = np.random.default_rng(2)
     features = LatencyFeatures(space=space)

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -26,10 +27,28 @@ def test_the_card_says_what_a_reader_wants_to_know(
     assert [member["family"] for member in card["members"]] == list(predictor.model.blend.names)
     assert sum(member["weight"] for member in card["members"]) == pytest.approx(1.0)
     assert card["members"][0]["settings"]["noise"] > 0
+    assert card["loo_rms_percent"] == predictor.model.blend.loo_rms_percent
+    assert set(card["loo_rms_percent"]) >= set(predictor.model.blend.names)
     assert card["features_version"] >= 1
     assert card["level"] == 0.9
     assert 0 < card["scores"]["mape_percent"] < 5
     assert card["provenance"] == "predicted"
+
+
+def test_a_card_of_before_the_families_errors_is_read_without_them(
+    space: SearchSpace, predictor: LatencyPredictor, tmp_path: Path
+) -> None:
+    replace(predictor, context={"batch": 8}).save(tmp_path)
+    loaded = load_predictor(tmp_path, space=space)
+    assert (loaded.reasons, loaded.context) == (predictor.reasons, {"batch": 8})
+    card = json.loads((tmp_path / CARD_NAME).read_text())
+    old = {name: value for name, value in card.items() if name not in ("loo_rms_percent", "context")}
+    write_json(tmp_path / CARD_NAME, old)
+    write_manifest(tmp_path, files=[MODEL_NAME, CARD_NAME], details={})
+    loaded = load_predictor(tmp_path, space=space)
+    assert (loaded.model.blend.loo_rms_percent, loaded.context) == ({}, {})
+    assert "error " not in loaded.reasons
+    assert loaded.predict([space.smallest]).mean == predictor.predict([space.smallest]).mean
 
 
 def test_undefined_correlations_survive_as_null(
@@ -73,7 +92,14 @@ def test_a_card_of_another_version_is_refused(
 
 
 @pytest.mark.parametrize(
-    "change", [{"members": [{}]}, {"members": []}, {"quantile": "wide"}, {"scores": {"beauty": 1.0}}]
+    "change",
+    [
+        {"members": [{}]},
+        {"members": []},
+        {"loo_rms_percent": ["gp"]},
+        {"quantile": "wide"},
+        {"scores": {"beauty": 1.0}},
+    ],
 )
 def test_an_incomplete_card_is_a_damaged_file(
     space: SearchSpace, predictor: LatencyPredictor, tmp_path: Path, change: dict[str, JSON]
