@@ -82,7 +82,7 @@ def calibration_text(found: "Calibration", *, provenance: str, table: Path | Non
             left_out = found.ways.loo_mape_percent.get(way)
             lines.append(
                 f"  {way:24} held-out error of latency {one.mape_percent:6.1f} %, Spearman {one.spearman:.3f}"
-                + ("" if left_out is None else f", left-out error {left_out:.1f} %")
+                + ("" if left_out is None else f", left-out error {left_out:.2f} %")
                 + (": the smaller one, chosen" if way == found.ways.chosen else "")
             )
     settings = CalibrationSettings(**predictor.context)

@@ -1,5 +1,6 @@
 """Going on with a run: what may differ between two calls, and what is left behind by a refused one."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,14 @@ from experiments.session import (
 )
 from experiments.workload import load_workload, recipe_device
 from hardware.errors import DeviceError
+from hardware.files import read_json, write_json, write_manifest
 from nas.errors import CheckpointError, RunError
 from nas.run import Run, open_run
 from nas.supernet_files import save_supernet
 from nas.training.checkpoints import Checkpoint, save_checkpoint
 from nas.training.starting import start_sha256
 from searchspaces import SpaceError, get_space
+from tests.experiments.small_session import give_weights, open_untrained
 
 SPACE: dict[str, Any] = {"resolutions": [8, 12], "width": 0.25, "stem_stride": 1}
 RECIPE = f"""
@@ -59,6 +62,21 @@ def run_of(path: Path, made_with: Recipe, *, epochs: int, start: str | None = No
         checkpoint = Checkpoint(epoch=epochs, step=epochs, weights={}, optimizer={}, details=details)
         save_checkpoint(run.train_dir / "checkpoints", checkpoint)
     return run
+
+
+def test_a_predictor_elsewhere_that_cannot_be_used_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    session = open_untrained(tmp_path)
+    give_weights(session)
+    run = session.run
+    directory = run.predictor_dir("torch-cpu")
+    replace(run.predictor(), device_id="torch-cpu").save(directory)
+    assert len(replace(session).latencies_elsewhere) == 1
+    card = read_json(directory / "card.json")
+    assert isinstance(card, dict)
+    write_json(directory / "card.json", {**card, "features_signature": "0"})
+    write_manifest(directory, files=["card.json", "model.safetensors"], details={})
+    assert replace(session).latencies_elsewhere == ()
+    assert "other features than this version computes; the search does without the latency on torch-cpu" in caplog.text
 
 
 @pytest.fixture
