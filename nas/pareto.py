@@ -18,6 +18,8 @@ JSONPoint = dict[str, JSON]
 
 # Slower than the slowest point, so that every point adds to the hypervolume.
 _REFERENCE_MARGIN = 1.1
+# Of the knee, in units of the front's span: less is rounding.
+_LEAST_GAIN = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,7 +98,7 @@ class ParetoFront:
     def knee(self) -> FrontPoint:
         """The point farthest from the straight line between the fastest and the most accurate one, axes scaled to 1.
 
-        With one or two points: the most accurate. The front must not be empty.
+        Where none lies above that line: the most accurate. The front must not be empty.
         """
         accuracy = np.array([point.accuracy for point in self.points])
         latency = np.array([point.latency_ms for point in self.points])
@@ -104,7 +106,8 @@ class ParetoFront:
         if len(self.points) < 3 or min(spans) == 0.0:
             return self.points[-1]
         gain = (accuracy - accuracy[0]) / spans[0] - (latency - latency[0]) / spans[1]
-        return self.points[int(np.argmax(gain))]
+        best = int(np.argmax(gain))
+        return self.points[best if gain[best] > _LEAST_GAIN else -1]
 
 
 def pareto_mask(accuracy_N: npt.NDArray[np.float64], latency: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:

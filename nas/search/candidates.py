@@ -18,6 +18,7 @@ Optimism = Callable[[Genomes], FloatArray]
 
 _RANDOM, _PARENTS, _CHILDREN, _GENERATIONS = 512, 96, 4, 4
 _MUTATION = 0.12
+_VAST = 8
 # A space that is no larger than this is looked at as a whole.
 _SMALL_SPACE = 2048
 
@@ -81,11 +82,14 @@ def _unseen(genomes_NG: Genomes, known: set[bytes]) -> Genomes:
 
 
 def _best(value_NM: FloatArray, num: int) -> np.ndarray:
-    """Positions of at least `num` rows (all, if there are fewer), front after front."""
+    """Positions of at least `num` rows (all, if there are fewer), front after front; of a vast front only some."""
     left = np.arange(len(value_NM))
     best: list[int] = []
     while len(left) and len(best) < num:
         front = is_nondominated(value_NM[left], keep_weakly=True)
         best.extend(left[front].tolist())
         left = left[~front]
+    if len(best) > _VAST * num:
+        # Where all are equal, everything is one front, and its children would be still more.
+        best = [best[n] for n in np.linspace(0, len(best) - 1, _VAST * num).astype(np.intp)]
     return np.array(best, dtype=np.intp)

@@ -67,7 +67,9 @@ class MnasNetSampler(SpaceSampler):
 
     def _parent(self) -> Genome:
         """The best of some of the youngest."""
-        told_NM = self._told_NM()
+        # What a newer limit excludes has no children, as long as there is something else.
+        counting = np.flatnonzero(self._counts_N()) if self._counts_N().any() else np.arange(len(self._seen.genomes))
+        told_NM = self._told_NM()[counting]
         accuracy_N, cost_N = 1.0 - np.exp(told_NM[:, self._accuracy]), told_NM[:, self._cost]
         limit = self._limits.get(self._cost)
         low, high = float(cost_N.min()), float(cost_N.max())
@@ -75,7 +77,7 @@ class MnasNetSampler(SpaceSampler):
         youngest = np.arange(len(cost_N))[-self._population :]
         drawn = self._rng.choice(youngest, size=max(1, round(_TOURNAMENT * len(youngest))), replace=False)
         reward_N = reward(accuracy_N[drawn], cost_N[drawn], target=target, exponents=HARD if limit is None else SOFT)
-        parent_G: Genome = self._seen.genomes[int(drawn[reward_N.argmax()])]
+        parent_G: Genome = self._seen.genomes[int(counting[drawn[reward_N.argmax()]])]
         return parent_G
 
 

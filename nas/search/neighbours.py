@@ -8,10 +8,11 @@ from nas.objectives import Limit
 from nas.pricing import Compute, violations
 from searchspaces import Architecture, SearchSpace
 from searchspaces.enumeration import enumerate_genomes
-from searchspaces.genomes import Genomes
+from searchspaces.genomes import Genomes, unique_genomes
 
 _ENUMERABLE = 20_000
 _TRIES = 400
+_STEPS = 10
 
 
 class Neighbours:
@@ -33,7 +34,7 @@ class Neighbours:
         """An unseen architecture within the limits, or None.
 
         In a space of up to 20,000 architectures None means that there is none; in a larger one, that none was found
-        near the given ones, near the smallest one, nor anywhere.
+        near the given ones, near the smallest one, anywhere, nor by a walk from those.
 
         Args:
             near: architectures whose neighbours are tried first.
@@ -47,7 +48,14 @@ class Neighbours:
         small_NG = np.repeat(space.genomes([space.smallest]), _TRIES, axis=0)
         far_NG = space.mutate_many(small_NG, rng, probability=0.5)
         genomes_NG = self._feasible(np.concatenate([near_NG, far_NG, space.sample_many(_TRIES, rng)]))
-        return next((arch for arch in space.architectures(genomes_NG) if is_new(arch)), None)
+        for _ in range(_STEPS):
+            found = next((arch for arch in space.architectures(genomes_NG) if is_new(arch)), None)
+            if found is not None or not len(genomes_NG):
+                return found
+            # All of these are known: on from them, within the limits.
+            parents_NG = genomes_NG[rng.integers(len(genomes_NG), size=_TRIES)]
+            genomes_NG = self._feasible(unique_genomes(space.mutate_many(parents_NG, rng)))
+        return None
 
     def _next_of_all(self, is_new: Callable[[Architecture], bool]) -> Architecture | None:
         if self._left is None:

@@ -183,7 +183,7 @@ class Proposals:
         self._require_few_failures()
         if self._ended_by:
             return f"{len(self._known)} of {self._settings.evaluations} architectures evaluated: {self._ended_by}"
-        return f"no further architecture to evaluate after {len(self._known)} of {self._settings.evaluations}"
+        return f"found no further architecture after {len(self._known)} of {self._settings.evaluations}"
 
     def _num_seen(self) -> int:
         return len(self._known) + len(self._in_flight) + len(self._failed)

@@ -6,11 +6,13 @@ that another process, or another sampler, can go on with it.
 Letters: N architectures, G genes, M objectives.
 """
 
+import threading
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Required, TypedDict
 
 import numpy as np
+import numpy.typing as npt
 from optuna import Study
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.samplers import BaseSampler, RandomSampler
@@ -82,7 +84,10 @@ class SpaceSampler(BaseSampler):
         self._independent = RandomSampler(seed=seed)
         self._distributions = {choice.name: CategoricalDistribution(choice.values) for choice in space.choices}
         self._seen = Seen(space)
+        self._is_within: list[bool] = []
         self._design: list[Genome] | None = None
+        # Optuna's own parallel loop asks from several threads.
+        self._lock = threading.Lock()
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """All choices of the space."""
@@ -94,8 +99,10 @@ class SpaceSampler(BaseSampler):
         """The next architecture, as a value for every choice; nothing for a trial that was queued with its values."""
         if set(self._distributions) <= set(trial.system_attrs.get("fixed_params", {})):
             return {}
-        pending_NG = self._seen.read(study)
-        chosen_G = self._next(pending_NG)
+        with self._lock:
+            chosen_G = self._next(self._seen.read(study))
+            # The study learns of it only when it is suggested.
+            self._seen.known.add(chosen_G.tobytes())
         return dict(self._space.complete_genes(self._space.architectures(chosen_G[None])[0]))
 
     def sample_independent(
@@ -154,6 +161,13 @@ class SpaceSampler(BaseSampler):
 
     def _missed(self, genomes_NG: Genomes) -> FloatArray:
         return violations(genomes_NG, costs=self._computed, limits=self._exact_limits)
+
+    def _counts_N(self) -> npt.NDArray[np.bool_]:
+        """Which of the evaluated architectures are within the limits on what is computed: they may be newer."""
+        new = self._seen.genomes[len(self._is_within) :]
+        if new:
+            self._is_within.extend((self._missed(np.array(new, dtype=np.int8)) <= 0).tolist())
+        return np.array(self._is_within, dtype=np.bool_)
 
     def _told_NM(self) -> FloatArray:
         """What was told of the evaluated architectures, as of `as_costs`."""

@@ -76,8 +76,11 @@ class SurrogateSampler(SpaceSampler):
         new = max(_REFIT_AFTER, int(_REFIT_SHARE * len(pending_NG)))
         if self._outlook is None or len(self._seen.genomes) >= self._outlook.predictions.models.num_fitted + new:
             self._outlook = self._look()
-        cost_NM = self._cost_NM(self._outlook.predictions.models.computed)
-        chosen_G = self._outlook.best(cost_NM, pending_NG, known=self._seen.known, limits=self._limits)
+        computed = self._outlook.predictions.models.computed
+        # A limit on the first device's latency is no limit on that of another one: candidates keep to it already.
+        limits = {m: high for m, high in self._limits.items() if computed is self._computed or m != self._latency}
+        cost_NM = self._cost_NM(computed)[self._counts_N()]
+        chosen_G = self._outlook.best(cost_NM, pending_NG, known=self._seen.known, limits=limits)
         return self._random() if chosen_G is None else chosen_G
 
     def _cost_NM(self, computed: Mapping[str, Compute]) -> FloatArray:
@@ -94,9 +97,11 @@ class SurrogateSampler(SpaceSampler):
         genomes_NG, cost_NM = np.array(self._seen.genomes, dtype=np.int8), self._cost_NM(computed)
         models = fit_models(genomes_NG, cost_NM, space=self._space, objectives=self._objectives, computed=computed)
         predictions = _Predictions(models)
+        counts_N = self._counts_N()
+        near_NG = genomes_NG[counts_N]
         found_NG = find_candidates(
             self._space,
-            near_NG=genomes_NG[is_nondominated(cost_NM, keep_weakly=True)],
+            near_NG=near_NG[is_nondominated(cost_NM[counts_N], keep_weakly=True)] if len(near_NG) else near_NG,
             known=self._seen.known,
             # Whatever is within the limits comes before all that is not, and that by how far it is beyond them.
             optimism=lambda some_NG: (

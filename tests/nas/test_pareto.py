@@ -177,6 +177,8 @@ def test_the_knee_is_the_point_farthest_above_the_line_between_the_ends() -> Non
     assert make_front(ends_and_knee).knee() is ends_and_knee[1]
     assert make_front(ends_and_knee[:2]).knee() is ends_and_knee[1]
     assert make_front(ends_and_knee[:1]).knee() is ends_and_knee[0]
+    below = make_point(2, latency_ms=2.0, accuracy=0.51)
+    assert make_front([ends_and_knee[0], below, ends_and_knee[3]]).knee() is ends_and_knee[3]
 
 
 def evaluation(candidate: str, *, accuracy: float, latency: float, **changed: object) -> dict[str, object]:

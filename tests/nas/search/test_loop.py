@@ -288,7 +288,7 @@ def test_a_space_smaller_than_the_budget_ends_by_itself(eighteen_pricer: Pricer)
     settings = replace(SEARCH, evaluations=50, subnets_per_task=4)
     search = Search(eighteen_pricer, settings=settings)
     judge = CountingJudge()
-    assert search.run(SerialPool(judge)) == "no further architecture to evaluate after 18 of 50"
+    assert search.run(SerialPool(judge)) == "found no further architecture after 18 of 50"
     assert len(judge.ids) == EIGHTEEN.size == 18
     assert_nothing_twice(search, judge)
     num_trials = len(search.trials())
@@ -301,7 +301,7 @@ def test_architectures_that_are_hardly_ever_drawn_are_evaluated_too() -> None:
     pricer = price_by_macs(CHAIN, enumerate_genomes(CHAIN))
     search = Search(pricer, settings=replace(SEARCH, evaluations=50, subnets_per_task=2))
     judge = CountingJudge()
-    assert search.run(SerialPool(judge)) == "no further architecture to evaluate after 21 of 50"
+    assert search.run(SerialPool(judge)) == "found no further architecture after 21 of 50"
     assert len(judge.ids) == CHAIN.size == 21
 
 
@@ -377,7 +377,7 @@ def test_a_limit_that_few_architectures_meet_ends_the_search_with_all_of_them(ei
     settings = replace(SEARCH, evaluations=18, limits=search_limits({"latency_ms": limit_ms}))
     search = Search(eighteen_pricer, settings=settings)
     judge = CountingJudge()
-    assert search.run(SerialPool(judge)) == "no further architecture to evaluate after 5 of 18"
+    assert search.run(SerialPool(judge)) == "found no further architecture after 5 of 18"
     assert len(judge.ids) == 5
     assert_nothing_twice(search, judge)
 
@@ -451,7 +451,8 @@ def test_a_failed_architecture_is_not_tried_again_in_the_same_search(eighteen_pr
     search = Search(eighteen_pricer, settings=replace(SEARCH, evaluations=18, subnets_per_task=3))
     judge = CountingJudge()
     # the pool judges before it fails, so the judge has seen them all
-    assert search.run(FailingPool(judge, failing=lambda number: number == 2)).startswith("no further architecture")
+    ended = search.run(FailingPool(judge, failing=lambda number: number == 2))
+    assert ended.startswith("found no further architecture")
     assert len(judge.ids) == len(set(judge.ids)) == 18
     assert len(search.rows) == 15
 
@@ -461,7 +462,7 @@ def test_what_failed_in_an_earlier_call_is_tried_again(eighteen_pricer: Pricer, 
     settings = replace(SEARCH, sampler=sampler, evaluations=18, subnets_per_task=2)
     search = Search(eighteen_pricer, settings=settings)
     pool = FailingPool(CountingJudge(), failing=lambda number: number in (2, 5, 7))
-    assert search.run(pool) == "no further architecture to evaluate after 12 of 18"
+    assert search.run(pool) == "found no further architecture after 12 of 18"
     failed = {arch.arch_id for arch in EIGHTEEN.architectures(enumerate_genomes(EIGHTEEN))} - set(search.ids())
     num_before = len(search.trials())
     judge = CountingJudge()

@@ -18,6 +18,7 @@ from nas.objectives import ACCURACY, LATENCY, Limit, Objective
 from nas.pricing import Compute, count_costs
 from nas.search.models import ObjectiveModels, fit_models
 from nas.search.seen import NOT_EVALUATED
+from nas.search.space_sampler import SpaceOptions
 from predictors.prediction import FloatArray
 from searchspaces import Architecture, SearchSpace, get_space
 from searchspaces.genomes import Genomes
@@ -182,6 +183,47 @@ def test_limits_on_what_is_computed_always_hold() -> None:
     assert len(set(archs)) == 20
 
 
+def test_what_a_newer_limit_excludes_hides_nothing() -> None:
+    costs = {"latency_ms": latency_of(MACRO), **count_costs(MACRO, num_classes=10)}
+    drawn_NG = MACRO.sample_many(1000, np.random.default_rng(0))
+    limit = Limit(name="params", value=float(np.quantile(costs["params"](drawn_NG), 0.2)), unit="")
+    options = SpaceOptions(objectives=OBJECTIVES, computed=costs, seed=0)
+    before = search(make_study(SurrogateSampler(MACRO, **options)), MACRO, num=40, values=values_of(MACRO))
+    allowed = [arch for arch in before if costs["params"](MACRO.genomes([arch]))[0] <= limit.value]
+    assert 5 <= len(allowed) < len(before)
+
+    def go_on(known: Sequence[Architecture]) -> float:
+        study = make_study(SurrogateSampler(MACRO, limits=[limit], **options))
+        for arch in known:
+            study.enqueue_trial(MACRO.complete_genes(arch))
+        search(study, MACRO, num=len(known), values=values_of(MACRO))
+        return hypervolume([*allowed, *search(study, MACRO, num=16, values=values_of(MACRO))], space=MACRO)
+
+    # What is known beyond the limit tells of accuracy, and is no reason to stay away.
+    assert go_on(before) >= 0.999 * go_on(allowed)
+
+
+def test_a_limit_on_one_device_leaves_a_search_on_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = latency_of(MACRO)
+    limit = Limit(
+        name="latency_ms", value=float(np.median(here(MACRO.sample_many(500, np.random.default_rng(0))))), unit=""
+    )
+    sampler = SurrogateSampler(
+        MACRO,
+        objectives=OBJECTIVES,
+        computed={"latency_ms": here},
+        limits=[limit],
+        elsewhere=[lambda genomes_NG: 10.0 * here(genomes_NG)],
+        seed=0,
+    )
+    by_chance: list[int] = []
+    draw = sampler._random
+    monkeypatch.setattr(sampler, "_random", lambda: by_chance.append(1) or draw())
+    archs = search(make_study(sampler), MACRO, num=28, values=values_of(MACRO))
+    assert (here(MACRO.genomes(archs)) <= limit.value).all()
+    assert not by_chance
+
+
 def test_few_within_the_limits_are_all_found_before_any_other() -> None:
     latency_ms = latency_of(EIGHTEEN)
     everything_NG = np.unique(EIGHTEEN.sample_many(5000, np.random.default_rng(0)), axis=0)
@@ -253,6 +295,23 @@ def test_a_constant_objective_leaves_a_search_in_the_other(constant: int) -> Non
 
     study = make_study(SurrogateSampler(MACRO, objectives=OBJECTIVES, seed=0))
     assert len(set(search(study, MACRO, num=16, values=values))) == 16
+
+
+def test_a_search_in_which_everything_is_constant_is_one_by_chance() -> None:
+    study = make_study(SurrogateSampler(MACRO, objectives=OBJECTIVES, seed=0))
+    assert len(set(search(study, MACRO, num=16, values=lambda _: (0.5, 1.0)))) == 16
+
+
+def test_several_threads_are_never_given_the_same() -> None:
+    study = make_study(SurrogateSampler(MACRO, objectives=OBJECTIVES, seed=0))
+    archs: list[Architecture] = []
+
+    def judge(trial: optuna.Trial) -> Sequence[float]:
+        archs.append(MACRO.suggest(trial))
+        return values_of(MACRO)(archs[-1])
+
+    study.optimize(judge, n_trials=30, n_jobs=4)
+    assert len(set(archs)) == 30
 
 
 @pytest.mark.filterwarnings("ignore:The value nan is not acceptable")
