@@ -146,7 +146,8 @@ def open_session(recipe: Recipe, run_dir: Path) -> Session:
         RecipeError: the training's phases or the supernet that it starts from do not fit the space.
         DataError: the data set is missing, damaged, too small, or of another shape.
         InfeasibleError: a limit is below what the space can reach; an existing run keeps the recipe that it has.
-        RunError: the directory is unwritable, of another recipe, or of something else.
+        RunError: the directory is unwritable, of another recipe, or of something else; or a place of `search.cache` is
+            no run, which counts for a recipe that the run does not have yet.
     """
     device = recipe_device(recipe)
     for further in recipe.devices:
@@ -173,11 +174,13 @@ def open_session(recipe: Recipe, run_dir: Path) -> Session:
         )
     if not exists:
         require_trainable(recipe, space=space)
+        require_cache(recipe)
         require_reachable_untrained(recipe, space=space, device=device, data=data)
         new_run(recipe, run_dir, num_classes=data.num_classes)
     run = open_run(run_dir)
     if run.recipe_path.read_text(encoding="utf-8") != recipe.to_yaml():
         # Only operational keys (workers, places) and the search can differ here; workers read this file.
+        require_cache(recipe)
         if run.predictor_dir(device.spec.device_id).exists():
             require_reachable_again(run, recipe=recipe, device=device)
         else:
@@ -279,6 +282,21 @@ def require_trainable(recipe: Recipe, *, space: SearchSpace) -> tuple[Phase, ...
         return phases_of(space, train_settings(recipe))
     except (CheckpointError, TrainingError) as e:
         raise RecipeError(f"section train of the recipe does not fit: {e}", hint=e.hint) from e
+
+
+def require_cache(recipe: Recipe) -> None:
+    """Refuse places of `search.cache` that are no runs before the stages that come before the search.
+
+    Raises:
+        RunError: names the first one.
+    """
+    for place in recipe.search.cache:
+        try:
+            open_run(place)
+        except RunError as e:
+            raise RunError(
+                f"search.cache: {e}", hint="name directories of runs that share the supernet, or none"
+            ) from e
 
 
 def _require_supernet(space: SearchSpace) -> None:
