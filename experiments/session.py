@@ -22,7 +22,7 @@ from experiments.reachable import (
 from experiments.recipe import Recipe, first_difference, load_recipe
 from experiments.workload import Workload, recipe_device, train_settings
 from hardware.device import Device
-from hardware.files import read_json, read_manifest, write_json, write_text
+from hardware.files import read_json, write_json, write_text
 from hardware.fleet import FLEET_FILE, fleet_path, load_fleet
 from nas.data import DataSplits
 from nas.errors import CheckpointError, RunError, TrainingError
@@ -30,7 +30,7 @@ from nas.materialise import Workbench
 from nas.objectives import Limit
 from nas.pricing import Compute, Pricer, latency_of
 from nas.run import LOCK_FILE, Run, create_run, open_run, require_run_place, require_writable
-from nas.training.finished import CHECKPOINTS, finished_checkpoints
+from nas.training.finished import CHECKPOINTS, finished_checkpoints, start_of
 from nas.training.phases import Phase, phases_of
 from nas.training.starting import check_start, start_sha256
 from predictors import PredictorError
@@ -383,8 +383,7 @@ def _require_same(stored: Recipe, recipe: Recipe, *, run_dir: Path) -> None:
 def _require_same_start(run: Run, start: Path) -> None:
     """Refuse other weights once a checkpoint grew from the first ones."""
     for checkpoint in finished_checkpoints(run.train_dir / CHECKPOINTS)[-1:]:
-        settings = read_manifest(checkpoint, verify=False).details.get("settings")
-        if isinstance(settings, dict) and settings.get("start_sha256") != start_sha256(start):
+        if start_of(checkpoint) != start_sha256(start):
             raise RunError(
                 f"the training of run {run.path} began with other weights than those in {start}",
                 hint="leave --from (train.from_checkpoint) out to go on with the first ones, or use another run "
