@@ -92,12 +92,14 @@ def _lines(found: "Ledger") -> list[str]:
     ]
     lines.append(f"{found.evaluations} evaluations: {found.evaluation_seconds:.1f} s of workers")
     lines.append(f"{found.fine_tunings} fine-tunings: {found.fine_tuning_seconds:.1f} s of workers")
+    places = ", ".join(found.start_runs)
     if found.start_core_seconds is None:
-        lines.append("the supernet started from another one, whose training is not in this run; its cost is not known")
-    elif found.start_runs:
+        origin = f"that of {places}" if places else "another one"
+        lines.append(f"the supernet started from {origin}, whose training is not in this run; its cost is not known")
+    elif places:
         lines.append(
-            f"the supernet started from that of {', '.join(found.start_runs)}: trained there in at most "
-            f"{found.start_core_seconds:,.1f} core seconds, which are not in the table"
+            f"the supernet started from that of {places}: trained there in at most {found.start_core_seconds:,.1f} "
+            "core seconds, which are not in the table"
         )
     even = found.break_even
     if even is None:

@@ -143,7 +143,7 @@ def ledger(
         watts_per_core: of a busy core, for calls of stages whose energy was not counted.
         watts_per_gpu: of a busy GPU, likewise.
         epochs_alone: of training one network by itself; as many as the supernet had if None, with those of the runs
-            that it started from, if all of them are known.
+            that it started from, if all of them can be found.
 
     Raises:
         RunError: watts that are negative or not finite, or fewer than one epoch.
@@ -167,7 +167,7 @@ def ledger(
     ]
     are_known = are_all and len(trainings) == len(before)
     found = _break_even(
-        (run, *before) if are_known else (run,),
+        (run, *before) if are_all else (run,),
         [*stages, *trainings] if are_known else stages,
         tuned=tuned,
         epochs_alone=epochs_alone,

@@ -172,6 +172,14 @@ def test_a_supernet_from_no_run_says_that_its_cost_is_not_known(tmp_path: Path, 
     assert found.to_json()["start_core_seconds"] is None
 
 
+def test_of_a_start_whose_run_is_of_an_older_version_only_the_epochs_are_known(tmp_path: Path, run: Run) -> None:
+    train(run, epochs=0, start=train(empty_run(tmp_path / "older"), epochs=40))
+    found = ledger(run)
+    assert (len(found.start_runs), found.start_core_seconds) == (1, None)
+    assert found.break_even is not None
+    assert (found.break_even.epochs_alone, found.break_even.shared_core_seconds) == (40, 20.5)
+
+
 def test_a_supernet_from_fresh_weights_started_from_nothing(run: Run) -> None:
     train(run, epochs=10)
     found = ledger(run)
