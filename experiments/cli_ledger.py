@@ -25,7 +25,11 @@ def ledger(
     ] = None,
     epochs: Annotated[
         int | None,
-        typer.Option("--epochs-alone", min=1, help="Of training one network by itself; default: the supernet's."),
+        typer.Option(
+            "--epochs-alone",
+            min=1,
+            help="Of training one network by itself; default: those of the supernet, its start's with them.",
+        ),
     ] = None,
     format_: FormatOption = Format.table,
 ) -> None:
@@ -88,14 +92,26 @@ def _lines(found: "Ledger") -> list[str]:
     ]
     lines.append(f"{found.evaluations} evaluations: {found.evaluation_seconds:.1f} s of workers")
     lines.append(f"{found.fine_tunings} fine-tunings: {found.fine_tuning_seconds:.1f} s of workers")
+    places = ", ".join(found.start_runs)
+    if found.start_core_seconds is None:
+        origin = f"that of {places}" if places else "another one"
+        lines.append(f"the supernet started from {origin}, whose training is not in this run; its cost is not known")
+    elif places:
+        lines.append(
+            f"the supernet started from that of {places}: trained there in at most {found.start_core_seconds:,.1f} "
+            "core seconds, which are not in the table"
+        )
     even = found.break_even
     if even is None:
         return [*lines, f"no break-even: {found.break_even_missing}"]
     alone = f"{even.epochs_alone} epochs alone would take {even.core_seconds_alone:,.1f} core seconds a network"
     if even.networks is None:
         return [*lines, f"no break-even: {alone}, fine-tuning one {even.core_seconds_per_network:,.1f}"]
+    start = ", the start's included" if found.start_runs else ""
+    if found.start_core_seconds is None:
+        start = ", without the start's"
     lines.append(
-        f"break-even at {even.networks:.1f} networks: {even.shared_core_seconds:,.1f} core seconds once, "
+        f"break-even at {even.networks:.1f} networks: {even.shared_core_seconds:,.1f} core seconds once{start}, "
         f"{even.core_seconds_per_network:,.1f} a network; {alone} (from measured epochs of fine-tuning)"
     )
     return lines

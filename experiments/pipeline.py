@@ -15,7 +15,7 @@ from experiments.report import run_view, write_report
 from experiments.reporter import STAGES, Reporter
 from experiments.session import Session
 from experiments.soups import average_copies
-from experiments.stage_costs import recorded
+from experiments.stage_costs import most_cores, recorded
 from experiments.tracking.mlflow import MlflowTracker
 from hardware.errors import DeadDeviceError
 from hardware.fleet import RayPlace, load_fleet
@@ -208,10 +208,7 @@ class _Cluster:
 
     def __call__(self) -> AbstractContextManager[object]:
         if not self._connected:
-            recipe = self._session.recipe
-            needed = max(
-                recipe.train.workers * recipe.train.threads_per_worker, recipe.search.workers, recipe.refine.workers
-            )
+            needed = max(most_cores(self._session.recipe).values())
             self._stack.enter_context(connect(self._address, num_cpus=needed if self._address is None else None))
             self._connected = True
         return nullcontext()

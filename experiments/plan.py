@@ -9,7 +9,14 @@ from experiments.errors import DataError, RecipeError
 from experiments.ray.device_host import ray_connectors
 from experiments.reachable import asked_limits
 from experiments.recipe import DeviceSettings, Recipe, SearchSettings
-from experiments.session import SERIES_SETTINGS, is_trained, recipe_space, recipe_to_continue, require_trainable
+from experiments.session import (
+    SERIES_SETTINGS,
+    is_trained,
+    recipe_space,
+    recipe_to_continue,
+    require_cache,
+    require_trainable,
+)
 from experiments.workload import recipe_device
 from hardware.device import list_devices
 from hardware.errors import DeviceError
@@ -39,8 +46,6 @@ def make_plan(recipe: Recipe, run_dir: Path) -> list[PlanLine]:
     recipe, directory = _continued(recipe, run_dir)
     is_done = directory.ok and (run_dir / "run.json").exists() and is_trained(open_run(run_dir), recipe=recipe)
     profile, search, refine = recipe.profile, recipe.search, recipe.refine
-    limits = asked_limits(recipe)
-    trains = search.candidates == "train"
     return [
         PlanLine(subject="space", text=f"{space.space_id}: {space.size:,} architectures{_open_input(recipe, space)}"),
         _data_line(recipe, space=space),
@@ -51,18 +56,11 @@ def make_plan(recipe: Recipe, run_dir: Path) -> list[PlanLine]:
             text=f"{profile.fit + profile.held_out} subnets measured, at most {profile.max_measured} "
             f"if the held-out error exceeds {profile.max_mape_percent:g} %",
         ),
-        PlanLine(
-            subject="3 search",
-            text=f"{min(search.evaluations, space.size)} evaluations{_hours(search.hours)}, {search.sampler}, "
-            f"{search.workers} worker(s), "
-            + (f"each fine-tuned for {search.epochs} epochs, " if trains else "")
-            + (", ".join(str(limit) for limit in limits) or "no limit")
-            + _measured_text(search),
-        ),
+        _search_line(recipe, space=space),
         PlanLine(
             subject="4 refine",
             text="nothing: the search fine-tunes its candidates"
-            if trains
+            if search.candidates == "train"
             else f"{refine.candidates} candidates, {refine.epochs} epochs each",
         ),
         PlanLine(
@@ -76,6 +74,22 @@ def make_plan(recipe: Recipe, run_dir: Path) -> list[PlanLine]:
             subject="tracking", text=recipe.tracking.uri or f"MLflow in {run_dir / 'mlflow'} (SQLite), nas ui {run_dir}"
         ),
     ]
+
+
+def _search_line(recipe: Recipe, *, space: SearchSpace) -> PlanLine:
+    search = recipe.search
+    try:
+        require_cache(recipe)
+    except RunError as e:
+        return PlanLine(subject="3 search", text=f"{e}; {e.hint}", ok=False)
+    return PlanLine(
+        subject="3 search",
+        text=f"{min(search.evaluations, space.size)} evaluations{_hours(search.hours)}, {search.sampler}, "
+        f"{search.workers} worker(s), "
+        + (f"each fine-tuned for {search.epochs} epochs, " if search.candidates == "train" else "")
+        + (", ".join(str(limit) for limit in asked_limits(recipe)) or "no limit")
+        + _measured_text(search),
+    )
 
 
 def _measured_text(search: SearchSettings) -> str:

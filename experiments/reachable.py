@@ -6,12 +6,22 @@ from pathlib import Path
 import numpy as np
 
 from experiments.recipe import Recipe
+from experiments.workload import recipe_device
 from hardware.device import Device
 from hardware.measuring import measure
 from nas.data import DataSplits
 from nas.deployment import Deployment
 from nas.objectives import LATENCY, Limit
-from nas.pricing import Pricer, count_costs, further_limit, infeasible, reached, require_reachable, search_limits
+from nas.pricing import (
+    Pricer,
+    count_costs,
+    further_limit,
+    further_name,
+    infeasible,
+    reached,
+    require_reachable,
+    search_limits,
+)
 from nas.run import Run
 from predictors import PredictorError
 from searchspaces import SearchSpace
@@ -60,19 +70,27 @@ def require_reachable_again(run: Run, *, recipe: Recipe, device: Device) -> None
 def require_reachable_untrained(recipe: Recipe, *, space: SearchSpace, device: Device, data: DataSplits) -> None:
     """Count, and measure the smallest subnet, untrained, before hours are spent on limits that nothing can meet.
 
+    It is measured on each device whose latency is limited: the recipe's own, `device`, and the further ones.
+
     Raises:
         InfeasibleError: names the smallest reachable values.
     """
     costs = count_costs(space, num_classes=data.num_classes, precision=device.spec.precision)
     limits = asked_limits(recipe)
     require_reachable(space, costs=costs, limits=[limit for limit in limits if limit.name in costs], seed=recipe.seed)
-    limit = next((limit for limit in limits if limit.name == LATENCY.name), None)
-    if limit is None:
-        return
+    further = {further_name(one.id): one.id for one in recipe.devices}
+    for limit in limits:
+        if limit.name == LATENCY.name:
+            _require_fast_enough(limit, device=device, recipe=recipe, space=space, data=data)
+        elif limit.name in further:
+            there = recipe_device(recipe, device_id=further[limit.name])
+            _require_fast_enough(limit, device=there, recipe=recipe, space=space, data=data)
+
+
+def _require_fast_enough(limit: Limit, *, device: Device, recipe: Recipe, space: SearchSpace, data: DataSplits) -> None:
     smallest = space.smallest
-    deployment = Deployment(device, data=data)
     with tempfile.TemporaryDirectory(prefix="archsmith-") as folder:
-        artifact = deployment.build(
+        artifact = Deployment(device, data=data).build(
             space.build_supernet(num_classes=data.num_classes).extract(smallest),
             shape=space.input_shape(smallest),
             path=Path(folder) / f"smallest.{device.backend.artifact_format}",

@@ -22,7 +22,7 @@ from experiments.reachable import (
 from experiments.recipe import Recipe, first_difference, load_recipe
 from experiments.workload import Workload, recipe_device, train_settings
 from hardware.device import Device
-from hardware.files import read_json, read_manifest, write_json, write_text
+from hardware.files import read_json, write_json, write_text
 from hardware.fleet import FLEET_FILE, fleet_path, load_fleet
 from nas.data import DataSplits
 from nas.errors import CheckpointError, RunError, TrainingError
@@ -30,7 +30,7 @@ from nas.materialise import Workbench
 from nas.objectives import Limit
 from nas.pricing import Compute, Pricer, latency_of
 from nas.run import LOCK_FILE, Run, create_run, open_run, require_run_place, require_writable
-from nas.training.finished import CHECKPOINTS, finished_checkpoints
+from nas.training.finished import CHECKPOINTS, finished_checkpoints, start_of
 from nas.training.phases import Phase, phases_of
 from nas.training.starting import check_start, start_sha256
 from predictors import PredictorError
@@ -146,7 +146,8 @@ def open_session(recipe: Recipe, run_dir: Path) -> Session:
         RecipeError: the training's phases or the supernet that it starts from do not fit the space.
         DataError: the data set is missing, damaged, too small, or of another shape.
         InfeasibleError: a limit is below what the space can reach; an existing run keeps the recipe that it has.
-        RunError: the directory is unwritable, of another recipe, or of something else.
+        RunError: the directory is unwritable, of another recipe, or of something else; or a place of `search.cache` is
+            no run, which counts for a recipe that the run does not have yet.
     """
     device = recipe_device(recipe)
     for further in recipe.devices:
@@ -173,11 +174,13 @@ def open_session(recipe: Recipe, run_dir: Path) -> Session:
         )
     if not exists:
         require_trainable(recipe, space=space)
+        require_cache(recipe)
         require_reachable_untrained(recipe, space=space, device=device, data=data)
         new_run(recipe, run_dir, num_classes=data.num_classes)
     run = open_run(run_dir)
     if run.recipe_path.read_text(encoding="utf-8") != recipe.to_yaml():
         # Only operational keys (workers, places) and the search can differ here; workers read this file.
+        require_cache(recipe)
         if run.predictor_dir(device.spec.device_id).exists():
             require_reachable_again(run, recipe=recipe, device=device)
         else:
@@ -281,6 +284,21 @@ def require_trainable(recipe: Recipe, *, space: SearchSpace) -> tuple[Phase, ...
         raise RecipeError(f"section train of the recipe does not fit: {e}", hint=e.hint) from e
 
 
+def require_cache(recipe: Recipe) -> None:
+    """Refuse places of `search.cache` that are no runs before the stages that come before the search.
+
+    Raises:
+        RunError: names the first one.
+    """
+    for place in recipe.search.cache:
+        try:
+            open_run(place)
+        except RunError as e:
+            raise RunError(
+                f"search.cache: {e}", hint="name directories of runs that share the supernet, or none"
+            ) from e
+
+
 def _require_supernet(space: SearchSpace) -> None:
     if not space.trainable:
         raise SpaceError(
@@ -365,8 +383,7 @@ def _require_same(stored: Recipe, recipe: Recipe, *, run_dir: Path) -> None:
 def _require_same_start(run: Run, start: Path) -> None:
     """Refuse other weights once a checkpoint grew from the first ones."""
     for checkpoint in finished_checkpoints(run.train_dir / CHECKPOINTS)[-1:]:
-        settings = read_manifest(checkpoint, verify=False).details.get("settings")
-        if isinstance(settings, dict) and settings.get("start_sha256") != start_sha256(start):
+        if start_of(checkpoint) != start_sha256(start):
             raise RunError(
                 f"the training of run {run.path} began with other weights than those in {start}",
                 hint="leave --from (train.from_checkpoint) out to go on with the first ones, or use another run "

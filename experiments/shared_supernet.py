@@ -7,7 +7,8 @@ from experiments.recipe import Recipe, load_recipe
 from experiments.reporter import Reporter
 from experiments.session import Session, source_sha256
 from nas.accuracy import Accuracy
-from nas.errors import CheckpointError, RunError
+from nas.errors import CheckpointError
+from nas.origins import run_of
 from nas.run import Run, open_run
 from nas.training.finished import CHECKPOINTS
 from nas.training.starting import start_sha256, take_over
@@ -23,7 +24,7 @@ def take_over_supernet(session: Session) -> Path:
     recipe, run = session.recipe, session.run
     assert recipe.train.from_checkpoint is not None
     directory = Path(recipe.train.from_checkpoint)
-    origin = _run_of(directory)
+    origin = run_of(directory)
     difference = None if origin is None else other_data(run, recipe, other=origin)
     if difference is not None:
         raise CheckpointError(
@@ -97,11 +98,3 @@ def _accuracies(session: Session, *, other: Run) -> dict[str, Accuracy]:
 
 def _records(rows: Sequence[dict[object, object]]) -> list[dict[str, object]]:
     return [{str(key): value for key, value in row.items()} for row in rows]
-
-
-def _run_of(checkpoint: Path) -> Run | None:
-    """The run that a checkpoint lies in; None for one that lies elsewhere."""
-    try:
-        return open_run(checkpoint.parents[2])
-    except (RunError, IndexError):
-        return None

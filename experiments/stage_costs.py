@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar
 
+from experiments.recipe import Recipe
 from experiments.session import Session
 from hardware.energy import EnergyInterval, RaplReader
 from hardware.errors import StorageError
@@ -41,21 +42,25 @@ def recorded(session: Session, stage: str, action: Callable[[], _T], *, device_i
     return result
 
 
+def most_cores(recipe: Recipe) -> dict[str, int]:
+    """CPUs that the workers of each stage have together, for the stages that have workers."""
+    train, search = recipe.train, recipe.search
+    return {
+        "train": train.workers * train.threads_per_worker,
+        "search": search.workers * (search.cpus_per_trial if search.candidates == "train" else 1),
+        "refine": recipe.refine.workers,
+    }
+
+
 def _row(session: Session, stage: str, *, device_id: str | None) -> dict[str, JSON]:
     train, search = session.recipe.train, session.recipe.search
-    trains = search.candidates == "train"
-    workers = {
-        "train": train.workers * train.threads_per_worker,
-        "search": search.workers * (search.cpus_per_trial if trains else 1),
-        "refine": session.recipe.refine.workers,
-    }
     gpus = {
         "train": train.workers if train.use_gpu else 0,
-        "search": math.ceil(search.workers * search.gpus_per_trial) if trains else 0,
+        "search": math.ceil(search.workers * search.gpus_per_trial) if search.candidates == "train" else 0,
     }
     return {
         "stage": stage,
         "device_id": device_id or session.device_id,
-        "cores": workers.get(stage, 1),
+        "cores": most_cores(session.recipe).get(stage, 1),
         "gpus": gpus.get(stage, 0),
     }

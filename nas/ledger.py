@@ -12,6 +12,7 @@ import pandas as pd
 from hardware.files import JSON
 from nas.device_seconds import device_sessions, seconds_by_purpose
 from nas.errors import RunError
+from nas.origins import origins
 from nas.run import Run
 from nas.stage_calls import read_calls
 from nas.training.finished import CHECKPOINTS, finished_checkpoints
@@ -70,7 +71,8 @@ class BreakEven:
     """How many networks must be taken from a supernet before it is cheaper than training each alone.
 
     Attributes:
-        shared_core_seconds: of training, profiling and search: paid once.
+        shared_core_seconds: of training, profiling and search: paid once. Those of `Ledger.start_core_seconds` are in
+            it, if they are known.
         core_seconds_per_network: of fine-tuning one, measured, on average.
         epochs_alone: of training one network by itself, an assumption.
         core_seconds_alone: those epochs at the measured seconds of a fine-tuning epoch. That includes the teacher's
@@ -94,6 +96,10 @@ class Ledger:
         devices: what measuring took.
         evaluations, evaluation_seconds: with inherited weights, those stopped early included; seconds of the workers.
         fine_tunings, fine_tuning_seconds: likewise.
+        start_runs: directories of the runs that trained what the supernet started from, the nearest first, as far as
+            they can be found.
+        start_core_seconds: at most, of those trainings, which are not in `stages`; 0 for a supernet from fresh weights,
+            None where not all of them are known.
         watts_per_core, watts_per_gpu: what estimated energies assume.
         break_even: None where something is missing that it needs; `break_even_missing` says what.
         break_even_missing: empty if there is one.
@@ -105,6 +111,8 @@ class Ledger:
     evaluation_seconds: float
     fine_tunings: int
     fine_tuning_seconds: float
+    start_runs: tuple[str, ...]
+    start_core_seconds: float | None
     watts_per_core: float
     watts_per_gpu: float
     break_even: BreakEven | None
@@ -134,7 +142,8 @@ def ledger(
         run: any run, finished or not.
         watts_per_core: of a busy core, for calls of stages whose energy was not counted.
         watts_per_gpu: of a busy GPU, likewise.
-        epochs_alone: of training one network by itself; as many as the supernet had if None.
+        epochs_alone: of training one network by itself; as many as the supernet had if None, with those of the runs
+            that it started from, if all of them can be found.
 
     Raises:
         RunError: watts that are negative or not finite, or fewer than one epoch.
@@ -149,7 +158,20 @@ def ledger(
     judging, tuning = stopped[stopped["of_epochs"] == 0], stopped[stopped["of_epochs"] > 0]
     tuned = evaluations[evaluations["weights_kind"] == "fine-tuned"]
     stages = stage_costs(read_calls(run), watts_per_core=watts_per_core, watts_per_gpu=watts_per_gpu)
-    found = _break_even(run, stages, tuned=tuned, epochs_alone=epochs_alone)
+    before, are_all = origins(run)
+    trainings = [
+        cost
+        for one in before
+        for cost in stage_costs(read_calls(one), watts_per_core=watts_per_core, watts_per_gpu=watts_per_gpu)
+        if cost.stage == "train"
+    ]
+    are_known = are_all and len(trainings) == len(before)
+    found = _break_even(
+        (run, *before) if are_all else (run,),
+        [*stages, *trainings] if are_known else stages,
+        tuned=tuned,
+        epochs_alone=epochs_alone,
+    )
     return Ledger(
         stages=stages,
         devices=device_costs(run.measurements(), taken=run.sessions_table.read()),
@@ -157,6 +179,8 @@ def ledger(
         evaluation_seconds=float(inherited["seconds"].sum() + judging["seconds"].sum()),
         fine_tunings=len(tuned) + len(tuning),
         fine_tuning_seconds=float(tuned["seconds"].sum() + tuning["seconds"].sum()),
+        start_runs=tuple(str(one.path) for one in before),
+        start_core_seconds=sum((cost.core_seconds for cost in trainings), 0.0) if are_known else None,
         watts_per_core=watts_per_core,
         watts_per_gpu=watts_per_gpu,
         break_even=found if isinstance(found, BreakEven) else None,
@@ -226,7 +250,7 @@ def break_even(
     """When the supernet has paid for itself, or what is missing to say so.
 
     Args:
-        stages: of the run.
+        stages: of the run, with the trainings of other runs that its supernet started from.
         tuned: seconds and epochs of each fine-tuning, on one core.
         epochs_alone: of training one network by itself.
         seconds_in_search: of those fine-tunings that are part of the stage `search`: they are not shared.
@@ -253,9 +277,11 @@ def break_even(
 
 
 def _break_even(
-    run: Run, stages: Sequence[StageCost], *, tuned: pd.DataFrame, epochs_alone: int | None
+    runs: Sequence[Run], stages: Sequence[StageCost], *, tuned: pd.DataFrame, epochs_alone: int | None
 ) -> BreakEven | str:
-    trained = _num_epochs(finished_checkpoints(run.train_dir / CHECKPOINTS))
+    """That of the first of `runs`, whose supernet started from those of the others."""
+    checkpoints = [finished_checkpoints(one.train_dir / CHECKPOINTS) for one in runs]
+    run, trained = runs[0], sum(_num_epochs(found) for found in checkpoints)
     found, in_search = [], 0.0
     rows = tuned.drop_duplicates("candidate_id", keep="last")
     for arch_id, seconds, trial in zip(rows["arch_id"], rows["seconds"], rows["trial_number"], strict=True):
@@ -266,7 +292,11 @@ def _break_even(
             found.append((float(seconds), epochs))
             in_search += 0.0 if refined else float(seconds)
     if not trained and epochs_alone is None:
-        return "the supernet is not trained"
+        return (
+            "the supernet was trained elsewhere, and for how many epochs is not known: say epochs_alone"
+            if checkpoints[0]
+            else "the supernet is not trained"
+        )
     return break_even(stages, tuned=found, epochs_alone=epochs_alone or trained, seconds_in_search=in_search)
 
 

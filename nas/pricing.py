@@ -23,6 +23,7 @@ LIMITS: Mapping[str, str] = {"latency_ms": "ms", "macs": "", "params": "", PEAK_
 """What a search can limit, with its unit (none: counts of one image)."""
 
 _COUNTS = ("macs", "params", PEAK_MEMORY)
+_AT = "@"
 _POOL, _ROUNDS, _PARENTS = 4096, 12, 64
 
 
@@ -169,7 +170,7 @@ def search_limits(values: Mapping[str, float | None]) -> tuple[Limit, ...]:
 
 def further_name(device_id: str) -> str:
     """What the latency on a further device is called in a search."""
-    return f"latency_ms@{device_id}"
+    return f"latency_ms{_AT}{device_id}"
 
 
 def further_limit(device_id: str, value: float) -> Limit:
@@ -232,9 +233,16 @@ def infeasible(
     binds = " and ".join(limit.name for limit in binding or limits)
     how = "binds" if len(binding or limits) == 1 else "bind" if binding else "bind together, each alone can be met"
     above = "these values" if binding else "what was asked"
+    raised = " and ".join(_setting(limit) for limit in binding or limits)
     asked = ", ".join(str(limit) for limit in limits)
     return InfeasibleError(
         f"no architecture of {space.space_id} meets {asked}; the smallest reachable values, each by itself: "
         f"{', '.join(reachable)}; {binds} {how}",
-        hint=f"raise {binds} above {above}, or choose another device or space",
+        hint=f"raise {raised} above {above}, or choose another device or space",
     )
+
+
+def _setting(limit: Limit) -> str:
+    """What a recipe calls a limit."""
+    name, _, device_id = limit.name.partition(_AT)
+    return f"limits.{name} of {device_id} in the recipe's devices" if device_id else name

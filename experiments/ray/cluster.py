@@ -83,13 +83,14 @@ def connect(address: str | None = None, *, num_cpus: int | None = None, timeout_
         yield _describe()
 
 
-def require_cpus(*, workers: int, threads: int, what: str) -> None:
+def require_cpus(*, workers: int, threads: int, what: str, threads_key: str = "threads_per_worker") -> None:
     """Make sure that the connected cluster can ever run so many workers at once: Ray itself would wait for ever.
 
     Args:
         workers: workers that run at the same time.
         threads: CPUs of each; a worker does not span machines.
         what: the recipe's section, for the message.
+        threads_key: of that section, what sets `threads`, for the hint.
 
     Raises:
         ClusterError: it has too few CPUs, or there is no connection.
@@ -101,7 +102,7 @@ def require_cpus(*, workers: int, threads: int, what: str) -> None:
         raise ClusterError(
             f"{what} wants {workers} workers of {threads} CPUs each, but the {_describe().cpus} CPUs of the Ray "
             f"cluster have room for {slots}",
-            hint=f"set {what}.workers to {slots} or less" if slots else f"give the workers of {what} fewer threads",
+            hint=f"set {what}.workers to {slots} or less" if slots else f"lower {what}.{threads_key}",
         )
 
 

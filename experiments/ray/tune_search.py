@@ -63,7 +63,7 @@ def train_on_ray_tune(
         EvaluationError: more than half of the fine-tunings failed, after the first five.
         Exception: whatever `search` raised, as it was raised.
     """
-    require_cpus(workers=1, threads=cpus_per_trial, what="search")
+    require_cpus(workers=1, threads=cpus_per_trial, what="search", threads_key="cpus_per_trial")
     require_gpus(gpus_per_trial)
     driver = _Driver(search)
     constants: dict[str, Any] = {

@@ -29,3 +29,10 @@ def finished_checkpoints(directory: Path) -> list[Path]:
     # Longer names are later: epoch-10000 comes after epoch-9999.
     ordered = sorted(directory.glob("epoch-*"), key=lambda path: (len(path.name), path.name))
     return [path for path in ordered if has_manifest(path)]
+
+
+def start_of(checkpoint: Path) -> str | None:
+    """Checksum of the weights that a checkpoint's training started from, or that were taken over; None: fresh ones."""
+    settings = read_manifest(checkpoint, verify=False).details.get("settings")
+    found = settings.get("start_sha256") if isinstance(settings, dict) else None
+    return found if isinstance(found, str) else None

@@ -234,6 +234,7 @@ def test_dry_run_names_method_phases_and_start(nas: InProcess, tmp_path: Path) -
         (("--set", "space.name=nasbench201", "--set", "space.settings={}"), "has no supernet"),
         (("--from", "nowhere"), "nowhere: it does not exist"),
         (("--set", "train.method=progressive", "--set", "train.epochs=2"), "set train.epochs to"),
+        (("--set", "search.cache=[/nonexistent]"), "search.cache: /nonexistent is not a run directory"),
         (("--set", "data.augmentation=jitter-scale"), "'jitter-scale' is not for images; for images: none, shift,"),
     ],
 )

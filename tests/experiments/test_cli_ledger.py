@@ -1,27 +1,23 @@
 """`nas ledger`: what it prints."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from nas.run import Run
-from nas.tables import NO_TRIAL
-from nas.training.checkpoints import Checkpoint, save_checkpoint
 from tests.experiments.conftest import InProcess
-from tests.nas.predicted_run import predicted_run
-from tests.nas.test_ledger import call
+from tests.nas.predicted_run import empty_run, predicted_run
+from tests.nas.test_ledger import call, fine_tuned, train
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
     """A run that recorded its stages, of a supernet of 40 epochs, with one network fine-tuned for two."""
-    made = predicted_run(tmp_path / "run")
+    made = fine_tuned(predicted_run(tmp_path / "run"))
     made.stages_table.append([call("train", 60.0, cores=2), call("profile", 30.0), call("search", 10.0, cores=2)])
-    first = {str(key): value for key, value in made.evaluations().iloc[0].items()}
-    made.evaluations_table.append([{**first, "weights_kind": "fine-tuned", "trial_number": NO_TRIAL, "seconds": 4.0}])
-    for directory, epoch in ((made.train_dir / "checkpoints", 40), (made.refine_dir(str(first["arch_id"])), 2)):
-        save_checkpoint(directory, Checkpoint(epoch=epoch, step=1, weights={}, optimizer={}, details={}))
+    train(made, epochs=40)
     return made
 
 
@@ -40,6 +36,18 @@ def test_the_table_names_its_assumptions(nas: InProcess, run: Run) -> None:
     assert "estimated energy: 10 W a core, 300 W a GPU (assumed)" in out
     assert "break-even at 42.5 networks: 170.0 core seconds once, 4.0 a network" in out
     assert "4 epochs alone would take 8.0 core seconds a network" in out
+
+
+def test_what_the_supernet_started_from_is_told(nas: InProcess, run: Run, tmp_path: Path) -> None:
+    origin = empty_run(tmp_path / "origin")
+    train(run, epochs=40, start=train(origin, epochs=5, seconds=9.0))
+    out = " ".join(nas("ledger", run.path, "--epochs-alone", "4").out.split())
+    assert f"started from that of {origin.path}: trained there in at most 9.0 core seconds" in out
+    assert "179.0 core seconds once, the start's included, 4.0 a network" in out
+    shutil.rmtree(origin.path)
+    out = " ".join(nas("ledger", run.path, "--epochs-alone", "4").out.split())
+    assert "started from another one, whose training is not in this run; its cost is not known" in out
+    assert "170.0 core seconds once, without the start's, 4.0 a network" in out
 
 
 def test_bad_input_is_said(nas: InProcess, run: Run, tmp_path: Path) -> None:

@@ -309,3 +309,30 @@ def test_a_stage_goes_to_all_devices_of_the_recipe_or_to_the_one_asked_for(
     more = replace(session, recipe=session.recipe.model_copy(update={"devices": (DeviceSettings(id="torch-cpu"),)}))
     run_stages(more, names=[name], reporter=Heard(), device=asked, tracker=MemoryTracker())
     assert seen == expected
+
+
+@pytest.mark.parametrize(("candidates", "expected"), [("train", 6), ("inherit", 4)])
+def test_an_embedded_cluster_has_room_for_all_trials_of_a_training_search(
+    session: Session, monkeypatch: pytest.MonkeyPatch, candidates: str, expected: int
+) -> None:
+    asked: list[int | None] = []
+
+    def connect(_: str | None, *, num_cpus: int | None) -> AbstractContextManager[None]:
+        asked.append(num_cpus)
+        return nullcontext()
+
+    def search(_: Session, *, cluster: Callable[[], object], **__: object) -> bool:
+        cluster()
+        return False
+
+    monkeypatch.setattr("experiments.pipeline.connect", connect)
+    monkeypatch.setattr("experiments.search_stage.search", search)
+    changes = {
+        "train": {"workers": 1, "threads_per_worker": 1},
+        "search": {"candidates": candidates, "workers": 2, "cpus_per_trial": 3},
+        "refine": {"workers": 4},
+    }
+    sections = {name: getattr(session.recipe, name).model_copy(update=change) for name, change in changes.items()}
+    more = replace(session, recipe=session.recipe.model_copy(update=sections))
+    run_stages(more, names=["search"], reporter=Heard(), tracker=MemoryTracker())
+    assert asked == [expected]

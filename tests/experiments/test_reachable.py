@@ -91,3 +91,12 @@ def test_the_search_keeps_to_a_further_devices_limit_once_that_is_profiled(sessi
     assert set(known_evaluations(profiled)) == {run.space.smallest.arch_id}
     with pytest.raises(InfeasibleError, match="latency_ms@torch-cpu binds"):
         open_session(changed(session, "devices=[{id: torch-cpu, limits: {latency_ms: 1e-6}}]"), run.path)
+
+
+def test_limits_on_further_devices_are_checked_before_a_run_is_trained(tmp_path: Path) -> None:
+    devices = "devices: [{{id: torch-cpu}}, {{id: openvino-cpu, batch: 2, limits: {{latency_ms: {}}}}}]\n"
+    with pytest.raises(InfeasibleError, match=r"latency_ms@openvino-cpu 0\.\d+ ms \(measured") as caught:
+        open_untrained(tmp_path, changes=devices.format(1e-6))
+    assert caught.value.hint.startswith("raise limits.latency_ms of openvino-cpu in the recipe's devices above")
+    assert not (tmp_path / "run" / "run.json").exists()
+    assert open_untrained(tmp_path, changes=devices.format(1e6)).recipe.devices[1].limits.latency_ms == 1e6

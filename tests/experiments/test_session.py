@@ -144,6 +144,21 @@ def test_the_search_may_change_when_a_run_goes_on(tmp_path: Path) -> None:
     assert open_session(changed, run.path).recipe == load_recipe(run.recipe_path) == changed
 
 
+def test_a_cache_that_is_no_run_is_refused_before_the_run_takes_it_over(tmp_path: Path) -> None:
+    made = recipe(tmp_path)
+    gone = made.model_copy(update={"search": SearchSettings(cache=(str(tmp_path / "gone"),))})
+    with pytest.raises(RunError, match=r"search\.cache: .*gone is not a run directory"):
+        open_session(gone, tmp_path / "new")
+    assert not (tmp_path / "new" / "run.json").exists()
+    run = run_of(tmp_path / "run", made, epochs=0)
+    with pytest.raises(RunError, match=r"search\.cache: .*gone is not a run directory"):
+        open_session(gone, run.path)
+    assert load_recipe(run.recipe_path) == made
+    # A run that has it may have searched already.
+    with_gone = run_of(tmp_path / "other", gone, epochs=0)
+    assert open_session(gone, with_gone.path).recipe == gone
+
+
 def test_what_can_be_trained_has_phases_and_what_cannot_says_why(tmp_path: Path, start: Path) -> None:
     space = get_space("mbconv-small", **SPACE)
     assert [phase.name for phase in require_trainable(recipe(tmp_path), space=space)] == ["sandwich"]

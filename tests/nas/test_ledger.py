@@ -4,10 +4,16 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
+from hardware.files import JSON
 from nas.errors import RunError
 from nas.ledger import BreakEven, StageCost, break_even, device_costs, ledger, stage_costs
-from tests.nas.predicted_run import NUM, predicted_run
+from nas.run import Run
+from nas.tables import NO_TRIAL
+from nas.training.checkpoints import Checkpoint, save_checkpoint
+from nas.training.starting import start_sha256
+from tests.nas.predicted_run import NUM, empty_run, predicted_run
 
 
 def call(stage: str, seconds: float, **more: object) -> dict[str, object]:
@@ -110,6 +116,76 @@ def test_a_run_of_an_older_version_shows_what_its_tables_hold(tmp_path: Path) ->
     assert found.break_even is None
     assert found.break_even_missing == "the supernet is not trained"
     assert found.to_json()["break_even"] is None
+
+
+def train(run: Run, *, epochs: int, start: Path | None = None, seconds: float | None = None) -> Path:
+    """A checkpoint of weights like no others, from `start`, that took so many seconds."""
+    run.recipe_path.write_text(f"train: {{from_checkpoint: {start or 'null'}}}", encoding="utf-8")
+    if seconds is not None:
+        run.stages_table.append([call("train", seconds)])
+    details: JSON = {"start_sha256": None if start is None else start_sha256(start)}
+    weights = {"bias": torch.rand(8)}
+    checkpoint = Checkpoint(epoch=epochs, step=1, weights=weights, optimizer={}, details={"settings": details})
+    return save_checkpoint(run.train_dir / "checkpoints", checkpoint)
+
+
+def fine_tuned(run: Run) -> Run:
+    """With one network fine-tuned for two epochs in 4 s."""
+    first = {str(key): value for key, value in run.evaluations().iloc[0].items()}
+    run.evaluations_table.append([{**first, "weights_kind": "fine-tuned", "trial_number": NO_TRIAL, "seconds": 4.0}])
+    checkpoint = Checkpoint(epoch=2, step=1, weights={}, optimizer={}, details={})
+    save_checkpoint(run.refine_dir(str(first["arch_id"])), checkpoint)
+    return run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    made = fine_tuned(predicted_run(tmp_path / "run"))
+    made.stages_table.append([call("train", 0.5), call("profile", 15.0), call("search", 5.0)])
+    return made
+
+
+def test_the_trainings_that_a_supernet_started_from_are_added_where_they_are_known(tmp_path: Path, run: Run) -> None:
+    first, second = empty_run(tmp_path / "first"), empty_run(tmp_path / "second")
+    start = train(first, epochs=40, seconds=500.0)
+    train(run, epochs=0, start=train(second, epochs=10, start=start, seconds=70.0))
+    found = ledger(run)
+    assert (found.start_runs, found.start_core_seconds) == ((str(second.path), str(first.path)), 570.0)
+    assert [cost.core_seconds for cost in found.stages] == [0.5, 15.0, 5.0]
+    even = found.break_even
+    assert even is not None
+    assert (even.shared_core_seconds, even.epochs_alone, even.networks) == (590.5, 50, 590.5 / (50 * 2.0 - 4.0))
+    # Other weights at the place of the first one's: who trained those is not known.
+    train(first, epochs=40)
+    found = ledger(run, epochs_alone=40)
+    assert (found.start_runs, found.start_core_seconds) == ((str(second.path),), None)
+    assert found.break_even is not None
+    assert found.break_even.shared_core_seconds == 20.5
+
+
+def test_a_supernet_from_no_run_says_that_its_cost_is_not_known(tmp_path: Path, run: Run) -> None:
+    elsewhere = Checkpoint(epoch=3, step=1, weights={"bias": torch.rand(8)}, optimizer={}, details={})
+    train(run, epochs=0, start=save_checkpoint(tmp_path / "elsewhere", elsewhere))
+    found = ledger(run)
+    assert (found.start_runs, found.start_core_seconds, found.break_even) == ((), None, None)
+    assert "trained elsewhere" in found.break_even_missing
+    assert found.to_json()["start_core_seconds"] is None
+
+
+def test_of_a_start_whose_run_is_of_an_older_version_only_the_epochs_are_known(tmp_path: Path, run: Run) -> None:
+    train(run, epochs=0, start=train(empty_run(tmp_path / "older"), epochs=40))
+    found = ledger(run)
+    assert (len(found.start_runs), found.start_core_seconds) == (1, None)
+    assert found.break_even is not None
+    assert (found.break_even.epochs_alone, found.break_even.shared_core_seconds) == (40, 20.5)
+
+
+def test_a_supernet_from_fresh_weights_started_from_nothing(run: Run) -> None:
+    train(run, epochs=10)
+    found = ledger(run)
+    assert (found.start_runs, found.start_core_seconds) == ((), 0.0)
+    assert found.break_even is not None
+    assert found.break_even.shared_core_seconds == 20.5
 
 
 def test_assumptions_that_make_no_sense_are_refused(tmp_path: Path) -> None:

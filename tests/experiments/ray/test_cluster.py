@@ -106,6 +106,9 @@ def test_room_is_only_promised_where_there_is_a_connection(cluster: Cluster) -> 
     require_cpus(workers=1, threads=4, what="train")
     with pytest.raises(ClusterError, match="search wants 5 workers"):
         require_cpus(workers=5, threads=1, what="search")
+    with pytest.raises(ClusterError, match="search wants 1 workers of 5 CPUs each") as caught:
+        require_cpus(workers=1, threads=5, what="search", threads_key="cpus_per_trial")
+    assert caught.value.hint == "lower search.cpus_per_trial"
 
 
 def test_an_address_where_nothing_answers_is_refused_with_a_hint(tmp_path: Path) -> None:

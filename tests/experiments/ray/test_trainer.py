@@ -115,7 +115,7 @@ def test_more_workers_than_the_cluster_has_room_for_are_refused(make_run: MakeRu
     assert e.value.hint == "set train.workers to 2 or less"
     with pytest.raises(ClusterError, match="room for 0") as e:
         train(run_dir, num_workers=1, threads=5)
-    assert e.value.hint == "give the workers of train fewer threads"
+    assert e.value.hint == "lower train.threads_per_worker"
 
 
 def test_gpus_that_the_cluster_does_not_have_are_refused(make_run: MakeRun) -> None:
