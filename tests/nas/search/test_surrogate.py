@@ -17,8 +17,7 @@ from nas.errors import RunError
 from nas.objectives import ACCURACY, LATENCY, Limit, Objective
 from nas.pricing import Compute, count_costs
 from nas.search.models import ObjectiveModels, fit_models
-from nas.search.seen import NOT_EVALUATED
-from nas.search.space_sampler import SpaceOptions
+from nas.search.seen import NOT_EVALUATED, Genome
 from predictors.prediction import FloatArray
 from searchspaces import Architecture, SearchSpace, get_space
 from searchspaces.genomes import Genomes
@@ -187,13 +186,16 @@ def test_what_a_newer_limit_excludes_hides_nothing() -> None:
     costs = {"latency_ms": latency_of(MACRO), **count_costs(MACRO, num_classes=10)}
     drawn_NG = MACRO.sample_many(1000, np.random.default_rng(0))
     limit = Limit(name="params", value=float(np.quantile(costs["params"](drawn_NG), 0.2)), unit="")
-    options = SpaceOptions(objectives=OBJECTIVES, computed=costs, seed=0)
-    before = search(make_study(SurrogateSampler(MACRO, **options)), MACRO, num=40, values=values_of(MACRO))
+
+    def sampler(*limits: Limit) -> SurrogateSampler:
+        return SurrogateSampler(MACRO, objectives=OBJECTIVES, computed=costs, limits=limits, seed=0)
+
+    before = search(make_study(sampler()), MACRO, num=40, values=values_of(MACRO))
     allowed = [arch for arch in before if costs["params"](MACRO.genomes([arch]))[0] <= limit.value]
     assert 5 <= len(allowed) < len(before)
 
     def go_on(known: Sequence[Architecture]) -> float:
-        study = make_study(SurrogateSampler(MACRO, limits=[limit], **options))
+        study = make_study(sampler(limit))
         for arch in known:
             study.enqueue_trial(MACRO.complete_genes(arch))
         search(study, MACRO, num=len(known), values=values_of(MACRO))
@@ -218,7 +220,12 @@ def test_a_limit_on_one_device_leaves_a_search_on_the_other(monkeypatch: pytest.
     )
     by_chance: list[int] = []
     draw = sampler._random
-    monkeypatch.setattr(sampler, "_random", lambda: by_chance.append(1) or draw())
+
+    def remember() -> Genome:
+        by_chance.append(1)
+        return draw()
+
+    monkeypatch.setattr(sampler, "_random", remember)
     archs = search(make_study(sampler), MACRO, num=28, values=values_of(MACRO))
     assert (here(MACRO.genomes(archs)) <= limit.value).all()
     assert not by_chance
