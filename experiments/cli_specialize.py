@@ -50,7 +50,7 @@ def specialize(
 ) -> None:
     """Answer from a run's predictors: the best architectures of the whole space under limits.
 
-    Nothing is evaluated unless --fine-tune is given.
+    Nothing is evaluated unless --fine-tune is given; what that made is verified by the next `nas verify`.
 
     Examples:
         nas specialize runs/quickstart --limit 'latency_ms<=0.02'
@@ -74,7 +74,7 @@ def specialize(
     assert accuracy.left_out is not None
     found = answer(run, device=device, limits=asked, top=top, accuracy=accuracy)
     device_id = device or run.info.device_id
-    tuned = _fine_tune(where, found[0], copies=copies) if fine_tune else None
+    tuned = _fine_tune(where, found[0], copies=copies, device_id=device_id) if fine_tune else None
     if format_ is Format.json:
         document: dict[str, object] = {
             "run": str(where),
@@ -124,6 +124,8 @@ def specialize(
         )
     if tuned is not None and tuned["soup"] is not None:
         out.print(_soup_line(tuned["soup"]), highlight=False)
+    if tuned is not None:
+        err_console().print(f"to verify and export it:\n  {tuned['next']}", highlight=False, markup=False)
     if (unsure := [one for one in found if _is_open(one)]) and tuned is None:
         more = "" if len(unsure) == 1 else f" ({len(unsure) - 1} more: to_be_sure of --format json)"
         err_console().print(
@@ -171,8 +173,9 @@ def _soup_line(soup: dict[str, Any]) -> str:
     )
 
 
-def _fine_tune(where: Path, one: "Specialist", *, copies: int) -> dict[str, Any]:
-    """Fine-tune an architecture of a run, and what came of it."""
+def _fine_tune(where: Path, one: "Specialist", *, copies: int, device_id: str) -> dict[str, Any]:
+    """Fine-tune an architecture of a run, see to it that it is verified, and what came of it."""
+    from experiments.additions import add_architectures
     from experiments.console import ConsoleReporter
     from experiments.pipeline import fine_tune
     from experiments.session import exclusive, resume_session
@@ -183,6 +186,7 @@ def _fine_tune(where: Path, one: "Specialist", *, copies: int) -> dict[str, Any]
         session = resume_session(where)
         with ConsoleReporter(err_console()) as reporter:
             fine_tune(session, [one.architecture], reporter=reporter, copies=copies)
+            add_architectures(session, [one.architecture], reporter=reporter)
         run, arch_id = session.run, one.architecture.arch_id
         found = [read_refined(copy_dir(run, arch_id, number)) for number in range(copies)]
         soup = read_soup(run.refine_dir(arch_id)) if copies > 1 else None
@@ -192,6 +196,9 @@ def _fine_tune(where: Path, one: "Specialist", *, copies: int) -> dict[str, Any]
     candidate, accuracy = best.candidate, best.accuracy
     if soup is not None and soup.candidate is not None:
         candidate, accuracy = soup.candidate, soup.greedy
+    commands = [["nas", "verify", str(where)], ["nas", "export", str(where), "--arch", arch_id]]
+    if device_id not in (session.recipe.device.id, *(further.id for further in session.recipe.devices)):
+        commands.insert(1, [*commands[0], "--device", device_id])
     return {
         "arch_id": arch_id,
         "candidate": candidate.candidate_id,
@@ -201,6 +208,7 @@ def _fine_tune(where: Path, one: "Specialist", *, copies: int) -> dict[str, Any]
         "accuracy_interval": list(accuracy.interval),
         "seconds": sum(copy.seconds for copy in refined),
         "soup": None if soup is None else soup.to_json(),
+        "next": " && ".join(shlex.join(command) for command in commands),
     }
 
 

@@ -192,8 +192,11 @@ class Run:
             return own
         rows = rows.drop_duplicates("candidate_id", keep="last")
         pricer = Pricer(self.space, predictor=predictor, num_classes=self.info.num_classes)
-        prices = pricer.price([Architecture.from_json(text) for text in rows["architecture"]])
-        columns = pd.DataFrame([price.row() for price in prices], index=rows.index)
+        # Each architecture once, in an order of its own: the last bit of a prediction depends on its place in a batch.
+        texts = sorted(rows["architecture"].unique())
+        prices = pricer.price([Architecture.from_json(text) for text in texts])
+        columns = pd.DataFrame([price.row() for price in prices], index=texts).loc[rows["architecture"]]
+        columns.index = rows.index
         return rows.assign(**{str(name): columns[name] for name in columns})
 
     def measurements(self) -> pd.DataFrame:

@@ -58,15 +58,20 @@ def choose_for_verification(
     """The space's two ends, then candidates of the predicted front and of the fronts behind it, spread over latencies.
 
     Accuracies have intervals, so candidates just behind the front may well belong to it. The ends, where they were
-    evaluated, show what the space can do. Architectures that somebody added come on top of `num`.
+    evaluated, show what the space can do. Architectures that somebody added come on top of `num`, each with what was
+    added and with its most accurate weights. An architecture has one latency, the newest, whatever its weights.
     """
     rows = evaluations[evaluations["device_id"] == device_id].drop_duplicates("candidate_id", keep="last")
+    rows = rows.assign(latency_predicted_ms=rows.groupby("arch_id")["latency_predicted_ms"].transform("last"))
     rows = rows.sort_values(["latency_predicted_ms", "candidate_id"])
     order = front_order(rows["accuracy"].to_numpy(dtype=float), rows["latency_predicted_ms"].to_numpy(dtype=float))
     records = rows.to_dict("records")
     ends = {space.smallest.arch_id, space.largest.arch_id}
     order.sort(key=lambda n: records[n]["arch_id"] not in ends)
-    named = [n for n in order[num:] if records[n]["trial_number"] == ADDED_TRIAL]
+    is_added = rows["trial_number"] == ADDED_TRIAL
+    best = rows.sort_values("accuracy", kind="stable").drop_duplicates("arch_id", keep="last")["candidate_id"]
+    is_named_N = is_added | (rows["arch_id"].isin(rows["arch_id"][is_added]) & rows["candidate_id"].isin(best))
+    named = [n for n in order[num:] if is_named_N.iloc[n]]
     return [Candidate.from_row(records[n]) for n in [*order[:num], *named]]
 
 

@@ -19,6 +19,7 @@ from nas.errors import CheckpointError, RunError
 from nas.search.training import TrainingSearch
 from nas.soup import read_soup
 from nas.specialize import Specialist
+from nas.verify import choose_for_verification
 from predictors.scores import LeftOutAccuracies
 from searchspaces import Architecture
 from tests.experiments.conftest import InProcess
@@ -97,13 +98,24 @@ def test_the_command_fine_tunes_the_first_answer(
     monkeypatch.setattr("experiments.stages.refine_on_ray", in_process)
     arch = session.run.space.smallest
     answer_first(monkeypatch, arch)
-    document = json.loads(nas("specialize", session.run.path, "--fine-tune", "--format", "json").out)
-    (row,) = session.run.evaluations().to_dict("records")
+    run = session.run
+    document = json.loads(nas("specialize", run.path, "--fine-tune", "--format", "json").out)
+    row, added = run.evaluations().to_dict("records")
     assert document["fine_tuned"]["candidate"] == row["candidate_id"]
     assert document["fine_tuned"]["accuracy"] == row["accuracy"]
-    table = nas("specialize", session.run.path, "--fine-tune")
+    # Both are verified, however few others are.
+    asked = choose_for_verification(run.evaluations(), space=run.space, device_id=session.device_id, num=0)
+    assert {one.candidate_id for one in asked} == {row["candidate_id"], added["candidate_id"]}
+    assert (row["weights_kind"], added["weights_kind"]) == ("fine-tuned", "inherited")
+    commands = f"nas verify {run.path} && nas export {run.path} --arch {arch.arch_id}"
+    assert document["fine_tuned"]["next"] == commands
+    table = nas("specialize", run.path, "--fine-tune")
     assert f"fine-tuned {arch.arch_id}" in table.out
     assert "finished before" in table.err
+    assert commands in table.err.replace("\n", " ")
+    assert len(run.evaluations()) == 2
+    elsewhere = nas("specialize", run.path, "--fine-tune", "--device", "torch-cpu", "--format", "json")
+    assert f"&& nas verify {run.path} --device torch-cpu &&" in json.loads(elsewhere.out)["fine_tuned"]["next"]
 
 
 def test_copies_are_averaged_once_and_the_better_mean_is_a_candidate(

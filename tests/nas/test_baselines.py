@@ -3,8 +3,6 @@
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 from hardware.device import Device
 from nas.baseline_points import baseline_points
 from nas.baselines import adopted, read_baseline
@@ -74,13 +72,3 @@ def test_devices_that_cannot_run_a_baseline_leave_it_out(
     without = Device(spec=device.spec, backend=FlakyBackend(device.backend))
     (sentence,) = adopted(run.baselines, data=data, device=without)[1]
     assert "devices that take ONNX files" in sentence
-
-
-@pytest.mark.parametrize("num", [1, 3])
-def test_added_architectures_are_verified_on_top(refined: TinyRun, num: int) -> None:
-    rows = refined.evaluations()
-    chosen = choose_for_verification(rows, space=SPACE, device_id=DEVICE_ID, num=1000)
-    last = chosen[-1].candidate_id
-    named = rows.assign(trial_number=rows["trial_number"].where(rows["candidate_id"] != last, -2))
-    found = [one.candidate_id for one in choose_for_verification(named, space=SPACE, device_id=DEVICE_ID, num=num)]
-    assert found == [*(one.candidate_id for one in chosen[:num]), last]

@@ -228,3 +228,16 @@ def test_the_newest_row_of_a_candidate_is_priced(tmp_path: Path) -> None:
     assert rows["candidate_id"].is_unique
     assert rows.set_index("candidate_id")["accuracy"][again["candidate_id"]] == 0.999
     assert len(run.evaluations_on("d")) == len(rows)
+
+
+def test_a_row_more_changes_no_price(tmp_path: Path) -> None:
+    run = predicted_run(tmp_path / "run")
+    add_device(run, "parallel")
+    before = run.evaluations_on("parallel").set_index("arch_id")["latency_predicted_ms"]
+    # Other weights of a few architectures, at another place in the table.
+    known = run.evaluations().iloc[::7].to_dict("records")
+    tuned = [{**row, "candidate_id": f"{row['arch_id']}-tuned", "weights_kind": "fine-tuned"} for row in known]
+    run.evaluations_table.append([{str(key): value for key, value in row.items()} for row in tuned])
+    rows = run.evaluations_on("parallel")
+    assert len(rows) == len(before) + len(known)
+    assert (rows["latency_predicted_ms"] == rows["arch_id"].map(before)).all()

@@ -3,6 +3,8 @@
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -41,6 +43,34 @@ def test_inherited_and_fine_tuned_weights_of_one_architecture_are_two_candidates
     inherited = {candidate.architecture.arch_id for candidate in chosen if candidate.weights_kind == "inherited"}
     assert tuned
     assert tuned <= inherited
+
+
+@pytest.mark.parametrize("num", [1, 3])
+def test_added_architectures_are_verified_on_top_with_their_best_weights(refined: TinyRun, num: int) -> None:
+    rows = refined.evaluations()
+    rows = rows[rows["weights_kind"] == "inherited"]
+    chosen = choose_for_verification(rows, space=SPACE, device_id=DEVICE_ID, num=1000)
+    first, last = [one.candidate_id for one in chosen[:num]], chosen[-1].candidate_id
+    named = rows.assign(trial_number=rows["trial_number"].where(rows["candidate_id"] != last, -2))
+    found = choose_for_verification(named, space=SPACE, device_id=DEVICE_ID, num=num)
+    assert [one.candidate_id for one in found] == [*first, last]
+    # Of two fine-tuned copies the better one, which is hardly better than what was added, is verified too.
+    (added,) = named[named["candidate_id"] == last].to_dict("records")
+    tuned = {**added, "weights_kind": "fine-tuned", "trial_number": -1}
+    accuracies = {"worse": 0.0, "better": added["accuracy"] + 1e-9}
+    copies = [{**tuned, "candidate_id": key, "weights": key, "accuracy": value} for key, value in accuracies.items()]
+    more = pd.concat([named, pd.DataFrame(copies)])
+    found = choose_for_verification(more, space=SPACE, device_id=DEVICE_ID, num=num)
+    assert {one.weights for one in found[num:]} == {added["weights"], "better"}
+
+
+def test_weights_of_one_architecture_are_not_told_apart_by_its_latency(refined: TinyRun) -> None:
+    rows = refined.evaluations()
+    chosen = choose_for_verification(rows, space=SPACE, device_id=DEVICE_ID, num=1000)
+    latency = rows["latency_predicted_ms"]
+    lower = latency.where(rows["weights_kind"] != "inherited", np.nextafter(latency, 0.0))
+    again = rows.assign(latency_predicted_ms=lower)
+    assert choose_for_verification(again, space=SPACE, device_id=DEVICE_ID, num=1000) == chosen
 
 
 def test_verified_rows_say_what_was_found_and_what_was_promised(
