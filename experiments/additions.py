@@ -11,6 +11,7 @@ from experiments.session import Session
 from nas.accuracy import metric_label
 from nas.baselines import BaselineInput, read_baseline
 from nas.errors import RunError
+from nas.pricing import LIMITS
 from nas.run import utc_now
 from nas.search.records import evaluation_row
 from nas.tables import ADDED_TRIAL, UNMEASURED
@@ -87,10 +88,10 @@ def add_architectures(session: Session, archs: Sequence[Architecture], *, report
         )
         for limit in session.limits:
             if limit.violation(price.cost(limit.name)) > 0:
-                reporter.message(
-                    f"{arch.arch_id} is beyond the run's limit {limit}: it is neither refined nor verified while that "
-                    "stands"
-                )
+                # That of a further device (the limit names it) keeps it from that device only.
+                here = f"neither refined nor verified on {session.device_id}"
+                what = here if limit.name in LIMITS else "neither verified there nor on the front of that device"
+                reporter.message(f"{arch.arch_id} is beyond the run's limit {limit}: it is {what} while that stands")
         reporter.progress(number + 1, len(archs))
     fresh = sum(not one.known for one in added)
     reporter.done(f"{fresh} evaluated, {len(added) - fresh} were evaluated before")

@@ -3,7 +3,9 @@
 import pandas as pd
 
 from experiments.session import Session
+from nas.accuracy import metric_label
 from nas.limits import within_limits
+from nas.pareto import compute_front
 from nas.pricing import LIMITS, violations
 from nas.search.records import known_values
 from nas.search.study import Values
@@ -54,6 +56,17 @@ def known_evaluations(session: Session) -> dict[str, Values]:
         inherited = within(inherited)
         stopped = within(stopped[stopped["rival"].isin(inherited["arch_id"])])
     return known_values(inherited, stopped)
+
+
+def predicted_front_text(session: Session) -> str:
+    """What the search has found by now; the predicted front, also of a run that has a verified one."""
+    run, device_id = session.run, session.device_id
+    front = compute_front(
+        run.evaluations_on(device_id), run.verifications().iloc[:0], device_id=device_id, limits=run.limits(device_id)
+    )
+    best = max((point.accuracy for point in front.points), default=float("nan"))
+    label = metric_label(session.recipe.data.metric)
+    return f"predicted front of {len(front.points)} points, best {label} on search {best:.2%}"
 
 
 def _still_counting(session: Session, rows: pd.DataFrame) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 import optuna
 
 from experiments.active_search import ActiveSearch
-from experiments.evaluated import inherited_rows, known_evaluations, stopped_rows
+from experiments.evaluated import inherited_rows, known_evaluations, predicted_front_text, stopped_rows
 from experiments.limit_notes import limit_notes
 from experiments.ray.pool import RayEvaluationPool
 from experiments.reporter import Reporter
@@ -15,7 +15,6 @@ from experiments.session import Session
 from experiments.shared_supernet import reusable_accuracies
 from experiments.stages import ClusterFactory, profile_settings, profile_sources, require_trained
 from experiments.train_candidates import search_by_training
-from nas.accuracy import metric_label
 from nas.errors import RunError
 from nas.pricing import require_reachable
 from nas.run_accuracy import run_accuracy_predictor
@@ -130,10 +129,7 @@ def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_
         ended += f", {num_stopped} of them stopped early"
     with suppress(RunError):  # too few evaluations, as of a run for trying out
         run_accuracy_predictor(run)
-    front = run.front()
-    best = max((point.accuracy for point in front.points), default=float("nan"))
-    label = metric_label(session.recipe.data.metric)
-    reporter.done(f"{ended}; predicted front of {len(front.points)} points, best {label} on search {best:.2%}")
+    reporter.done(f"{ended}; {predicted_front_text(session)}")
     return True
 
 

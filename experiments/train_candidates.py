@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from experiments.evaluated import predicted_front_text
 from experiments.ray.tune_search import train_on_ray_tune
 from experiments.reporter import Reporter
 from experiments.search_clock import is_over
@@ -117,9 +118,7 @@ def search_by_training(
     ended = search.ended()
     if num_stopped := search.num_stopped:
         ended += f", {num_stopped} of them stopped early"
-    front = run.front()
-    best = max((point.accuracy for point in front.points), default=float("nan"))
-    reporter.done(f"{ended}; predicted front of {len(front.points)} points, best {label} on search {best:.2%}")
+    reporter.done(f"{ended}; {predicted_front_text(session)}")
     return True
 
 

@@ -37,9 +37,15 @@ def give_weights(session: Session, *, seed: int = 0) -> None:
     details = {"space_id": run.space.space_id, "weights_id": run.space.weights_id}
     checkpoint = Checkpoint(epoch=1, step=1, weights=weights, optimizer={}, details=details)
     save_checkpoint(run.train_dir / "checkpoints", checkpoint)
+    give_predictor(session, "onnxruntime-cpu")
+
+
+def give_predictor(session: Session, device_id: str) -> None:
+    """Store the predictor of a device whose latency follows MACs."""
+    run = session.run
     genomes_NG = np.unique(run.space.sample_many(20, np.random.default_rng(0)), axis=0)
     macs_N = analytic_costs(run.space.op_table(genomes_NG)).macs_N
     archs = [arch.to_json() for arch in run.space.architectures(genomes_NG)]
     table = pd.DataFrame({"architecture": archs, "latency_ms": 0.01 + 1e-7 * macs_N})
-    predictor = fit_latency_predictor(table, space=run.space, device_id="onnxruntime-cpu")
-    predictor.save(run.predictor_dir("onnxruntime-cpu"))
+    predictor = fit_latency_predictor(table, space=run.space, device_id=device_id)
+    predictor.save(run.predictor_dir(device_id))

@@ -13,7 +13,7 @@ from experiments.session import Session
 from hardware.artifacts.onnx import export_onnx
 from searchspaces import get_space
 from tests.experiments.conftest import InProcess
-from tests.experiments.small_session import give_weights, open_untrained
+from tests.experiments.small_session import give_predictor, give_weights, open_untrained
 from tests.hardware.onnx_files import save_convolution
 
 LIMITS = "search: {limits: {macs: 1000000}}"
@@ -64,6 +64,16 @@ def test_one_beyond_the_limits_is_said_to_be_so(nas: InProcess, session: Session
     result = nas("add", session.run.path, "--arch", session.run.space.largest.to_json())
     assert result.code == 0
     assert "is beyond the run's limit macs" in result.err
+
+
+def test_a_limit_of_a_further_device_keeps_it_from_that_device_only(nas: InProcess, tmp_path: Path) -> None:
+    further = "devices: [{id: torch-cpu, limits: {latency_ms: 0.04}}]"
+    session = open_untrained(tmp_path / "two", changes=further)
+    give_weights(session)
+    give_predictor(session, "torch-cpu")
+    said = nas("add", session.run.path, "--arch", session.run.space.largest.to_json()).err.replace("\n", " ")
+    assert "limit latency_ms@torch-cpu <= 0.04 ms: it is neither verified there nor on the front of that device" in said
+    assert "refined" not in said
 
 
 def test_architectures_that_cannot_be_added_are_refused(nas: InProcess, session: Session) -> None:

@@ -1,13 +1,15 @@
 """Which rows count, from tables."""
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from experiments.evaluated import stopped_rows
+from experiments.evaluated import predicted_front_text, stopped_rows
 from nas.objectives import Limit
+from tests.nas.predicted_run import add_verification, evaluated_genomes, predicted_run
 
 
 def row(arch: str, *, params: int, **more: object) -> dict[str, object]:
@@ -55,3 +57,16 @@ def test_what_was_stopped_counts_as_long_as_its_rival_does(session: Any) -> None
     session.run.asked.append(Limit(name="params", value=50.0, unit=""))
     assert list(stopped_rows(session)["arch_id"]) == ["beaten-by-small"]
     assert list(stopped_rows(session, of_epochs=3)["arch_id"]) == ["fine-tuned"]
+
+
+def test_the_predicted_front_is_told_also_where_there_is_a_verified_one(tmp_path: Path) -> None:
+    run = predicted_run(tmp_path / "run")
+    recipe = SimpleNamespace(data=SimpleNamespace(metric="top1"))
+    session: Any = SimpleNamespace(run=run, device_id="d", recipe=recipe)
+    front = run.front()
+    before = predicted_front_text(session)
+    best = f"{front.points[-1].accuracy:.2%}"
+    assert before == f"predicted front of {len(front.points)} points, best top-1 accuracy on search {best}"
+    add_verification(run, run.space.architectures(evaluated_genomes(run)[:1])[0], measured_ms=0.1)
+    assert run.front().split == "verify"
+    assert predicted_front_text(session) == before
