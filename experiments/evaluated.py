@@ -1,5 +1,8 @@
 """Which rows of a run's tables still count: the supernet, and the limits, may have changed since."""
 
+from collections.abc import Mapping
+
+import numpy as np
 import pandas as pd
 
 from experiments.session import Session
@@ -7,6 +10,7 @@ from nas.accuracy import metric_label
 from nas.limits import within_limits
 from nas.pareto import compute_front
 from nas.pricing import LIMITS, violations
+from nas.search.neighbours import Neighbours
 from nas.search.records import known_values
 from nas.search.study import Values
 from searchspaces import Architecture
@@ -56,6 +60,25 @@ def known_evaluations(session: Session) -> dict[str, Values]:
         inherited = within(inherited)
         stopped = within(stopped[stopped["rival"].isin(inherited["arch_id"])])
     return known_values(inherited, stopped)
+
+
+def nothing_left(session: Session, known: Mapping[str, Values]) -> bool:
+    """Whether no architecture within the limits is found beside the known ones, so that no workers need to start.
+
+    In a space of up to 20,000 architectures that is sure, see `Neighbours.find`.
+
+    Args:
+        session: an open session of a profiled run.
+        known: values by arch_id; where there are none, everything is left.
+    """
+    near = [one.architecture for one in known.values() if one.architecture is not None]
+    neighbours = Neighbours(
+        session.run.space,
+        costs=session.pricer.costs,
+        limits=session.limits,
+        rng=np.random.default_rng((session.recipe.seed, len(known))),
+    )
+    return bool(known) and neighbours.find(near=near, is_new=lambda arch: arch.arch_id not in known) is None
 
 
 def predicted_front_text(session: Session) -> str:

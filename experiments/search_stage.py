@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 import optuna
 
 from experiments.active_search import ActiveSearch
-from experiments.evaluated import inherited_rows, known_evaluations, predicted_front_text, stopped_rows
+from experiments.evaluated import inherited_rows, known_evaluations, nothing_left, predicted_front_text, stopped_rows
 from experiments.limit_notes import limit_notes
 from experiments.ray.pool import RayEvaluationPool
 from experiments.reporter import Reporter
@@ -109,9 +109,10 @@ def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_
             settings=settings,
             elsewhere=session.latencies_elsewhere,
         )
-        if is_over(len(known), wanted=wanted, used_up=clock.used_up):
+        if is_over(len(known), wanted=wanted, used_up=clock.used_up) or nothing_left(session, known):
             study.recover(known)
-            reporter.done("finished before" if len(known) >= wanted else clock.used_up() or "")
+            none_left = f"finished before: found no further architecture after {len(known)} of {wanted}"
+            reporter.done("finished before" if len(known) >= wanted else clock.used_up() or none_left)
             return False
         with pool() as workers:
             ended = run_search(

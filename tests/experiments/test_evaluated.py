@@ -4,12 +4,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.evaluated import predicted_front_text, stopped_rows
+from experiments.evaluated import nothing_left, predicted_front_text, stopped_rows
 from nas.objectives import Limit
-from tests.nas.predicted_run import add_verification, evaluated_genomes, predicted_run
+from nas.pricing import count_costs, violations
+from nas.search.study import Values
+from tests.nas.predicted_run import add_verification, evaluated_genomes, everything, predicted_run
 
 
 def row(arch: str, *, params: int, **more: object) -> dict[str, object]:
@@ -70,3 +73,20 @@ def test_the_predicted_front_is_told_also_where_there_is_a_verified_one(tmp_path
     add_verification(run, run.space.architectures(evaluated_genomes(run)[:1])[0], measured_ms=0.1)
     assert run.front().split == "verify"
     assert predicted_front_text(session) == before
+
+
+def test_a_search_is_at_its_end_when_all_that_the_limits_allow_is_known(tmp_path: Path) -> None:
+    run = predicted_run(tmp_path / "run")
+    costs = count_costs(run.space, num_classes=7)
+    genomes_NG = everything(run)
+    limits = [Limit(name="macs", value=float(np.sort(costs["macs"](genomes_NG))[20]), unit="")]
+    archs = run.space.architectures(genomes_NG[violations(genomes_NG, costs=costs, limits=limits) <= 0])
+    known = {arch.arch_id: Values(accuracy=0.5, latency_ms=1.0, architecture=arch) for arch in archs}
+    session: Any = SimpleNamespace(
+        run=run, pricer=SimpleNamespace(costs=costs), limits=limits, recipe=SimpleNamespace(seed=0)
+    )
+    assert nothing_left(session, known)
+    assert not nothing_left(session, dict(list(known.items())[1:]))
+    assert not nothing_left(session, {})
+    session.limits = []
+    assert not nothing_left(session, known)
