@@ -30,6 +30,7 @@ def calibration_document(found: "Calibration", *, provenance: str) -> dict[str, 
         "loo_rms_percent": dict(blend.loo_rms_percent),
         "loo_mape_percent": found.predictor.loo_mape_percent,
         "settings": dict(found.predictor.context),
+        "operators_of_no_use": found.ways.uncorrected,
         "sources": [source.device_id for source in found.ways.best.sources],
         "num_fit": found.num_fit,
         "num_held_out": found.num_held_out,
@@ -71,6 +72,8 @@ def calibration_text(found: "Calibration", *, provenance: str, table: Path | Non
     if found.suspect:
         what = "used nevertheless" if found.uses_suspect else "left out"
         lines.append(f"{what}    {len(found.suspect)} suspect measurements: {', '.join(found.suspect)}")
+    if found.ways.uncorrected is not None:
+        lines.append(f"operators   measured, but of no use: {found.ways.uncorrected}")
     lookup = found.ways.lookup
     if found.parts is not None and lookup is not None and lookup.correction is not None:
         own, unit = lookup.correction, lookup.unit

@@ -108,8 +108,6 @@ def _lines(found: "Ledger") -> list[str]:
     if even.networks is None:
         return [*lines, f"no break-even: {alone}, fine-tuning one {even.core_seconds_per_network:,.1f}"]
     start = ", the start's included" if found.start_runs else ""
-    if found.start_core_seconds is None:
-        start = ", without the start's"
     lines.append(
         f"break-even at {even.networks:.1f} networks: {even.shared_core_seconds:,.1f} core seconds once{start}, "
         f"{even.core_seconds_per_network:,.1f} a network; {alone} (from measured epochs of fine-tuning)"

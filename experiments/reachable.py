@@ -1,6 +1,7 @@
 """The limits of a recipe's search, and whether anything can meet them: asked before something is lost for them."""
 
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from nas.data import DataSplits
 from nas.deployment import Deployment
 from nas.objectives import LATENCY, Limit
 from nas.pricing import (
+    Compute,
     Pricer,
     count_costs,
     further_limit,
@@ -53,8 +55,10 @@ def make_pricer(run: Run, *, recipe: Recipe, device: Device) -> Pricer:
     )
 
 
-def require_reachable_again(run: Run, *, recipe: Recipe, device: Device) -> None:
+def require_reachable_again(run: Run, *, recipe: Recipe, device: Device, data: DataSplits) -> None:
     """Refuse limits that nothing can meet before a profiled run takes them over: it would have no front any more.
+
+    Where nothing predicts a latency that is limited, the smallest subnet is measured, untrained.
 
     Raises:
         InfeasibleError: names the smallest reachable values.
@@ -63,8 +67,7 @@ def require_reachable_again(run: Run, *, recipe: Recipe, device: Device) -> None
         costs = make_pricer(run, recipe=recipe, device=device).costs
     except PredictorError:  # by an older version: the search fits it anew
         costs = count_costs(run.space, num_classes=run.info.num_classes, precision=device.spec.precision)
-    limits = [limit for limit in asked_limits(recipe) if limit.name in costs]
-    require_reachable(run.space, costs=costs, limits=limits, seed=recipe.seed)
+    _require_all(asked_limits(recipe), costs=costs, recipe=recipe, space=run.space, device=device, data=data)
 
 
 def require_reachable_untrained(recipe: Recipe, *, space: SearchSpace, device: Device, data: DataSplits) -> None:
@@ -76,10 +79,24 @@ def require_reachable_untrained(recipe: Recipe, *, space: SearchSpace, device: D
         InfeasibleError: names the smallest reachable values.
     """
     costs = count_costs(space, num_classes=data.num_classes, precision=device.spec.precision)
-    limits = asked_limits(recipe)
+    _require_all(asked_limits(recipe), costs=costs, recipe=recipe, space=space, device=device, data=data)
+
+
+def _require_all(
+    limits: Sequence[Limit],
+    *,
+    costs: Mapping[str, Compute],
+    recipe: Recipe,
+    space: SearchSpace,
+    device: Device,
+    data: DataSplits,
+) -> None:
+    """Those on what can be computed together, each other one by a measurement."""
     require_reachable(space, costs=costs, limits=[limit for limit in limits if limit.name in costs], seed=recipe.seed)
     further = {further_name(one.id): one.id for one in recipe.devices}
     for limit in limits:
+        if limit.name in costs:
+            continue
         if limit.name == LATENCY.name:
             _require_fast_enough(limit, device=device, recipe=recipe, space=space, data=data)
         elif limit.name in further:

@@ -182,7 +182,7 @@ def open_session(recipe: Recipe, run_dir: Path) -> Session:
         # Only operational keys (workers, places) and the search can differ here; workers read this file.
         require_cache(recipe)
         if run.predictor_dir(device.spec.device_id).exists():
-            require_reachable_again(run, recipe=recipe, device=device)
+            require_reachable_again(run, recipe=recipe, device=device, data=data)
         else:
             require_reachable_untrained(recipe, space=space, device=device, data=data)
         write_text(run.recipe_path, recipe.to_yaml())

@@ -72,7 +72,7 @@ class BreakEven:
 
     Attributes:
         shared_core_seconds: of training, profiling and search: paid once. Those of `Ledger.start_core_seconds` are in
-            it, if they are known.
+            it.
         core_seconds_per_network: of fine-tuning one, measured, on average.
         epochs_alone: of training one network by itself, an assumption.
         core_seconds_alone: those epochs at the measured seconds of a fine-tuning epoch. That includes the teacher's
@@ -143,7 +143,7 @@ def ledger(
         watts_per_core: of a busy core, for calls of stages whose energy was not counted.
         watts_per_gpu: of a busy GPU, likewise.
         epochs_alone: of training one network by itself; as many as the supernet had if None, with those of the runs
-            that it started from, if all of them can be found.
+            that it started from.
 
     Raises:
         RunError: watts that are negative or not finite, or fewer than one epoch.
@@ -166,12 +166,9 @@ def ledger(
         if cost.stage == "train"
     ]
     are_known = are_all and len(trainings) == len(before)
-    found = _break_even(
-        (run, *before) if are_all else (run,),
-        [*stages, *trainings] if are_known else stages,
-        tuned=tuned,
-        epochs_alone=epochs_alone,
-    )
+    found: BreakEven | str = "what training the supernet's start took is not known"
+    if are_known:
+        found = _break_even((run, *before), [*stages, *trainings], tuned=tuned, epochs_alone=epochs_alone)
     return Ledger(
         stages=stages,
         devices=device_costs(run.measurements(), taken=run.sessions_table.read()),
@@ -292,11 +289,7 @@ def _break_even(
             found.append((float(seconds), epochs))
             in_search += 0.0 if refined else float(seconds)
     if not trained and epochs_alone is None:
-        return (
-            "the supernet was trained elsewhere, and for how many epochs is not known: say epochs_alone"
-            if checkpoints[0]
-            else "the supernet is not trained"
-        )
+        return "the supernet is not trained"
     return break_even(stages, tuned=found, epochs_alone=epochs_alone or trained, seconds_in_search=in_search)
 
 

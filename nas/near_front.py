@@ -151,16 +151,17 @@ def _evaluated(run: Run, device_id: str) -> pd.DataFrame:
 
 
 def open_subnets(rows: pd.DataFrame, *, measured: set[str]) -> list[Architecture]:
-    """Evaluated subnets whose place on the front is undecided and that were not measured, the least certain first.
+    """Evaluated subnets that leave a place on the front undecided and were not measured, the least certain first.
 
-    Undecided is who may be on the front, and may also be slower than one that is as accurate.
+    A place is undecided of who may be on the front, and may also be slower than one that is as accurate. That one's
+    latency decides as well.
 
     Args:
         rows: evaluations with the costs that are predicted now; see `Run.evaluations_on`.
         measured: ids of architectures whose latency is known.
     """
     rows, place = _places(rows)
-    open_N = place.may_be_on_front_N & place.may_be_beaten_N & ~rows["arch_id"].isin(measured).to_numpy()
+    open_N = place.is_undecided_N & ~rows["arch_id"].isin(measured).to_numpy()
     order = [n for n in np.lexsort((place.mean_N, -place.width_N)).tolist() if open_N[n]]
     return [Architecture.from_json(text) for text in rows["architecture"].iloc[order]]
 
@@ -183,13 +184,13 @@ class _Places:
         mean_N: predicted latency.
         width_N: of its interval, in log(latency).
         may_be_on_front_N: nobody who is as accurate is faster for sure.
-        may_be_beaten_N: somebody who is as accurate may be as fast.
+        is_undecided_N: who of these may be behind another of them, and that one.
     """
 
     mean_N: FloatArray
     width_N: FloatArray
     may_be_on_front_N: npt.NDArray[np.bool_]
-    may_be_beaten_N: npt.NDArray[np.bool_]
+    is_undecided_N: npt.NDArray[np.bool_]
 
 
 def _places(rows: pd.DataFrame) -> tuple[pd.DataFrame, _Places]:
@@ -202,12 +203,13 @@ def _places(rows: pd.DataFrame) -> tuple[pd.DataFrame, _Places]:
     as_accurate_NN = accuracy_N[None, :] >= accuracy_N[:, None]
     np.fill_diagonal(as_accurate_NN, val=False)
     surely_NN = as_accurate_NN & (high_N[None, :] < low_N[:, None])
-    perhaps_NN = as_accurate_NN & (low_N[None, :] <= high_N[:, None])
+    may_be_N = np.isfinite(accuracy_N) & ~surely_NN.any(axis=1)
+    open_NN = as_accurate_NN & (low_N[None, :] <= high_N[:, None]) & may_be_N[:, None] & may_be_N[None, :]
     return rows, _Places(
         mean_N=mean_N,
         width_N=np.log(high_N / low_N),
-        may_be_on_front_N=np.isfinite(accuracy_N) & ~surely_NN.any(axis=1),
-        may_be_beaten_N=np.asarray(perhaps_NN.any(axis=1)),
+        may_be_on_front_N=may_be_N,
+        is_undecided_N=open_NN.any(axis=1) | open_NN.any(axis=0),
     )
 
 

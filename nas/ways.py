@@ -5,7 +5,14 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from predictors import CostPredictor, LookupTablePredictor, OperatorTable, fit_latency_predictor, from_operator_table
+from predictors import (
+    CostPredictor,
+    LookupTablePredictor,
+    OperatorTable,
+    PredictorError,
+    fit_latency_predictor,
+    from_operator_table,
+)
 from predictors.latency import LatencyPredictor
 from predictors.scores import Scores
 from searchspaces import SearchSpace
@@ -24,7 +31,8 @@ class Ways:
         loo_mape_percent: the leave-one-out errors that decided, by way: `LatencyPredictor.loo_mape_percent`. A sum is
             no regressor, and has none.
         scores: on the held-out subnets, by way.
-        lookup: the operator table, corrected; None without one.
+        lookup: the operator table, corrected; None without one, or if it could not be corrected.
+        uncorrected: why it could not be; None if it could, or without one.
     """
 
     best: LatencyPredictor
@@ -32,6 +40,7 @@ class Ways:
     loo_mape_percent: Mapping[str, float]
     scores: Mapping[str, Scores]
     lookup: LookupTablePredictor | None
+    uncorrected: str | None = None
 
 
 def compare_ways(
@@ -65,11 +74,17 @@ def compare_ways(
     plain = fit_latency_predictor(fit, space=space, device_id=device_id, unit=unit, sources=sources)
     tried = {REGRESSOR: plain}
     scores = {REGRESSOR: plain.score(held_out)}
-    lookup = None
+    corrected = lookup = uncorrected = None
     if operators is not None:
         sums = from_operator_table(operators, space=space, num_classes=num_classes)
-        corrected = sums.corrected(fit)
-        scores |= {OPERATOR_SUM: sums.score(held_out), CORRECTED_SUM: corrected.score(held_out)}
+        scores[OPERATOR_SUM] = sums.score(held_out)
+        try:
+            corrected = sums.corrected(fit)
+        except PredictorError as e:
+            # The networks are measured and the regressor is fitted: that is kept.
+            uncorrected = f"{e} ({e.hint})"
+    if corrected is not None:
+        scores[CORRECTED_SUM] = corrected.score(held_out)
         lookup = corrected.with_scores(scores[CORRECTED_SUM])
         tried[ON_OPERATORS] = fit_latency_predictor(fit, space=space, device_id=device_id, unit=unit, sources=[lookup])
         scores[ON_OPERATORS] = tried[ON_OPERATORS].score(held_out)
@@ -81,4 +96,5 @@ def compare_ways(
         loo_mape_percent=loo_mape_percent,
         scores=scores,
         lookup=lookup,
+        uncorrected=uncorrected,
     )

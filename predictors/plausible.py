@@ -11,10 +11,11 @@ from searchspaces import Architecture
 
 # No prediction is so many times off; units differ by a thousand.
 _MOST_IMPLAUSIBLE = 30.0
-# Published costs lie within three times what a line through the logarithms of the networks' totals says.
+# Published costs lie within three times what a line through the logarithms of the networks' MACs says.
 _MOST_OFF_THE_LINE = 20.0
 _REWEIGHTINGS, _RIDGE, _LEAST_ERROR = 30, 1e-3, 1e-2
-_MOST_NAMED = 5
+# More than this share of wrong rows are too many to tell which of them are.
+_MOST_NAMED, _MOST_WRONG = 5, 0.25
 
 WRONG_UNIT = "the table seems to be in another unit, or of another device: convert it, or name its unit"
 
@@ -49,24 +50,23 @@ def require_plausible(predictor: CostPredictor, *, arch: Architecture, cost: obj
         )
 
 
-def require_consistent(totals_NT: FloatArray, cost_N: FloatArray, *, name: Callable[[int], str]) -> None:
+def require_consistent(macs_N: FloatArray, cost_N: FloatArray, *, name: Callable[[int], str]) -> None:
     """Refuse a table of which some rows are in another unit, or grossly wrong: a model of it would be, too.
 
-    The rows are held against the line with the smallest absolute deviations through the logarithms of their networks'
-    totals, which up to half of them may be wrong without moving it far (found by reweighting).
+    The rows are held against the line with the smallest absolute deviations through the logarithms of costs and MACs
+    (found by reweighting), which a quarter of the rows cannot move far.
 
     Args:
-        totals_NT: operators, MACs, parameters and elements of N networks.
+        macs_N: of N networks.
         cost_N: their costs.
         name: of the n-th network, for the message.
 
     Raises:
-        PredictorError: some rows are more than twentyfold off the line; they are named.
+        PredictorError: some rows are more than twentyfold off the line; they are named, unless they are so many that
+            the line may be that of the wrong ones.
     """
-    logs_NT = np.log1p(totals_NT)
-    spread_T = logs_NT.std(axis=0)
-    standard_NT = (logs_NT - logs_NT.mean(axis=0))[:, spread_T > 0] / spread_T[spread_T > 0]
-    inputs_NK = np.column_stack([np.ones(len(cost_N)), standard_NT])
+    logs_N = np.log1p(macs_N)
+    inputs_NK = np.column_stack([np.ones(len(cost_N)), (logs_N - logs_N.mean()) / max(float(logs_N.std()), 1e-9)])
     target_N = np.log(cost_N) - np.median(np.log(cost_N))
     shrink_KK = _RIDGE**2 * np.eye(len(inputs_NK.T))
     missed_N, weight_N = target_N, np.ones_like(target_N)
@@ -79,8 +79,10 @@ def require_consistent(totals_NT: FloatArray, cost_N: FloatArray, *, name: Calla
     if len(wrong):
         some = ", ".join(f"{name(n)} ({cost_N[n]:.4g})" for n in wrong[:_MOST_NAMED])
         more = f" and {len(wrong) - _MOST_NAMED} more" if len(wrong) > _MOST_NAMED else ""
+        told = f": {some}{more}" if len(wrong) <= _MOST_WRONG * len(cost_N) else ""
         raise PredictorError(
             f"costs of {len(wrong)} of {len(cost_N)} architectures are more than {_MOST_OFF_THE_LINE:g} times off what "
-            f"the others and the sizes of the networks say: {some}{more}",
-            hint="mixed units, or wrong measurements: convert these rows, measure them again or drop them",
+            f"the others and the MACs of the networks say{told}",
+            hint=f"mixed units, or wrong measurements: convert {'these' if told else 'those'} rows, measure them again "
+            "or drop them",
         )

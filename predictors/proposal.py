@@ -8,12 +8,11 @@ import numpy.typing as npt
 from predictors.errors import PredictorError
 from predictors.predictor import CostPredictor
 from searchspaces import Architecture, SearchSpace
-from searchspaces.enumeration import enumerate_genomes
+from searchspaces.enumeration import ENUMERABLE, enumerate_genomes
 
 _POOL_PER_PROPOSAL = 32
 _SMALLEST_POOL = 512
 _MOST_DRAWS = 8
-_ENUMERABLE = 20_000
 
 
 def propose(
@@ -86,7 +85,7 @@ def _pool(
             break
     else:
         # What is left is drawn rarely.
-        if space.size <= _ENUMERABLE:
+        if space.size <= ENUMERABLE:
             add(enumerate_genomes(space))
     archs = list(pool.values())
     return archs, space.genomes(archs)

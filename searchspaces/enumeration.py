@@ -5,6 +5,9 @@ import numpy as np
 from searchspaces.genomes import Genomes
 from searchspaces.space import SearchSpace
 
+ENUMERABLE = 20_000
+"""A space of no more architectures is small enough to be listed."""
+
 
 def enumerate_genomes(space: SearchSpace) -> Genomes:
     """Every architecture of a space once, as canonical genomes (size, G); for small spaces only.

@@ -7,10 +7,9 @@ import numpy as np
 from nas.objectives import Limit
 from nas.pricing import Compute, violations
 from searchspaces import Architecture, SearchSpace
-from searchspaces.enumeration import enumerate_genomes
+from searchspaces.enumeration import ENUMERABLE, enumerate_genomes
 from searchspaces.genomes import Genomes, unique_genomes
 
-_ENUMERABLE = 20_000
 _TRIES = 400
 _STEPS = 10
 
@@ -40,7 +39,7 @@ class Neighbours:
             near: architectures whose neighbours are tried first.
             is_new: whether an architecture was never proposed.
         """
-        if self._space.size <= _ENUMERABLE:
+        if self._space.size <= ENUMERABLE:
             return self._next_of_all(is_new)
         space, rng = self._space, self._rng
         parents = list(near) or [space.smallest]

@@ -89,6 +89,14 @@ class SpaceSampler(BaseSampler):
         # Optuna's own parallel loop asks from several threads.
         self._lock = threading.Lock()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickle and copy, as of every sampler of Optuna: everything but the lock."""
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
+
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """All choices of the space."""
         return dict(self._distributions)

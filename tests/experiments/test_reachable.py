@@ -2,10 +2,12 @@
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from experiments import reachable
 from experiments.evaluated import known_evaluations
 from experiments.limit_notes import limit_notes
 from experiments.reachable import asked_limits
@@ -57,13 +59,24 @@ def test_limits_are_checked_before_a_run_is_profiled(tmp_path: Path, limit: str,
     assert session.run.recipe_path.read_bytes() == before
 
 
+def test_a_limit_on_a_further_device_that_is_not_profiled_yet_is_measured(session: Session) -> None:
+    before = session.run.recipe_path.read_bytes()
+    with pytest.raises(InfeasibleError, match=r"latency_ms@torch-cpu 0\.\d+ ms \(measured"):
+        open_session(changed(session, "devices=[{id: torch-cpu, limits: {latency_ms: 1e-6}}]"), session.run.path)
+    assert session.run.recipe_path.read_bytes() == before
+
+
 def test_a_limit_that_something_meets_is_taken_over(session: Session) -> None:
     again = open_session(changed(session, "search.limits.peak_memory_bytes=1e6"), session.run.path)
     assert load_recipe(session.run.recipe_path).search.limits.peak_memory_bytes == 1e6
     assert [limit.name for limit in again.limits] == ["peak_memory_bytes"]
 
 
-def test_the_search_keeps_to_a_further_devices_limit_once_that_is_profiled(session: Session) -> None:
+def test_the_search_keeps_to_a_further_devices_limit_once_that_is_profiled(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Before that the smallest network is measured there; this device is as fast as it has to be.
+    monkeypatch.setattr(reachable, "measure", lambda *_, **__: SimpleNamespace(low=0.0))
     run = session.run
     for number, arch in enumerate((run.space.smallest, run.space.largest)):
         run.evaluations_table.append(

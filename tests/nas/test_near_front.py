@@ -43,17 +43,19 @@ def test_only_subnets_whose_place_is_undecided_are_open_the_least_certain_first(
     table = rows(
         empty_run(tmp_path / "run"),
         [
-            (0.9, 1.0, 1.1, 1.2),  # on the front, whatever its latency is
+            (0.9, 1.0, 1.1, 1.2),  # on the front
             (0.8, 0.9, 1.3, 2.0),  # slower than the first on average, but it may be faster
             (0.8, 1.3, 1.4, 1.5),  # slower than the first for sure, and worse
             (0.95, 2.0, 2.2, 2.4),  # on the front or behind the next one, and measured
             (0.95, 2.3, 2.4, 2.5),  # just as accurate, and perhaps as fast
             (float("nan"), 0.1, 0.2, 0.3),  # its evaluation failed
+            (0.7, 0.5, 0.6, 0.7),  # on the front, apart from all others
         ],
     )
     found = open_subnets(table, measured={table["arch_id"][3]})
-    assert [arch.arch_id for arch in found] == [table["arch_id"][1], table["arch_id"][4]]
-    assert {arch.arch_id for arch in possible_front(table)} == set(table["arch_id"][[0, 1, 3, 4]])
+    # The first is on the front whatever its latency is, but that decides of the second.
+    assert [arch.arch_id for arch in found] == list(table["arch_id"][[1, 0, 4]])
+    assert {arch.arch_id for arch in possible_front(table)} == set(table["arch_id"][[0, 1, 3, 4, 6]])
 
 
 class Device:

@@ -54,3 +54,10 @@ def test_the_regressor_that_errs_less_on_left_out_rows_is_stored(table: Operator
     assert ways.scores[ON_OPERATORS].mape_percent < 0.5 * ways.scores[REGRESSOR].mape_percent
     assert ways.scores[OPERATOR_SUM].mape_percent > 2.0
     assert ways.scores[REGRESSOR] == plain.scores[REGRESSOR]
+    # A table that networks contradict is told of, and costs nothing else.
+    falling = fit.assign(latency_ms=fit["latency_ms"].median() ** 2 / fit["latency_ms"])
+    contradicted = compare_ways(
+        falling, held_out, space=SPACE, device_id="pi", unit="ms", sources=(), num_classes=10, operators=table
+    )
+    assert (contradicted.chosen, contradicted.lookup) == (REGRESSOR, None)
+    assert "measured to be no slower" in str(contradicted.uncorrected)

@@ -18,9 +18,11 @@ from experiments.benchmarks.search.supernet import compare_on_supernet
 from experiments.benchmarks.search.supernet_runs import SupernetRuns
 from hardware.cost import analytic_costs
 from hardware.measurement import CostMeasurement
+from nas import near_front
 from nas.accuracy import Accuracy
 from nas.candidate import Candidate
 from nas.materialise import Workbench
+from nas.near_front import possible_front
 from nas.run import open_run
 from nas.search.pool import SubnetScore
 from searchspaces import Architecture, get_space
@@ -221,11 +223,17 @@ class FakeDevice:
         }
 
 
+def all_of_the_front(rows: pd.DataFrame, *, measured: set[str]) -> list[Architecture]:
+    return [arch for arch in possible_front(rows) if arch.arch_id not in measured]
+
+
 def test_searches_share_what_was_judged_and_a_second_call_does_nothing_again(
     trained_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     device, lines = FakeDevice(monkeypatch), list[str]()
     monkeypatch.setattr("nas.measure._require_same_machine", lambda _: None)
+    # So few subnets lie too far apart for a place on the front to be undecided.
+    monkeypatch.setattr(near_front, "open_subnets", all_of_the_front)
 
     def everything() -> tuple[list[pd.DataFrame], list[Cost], Measured]:
         runs = SupernetRuns(trained_run, directory=tmp_path / "work", say=lines.append)

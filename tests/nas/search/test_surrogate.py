@@ -1,5 +1,6 @@
 """Our sampler: nothing twice, nothing beyond what is computed, better than chance, and undisturbed by odd studies."""
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -319,6 +320,12 @@ def test_several_threads_are_never_given_the_same() -> None:
 
     study.optimize(judge, n_trials=30, n_jobs=4)
     assert len(set(archs)) == 30
+
+
+def test_a_study_with_it_can_be_copied() -> None:
+    study = make_study(SurrogateSampler(MACRO, objectives=OBJECTIVES, seed=0))
+    search(study, MACRO, num=3, values=values_of(MACRO))
+    assert len(set(search(copy.deepcopy(study), MACRO, num=14, values=values_of(MACRO)))) == 14
 
 
 @pytest.mark.filterwarnings("ignore:The value nan is not acceptable")
