@@ -1,10 +1,11 @@
 """Which rows of a run's tables still count: the supernet, and the limits, may have changed since."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import pandas as pd
 
+from experiments.search_clock import is_over
 from experiments.session import Session
 from nas.accuracy import metric_label
 from nas.limits import within_limits
@@ -79,6 +80,24 @@ def nothing_left(session: Session, known: Mapping[str, Values]) -> bool:
         rng=np.random.default_rng((session.recipe.seed, len(known))),
     )
     return bool(known) and neighbours.find(near=near, is_new=lambda arch: arch.arch_id not in known) is None
+
+
+def ended_before(
+    session: Session, known: Mapping[str, Values], *, wanted: int, used_up: Callable[[], str | None]
+) -> str | None:
+    """Why a search has nothing to do, in a few words; None if it has, and needs its workers.
+
+    Args:
+        session: an open session of a profiled run.
+        known: values by arch_id of what is evaluated or was stopped.
+        wanted: how many known ones are enough.
+        used_up: as of `SearchClock`.
+    """
+    if len(known) >= wanted:
+        return "finished before"
+    if is_over(len(known), wanted=wanted, used_up=used_up) or nothing_left(session, known):
+        return used_up() or f"finished before: found no further architecture after {len(known)} of {wanted}"
+    return None
 
 
 def predicted_front_text(session: Session) -> str:

@@ -6,11 +6,11 @@ from contextlib import contextmanager, suppress
 import optuna
 
 from experiments.active_search import ActiveSearch
-from experiments.evaluated import inherited_rows, known_evaluations, nothing_left, predicted_front_text, stopped_rows
+from experiments.evaluated import ended_before, inherited_rows, known_evaluations, predicted_front_text, stopped_rows
 from experiments.limit_notes import limit_notes
 from experiments.ray.pool import RayEvaluationPool
 from experiments.reporter import Reporter
-from experiments.search_clock import SearchClock, is_over
+from experiments.search_clock import SearchClock
 from experiments.session import Session
 from experiments.shared_supernet import reusable_accuracies
 from experiments.stages import ClusterFactory, profile_settings, profile_sources, require_trained
@@ -109,10 +109,9 @@ def search(session: Session, *, cluster: ClusterFactory, reporter: Reporter, on_
             settings=settings,
             elsewhere=session.latencies_elsewhere,
         )
-        if is_over(len(known), wanted=wanted, used_up=clock.used_up) or nothing_left(session, known):
+        if (why := ended_before(session, known, wanted=wanted, used_up=clock.used_up)) is not None:
             study.recover(known)
-            none_left = f"finished before: found no further architecture after {len(known)} of {wanted}"
-            reporter.done("finished before" if len(known) >= wanted else clock.used_up() or none_left)
+            reporter.done(why)
             return False
         with pool() as workers:
             ended = run_search(

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from experiments.evaluated import nothing_left, predicted_front_text
+from experiments.evaluated import ended_before, predicted_front_text
 from experiments.ray.tune_search import train_on_ray_tune
 from experiments.reporter import Reporter
-from experiments.search_clock import is_over
 from experiments.session import Session
 from nas.accuracy import metric_label
 from nas.pricing import Price
@@ -72,10 +71,9 @@ def search_by_training(
         elsewhere=session.latencies_elsewhere,
     )
     wanted = min(settings.evaluations, run.space.size)
-    if is_over(len(known), wanted=wanted, used_up=used_up) or nothing_left(session, known):
+    if (why := ended_before(session, known, wanted=wanted, used_up=used_up)) is not None:
         study.recover(known)
-        none_left = f"finished before: found no further architecture after {len(known)} of {wanted}"
-        reporter.done("finished before" if len(known) >= wanted else used_up() or none_left)
+        reporter.done(why)
         return any(recorded)
     label, told = metric_label(session.recipe.data.metric), ""
 

@@ -1,7 +1,7 @@
 """Measures where it matters: evaluated subnets whose place on the front is open, until the front's ranking settles.
 
-A predictor that is right on average can still swap two neighbours. So the subnets are measured that may be on the
-front and may be behind it, those first whose predicted latency is least certain; each batch refits the predictor, and
+A predictor that is right on average can still swap two neighbours. So the subnets are measured whose latencies leave
+it undecided who is on the front, those first whose prediction is least certain; each batch refits the predictor, and
 when the front stays the same, in the same order, more measurements would change nothing.
 """
 

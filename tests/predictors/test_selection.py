@@ -7,7 +7,8 @@ from predictors import PredictorError, fit_latency_predictor
 from predictors.features import LatencyFeatures
 from predictors.prediction import FloatArray
 from predictors.regressors import find_regressors
-from predictors.selection import blend
+from predictors.regressors.regressor import Regressor
+from predictors.selection import Blend, blend
 from searchspaces import SearchSpace
 from tests.predictors.synthetic_device import DEVICE_ID, SyntheticDevice
 
@@ -42,13 +43,19 @@ def test_the_blend_beats_plain_one_hot_ridge_on_many_devices(space: SearchSpace)
         assert ours < np.abs(plain_N / latency_N - 1.0).mean()
 
 
-def test_weights_fall_with_the_error_and_add_up_to_one(space: SearchSpace, device: SyntheticDevice) -> None:
+def blended_60(space: SearchSpace, device: SyntheticDevice) -> tuple[list[Regressor], Blend]:
+    """All families that 60 measurements are enough for, and what they come to."""
     rng = np.random.default_rng(1)
     features = LatencyFeatures(space=space)
     genomes_NG = space.sample_many(60, rng)
     cost_N = device.latency_ms(space, genomes_NG, rng=rng)
     usable = [one for one in find_regressors() if one.needs is None and one.fewest <= 60]
     blended = blend(usable, features.encode(genomes_NG), cost_N, population=features.population())
+    return usable, blended
+
+
+def test_weights_fall_with_the_error_and_add_up_to_one(space: SearchSpace, device: SyntheticDevice) -> None:
+    _, blended = blended_60(space, device)
     assert np.isclose(sum(blended.weights), 1.0)
     assert list(blended.weights) == sorted(blended.weights, reverse=True)
     assert min(blended.weights) > 0.0
@@ -58,12 +65,7 @@ def test_weights_fall_with_the_error_and_add_up_to_one(space: SearchSpace, devic
 
 
 def test_every_family_that_was_tried_has_the_error_that_decided(space: SearchSpace, device: SyntheticDevice) -> None:
-    rng = np.random.default_rng(1)
-    features = LatencyFeatures(space=space)
-    genomes_NG = space.sample_many(60, rng)
-    cost_N = device.latency_ms(space, genomes_NG, rng=rng)
-    usable = [one for one in find_regressors() if one.needs is None and one.fewest <= 60]
-    blended = blend(usable, features.encode(genomes_NG), cost_N, population=features.population())
+    usable, blended = blended_60(space, device)
     found = blended.loo_rms_percent
     assert set(found) == {one.name for one in usable}
     assert list(found.values()) == sorted(found.values())
