@@ -170,7 +170,7 @@ def fit_accuracy_predictor(
     model = fit_cost_model(
         of_function(features.encode(genomes_NG)),
         error_N,
-        population=features.population(),
+        population=of_function(features.population()),
         level=level,
         ordered=features.resolution_columns(),
     )

@@ -27,6 +27,7 @@ FEATURES_VERSION = 2
 
 _POPULATION = 1024
 _LIVE = "live-"
+FUNCTION = "function-"
 NUM_COUNTS = 5
 
 # Features by name of the block, each (N, B), not standardised.
@@ -41,8 +42,9 @@ class LatencyFeatures:
     "stages" (kind and stage); "shapes" (by kind, sums of what makes equal MACs differently fast: MACs per output
     element, and square roots, which tell many small operators from few large ones); "choices" (one-hot). In spaces
     whose networks may hold operators that nobody uses, all of them again as "live-..." without these: compilers leave
-    them out. With sources also "sources-mean" and "sources": what the other devices' predictors say of the
-    architecture, as standardised logarithms, their mean and how far each is from it.
+    them out. "function-..." is what accuracy alone depends on, the space's `path_features`. With sources also
+    "sources-mean" and "sources": what the other devices' predictors say of the architecture, as standardised
+    logarithms, their mean and how far each is from it.
 
     Attributes:
         space: the architectures' space.
@@ -67,6 +69,7 @@ class LatencyFeatures:
         if self.space.has_unused:
             live = self._own(self.space.functional(canonical_NG))
             blocks |= {f"{_LIVE}{name}": block_NB for name, block_NB in live.items()}
+        blocks |= {f"{FUNCTION}{name}": block_NB for name, block_NB in self.space.path_features(canonical_NG).items()}
         if not self.sources:
             return blocks
         return {**blocks, **self._say_of(_logs(self.sources, canonical_NG) if said_NS is None else said_NS)}
@@ -115,6 +118,8 @@ class LatencyFeatures:
             "slots": list(zip(table.names, table.kinds, table.stages, strict=True)),
             "costs": [count_NS.tolist() for count_NS in _counts(table)],
         }
+        if paths := self.space.path_features(ends_NG):
+            content["paths"] = {name: path_NB.tolist() for name, path_NB in paths.items()}
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
@@ -139,8 +144,11 @@ def _logs(sources: Sequence[CostPredictor], genomes_NG: npt.NDArray[np.int8]) ->
 
 
 def of_function(blocks: Blocks) -> Blocks:
-    """The same blocks, without operators that nobody uses: what accuracy depends on."""
-    return {**blocks, **{name.removeprefix(_LIVE): block for name, block in blocks.items() if name.startswith(_LIVE)}}
+    """The same blocks as accuracy depends on them: without operators that nobody uses, and with the paths."""
+    own = dict(blocks)
+    for prefix in (_LIVE, FUNCTION):
+        own |= {name.removeprefix(prefix): block for name, block in blocks.items() if name.startswith(prefix)}
+    return own
 
 
 def take(blocks: Blocks, rows: npt.NDArray[np.intp]) -> Blocks:

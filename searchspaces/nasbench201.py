@@ -13,11 +13,13 @@ another node reads it. The published extremes agree: 0.073306 and 1.531546 milli
 million FLOPs, which are MACs plus one for each bias of the classifier.
 """
 
+import itertools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 
 from searchspaces.architecture import Architecture, Value
 from searchspaces.counting import add_conv, add_pool, add_sum, add_tail
@@ -31,6 +33,16 @@ EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
 _NODES = 4
 
 _BY_COST = ("none", "skip_connect", "avg_pool_3x3", "nor_conv_1x1", "nor_conv_3x3")
+# From the input to the output, as edges, the longest last.
+_PATHS = ((3,), (0, 4), (1, 5), (0, 2, 5))
+_LONGEST = len(_PATHS[-1])
+# What is no skip on a path, as digits of a number: these have a digit for every operator.
+_DIGITS = len(_BY_COST) - 1
+_SEQUENCES = tuple(
+    sum(digit * _DIGITS**place for place, digit in enumerate(digits))
+    for length in range(_LONGEST + 1)
+    for digits in itertools.product(range(1, _DIGITS), repeat=length)
+)
 _IMAGE_SHAPE = (3, 32, 32)
 _CHANNELS = (16, 32, 64)
 _CELLS = 5
@@ -111,6 +123,42 @@ class NASBench201Space(SearchSpace):
             needed_VN[source] |= needed_VN[target] & used_NE[:, edge]
         live_NE = np.stack([reached_VN[source] & needed_VN[target] for source, target in EDGES], axis=1)
         return np.where(live_NE, genomes_NG, none).astype(np.int8)
+
+    def path_features(self, genomes_NG: Genomes) -> Mapping[str, npt.NDArray[np.float64]]:
+        """Which paths lead from the input to the output, and how many convolutions lie on them.
+
+        Returns:
+            paths: (N, 40), 1.0 for each sequence of operators, skips left out, that some path has (cells encoded by
+                their paths: White, Neiswanger, Savani, BANANAS, AAAI 2021, section 4).
+            depths: (N, 13): the number of paths with 0 ... 3 convolutions; how many the deepest path has, one-hot; and
+                the shallowest, one-hot, behind "no path at all".
+        """
+        op_NE = self.canonicalise(genomes_NG).astype(np.intp)
+        skip, convolution = _BY_COST.index("skip_connect"), _BY_COST.index("nor_conv_1x1")
+        is_open_NP = np.stack([(op_NE[:, path] >= skip).all(axis=1) for path in _PATHS], axis=1)
+        sequence_NP = np.zeros(is_open_NP.shape, dtype=np.intp)
+        depth_NP = np.zeros_like(sequence_NP)
+        for p, path in enumerate(_PATHS):
+            for edge in path:
+                digit_N = np.maximum(op_NE[:, edge] - skip, 0)
+                sequence_NP[:, p] = np.where(digit_N > 0, sequence_NP[:, p] * _DIGITS + digit_N, sequence_NP[:, p])
+                depth_NP[:, p] += op_NE[:, edge] >= convolution
+        has_NC = (is_open_NP[:, :, None] & (sequence_NP[:, :, None] == np.array(_SEQUENCES))).any(axis=1)
+        depths = np.arange(_LONGEST + 1)
+        deepest_N = np.where(is_open_NP, depth_NP, 0).max(axis=1)
+        shallowest_N = np.where(is_open_NP, depth_NP, _LONGEST + 1).min(axis=1)
+        return {
+            "paths": has_NC.astype(np.float64),
+            "depths": np.concatenate(
+                [
+                    (is_open_NP[:, :, None] & (depth_NP[:, :, None] == depths)).sum(axis=1),
+                    deepest_N[:, None] == depths,
+                    ~is_open_NP.any(axis=1, keepdims=True),
+                    shallowest_N[:, None] == depths,
+                ],
+                axis=1,
+            ).astype(np.float64),
+        }
 
     def op_table(self, genomes_NG: Genomes, *, num_classes: int = 10) -> OpTable:
         """Operators of many architectures; the classifier is counted for `num_classes`."""

@@ -279,6 +279,18 @@ class SearchSpace(ABC):
         """
         return self.canonicalise(genomes_NG)
 
+    def path_features(self, genomes_NG: Genomes) -> Mapping[str, npt.NDArray[np.float64]]:
+        """How operators follow each other from the input to the output, where a genome decides that.
+
+        Returns:
+            By name, arrays of N rows that depend on the networks' functions alone; nothing in most spaces, whose
+            operators stand in one order.
+
+        Raises:
+            SpaceError: as `canonicalise`.
+        """
+        return {}
+
     def encode_many(self, genomes_NG: Genomes) -> npt.NDArray[np.float32]:
         """One-hot features (N, F) of canonical genomes; all zero for an inactive choice."""
         return self._algebra.encode(genomes_NG)

@@ -14,7 +14,7 @@ import numpy as np
 from nas.errors import RunError
 from nas.objectives import Objective
 from nas.pricing import Compute
-from predictors.features import LatencyFeatures, of_function
+from predictors.features import Blocks, LatencyFeatures, of_function
 from predictors.prediction import FloatArray
 from predictors.regressors.gaussian import REGRESSORS, GaussianProcess, View
 from predictors.selection import Blend, blend, is_constant
@@ -39,6 +39,8 @@ ACCURACY_FAMILIES = (
         smooth=(View(block="choices", log_share=0.0), View(block="kinds", log_share=0.0, logarithmic=True)),
     ),
 )
+# The same where the space says which paths lead through a network.
+_PATH_FAMILIES = tuple(family for family in REGRESSORS if family.name == "gp-paths")
 # Costs add up, over all operators or, after a compiler, over those that are used.
 _COST = tuple(family for family in REGRESSORS if family.name in ("gp-additive", "gp-live"))
 
@@ -143,11 +145,11 @@ def fit_models(
         function = _is_function(objective)
         value_N = cost_NM[:, m]
         value_N = np.exp(value_N) if function else np.maximum(value_N, _LEAST_SHARE * np.median(value_N))
+        seen, population = blocks, features.population()
+        if function:
+            seen, population = of_function(seen), of_function(population)
         blends[objective.name] = blend(
-            ACCURACY_FAMILIES if function else _COST,
-            of_function(blocks) if function else blocks,
-            value_N,
-            population=features.population(),
+            _accuracy_families(seen) if function else _COST, seen, value_N, population=population
         )
     return ObjectiveModels(
         space=space,
@@ -157,6 +159,10 @@ def fit_models(
         constants=constants,
         num_fitted=len(genomes_NG),
     )
+
+
+def _accuracy_families(blocks: Blocks) -> tuple[GaussianProcess, ...]:
+    return _PATH_FAMILIES if "paths" in blocks else ACCURACY_FAMILIES
 
 
 def _is_function(objective: Objective) -> bool:

@@ -386,12 +386,30 @@ def _own(*, trust: float = 0.0, prefix: str = "") -> tuple[View, ...]:
 
 _SMOOTH = (View(block="choices", log_share=0.0), View(block="totals", log_share=0.0, logarithmic=True))
 _FEWEST_FOR_SMOOTH = 40
+# Where paths are known they say what the choices say, and more: how operators depend on each other.
+_PATHS = GaussianProcess(
+    name="gp-paths",
+    views=(
+        View(block="totals", log_share=0.0, logarithmic=True),
+        View(block="kinds", log_share=-1.0, logarithmic=True),
+        View(block="paths", log_share=-1.0),
+        View(block="depths", log_share=0.0),
+    ),
+    logarithmic=True,
+    smooth=(
+        View(block="kinds", log_share=0.0, logarithmic=True),
+        View(block="paths", log_share=0.0),
+        View(block="depths", log_share=0.0),
+    ),
+    needs="paths",
+)
 
 REGRESSORS = (
     GaussianProcess(name="gp-log", views=_own(), logarithmic=True),
     GaussianProcess(name="gp-additive", views=_own(), logarithmic=False),
     GaussianProcess(name="gp-smooth", views=_own(), logarithmic=True, smooth=_SMOOTH, fewest=_FEWEST_FOR_SMOOTH),
     GaussianProcess(name="gp-live", views=_own(prefix="live-"), logarithmic=False, needs="live-totals"),
+    _PATHS,
     GaussianProcess(name="gp-transfer", views=_SOURCES + _own(trust=-3.0), logarithmic=True, needs="sources"),
     GaussianProcess(name="gp-sources", views=_SOURCES, logarithmic=True, needs="sources"),
 )

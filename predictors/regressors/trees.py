@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from predictors.errors import MissingPackageError
-from predictors.features import Blocks
+from predictors.features import FUNCTION, Blocks
 from predictors.prediction import FloatArray
 from predictors.regressors.held_out import LogTarget, fold_of_rows
 
@@ -123,7 +123,7 @@ class FittedBoostedTrees:
 
 
 def _join(blocks: Blocks) -> FloatArray:
-    return np.concatenate([blocks[name] for name in sorted(blocks)], axis=1)
+    return np.concatenate([blocks[name] for name in sorted(blocks) if not name.startswith(FUNCTION)], axis=1)
 
 
 def _grown(inputs_ND: FloatArray, target_N: FloatArray) -> str:

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from hardware.cost import analytic_costs
-from predictors.features import LatencyFeatures, take
+from predictors.features import LatencyFeatures, of_function, take
+from predictors.regressors import find_regressors
 from searchspaces import SearchSpace, SpaceError, get_space
 
 
@@ -62,3 +63,16 @@ def test_operators_that_nobody_uses_are_left_out_of_the_live_blocks() -> None:
             get_space("fbnet").sample_many(2, np.random.default_rng(0))
         )
     )
+
+
+def test_paths_are_told_to_accuracy_alone() -> None:
+    space = get_space("nasbench201")
+    blocks = LatencyFeatures(space=space).encode(space.sample_many(30, np.random.default_rng(6)))
+    assert np.array_equal(of_function(blocks)["paths"], blocks["function-paths"])
+    assert np.array_equal(of_function(blocks)["depths"], blocks["function-depths"])
+    assert not {"paths", "depths"} & set(blocks)
+    cost_N = 1.0 + np.random.default_rng(7).uniform(size=30)
+    without = {name: block_NB for name, block_NB in blocks.items() if not name.startswith("function-")}
+    for family in (one for one in find_regressors() if one.fewest <= 30 and (one.needs is None or one.needs in blocks)):
+        said, alone = (family.fit(some, cost_N, population=some).predict(some)[0] for some in (blocks, without))
+        assert np.array_equal(said, alone), family.name

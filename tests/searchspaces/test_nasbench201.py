@@ -6,7 +6,7 @@ import torch
 
 from searchspaces import get_space
 from searchspaces.errors import SpaceError
-from searchspaces.nasbench201 import OPERATORS, nasbench201
+from searchspaces.nasbench201 import EDGES, OPERATORS, nasbench201
 from searchspaces.space import SearchSpace
 from searchspaces.testing import SearchSpaceContract
 from tests.searchspaces.hooks import counted, num_params, told
@@ -72,6 +72,39 @@ def test_networks_with_unused_operators_have_the_function_of_those_without() -> 
         assert SPACE.architectures(found_NG) == [SPACE.from_ops(same)]
     assert SPACE.has_unused
     assert not get_space("nas-bench-macro").has_unused
+
+
+def test_paths_are_those_that_a_walk_through_the_cell_finds() -> None:
+    genomes_NG = SPACE.sample_many(300, np.random.default_rng(4))
+    features = SPACE.path_features(genomes_NG)
+    sequences: dict[frozenset[tuple[str, ...]], bytes] = {}
+    for row, arch in enumerate(SPACE.architectures(genomes_NG)):
+        ops = SPACE.to_ops(arch)
+
+        def walks(node: int, before: tuple[str, ...], ops: tuple[str, ...] = ops) -> list[tuple[str, ...]]:
+            if node == 3:
+                return [before]
+            onward = [(end, op) for (start, end), op in zip(EDGES, ops, strict=True) if start == node and op != "none"]
+            return [found for end, op in onward for found in walks(end, (*before, op))]
+
+        found = walks(0, ())
+        convolutions = [sum(op.startswith("nor_conv") for op in walk) for walk in found]
+        counted = [convolutions.count(depth) for depth in range(4)]
+        deepest = [int(max(convolutions, default=0) == depth) for depth in range(4)]
+        shallowest = [int(min(convolutions, default=-1) == depth) for depth in range(-1, 4)]
+        assert features["depths"][row].tolist() == [*counted, *deepest, *shallowest]
+        without_skips = frozenset(tuple(op for op in walk if op != "skip_connect") for walk in found)
+        assert features["paths"][row].sum() == len(without_skips)
+        # The same sequences have the same columns, whichever edges they lie on; others have others.
+        assert sequences.setdefault(without_skips, features["paths"][row].tobytes()) == features["paths"][row].tobytes()
+    assert len(set(sequences.values())) == len(sequences) > 100
+
+
+def test_paths_do_not_see_operators_that_nobody_uses() -> None:
+    genomes_NG = SPACE.sample_many(300, np.random.default_rng(5))
+    of_function = SPACE.path_features(SPACE.functional(genomes_NG))
+    for name, block_NB in SPACE.path_features(genomes_NG).items():
+        np.testing.assert_array_equal(block_NB, of_function[name])
 
 
 def test_the_size_is_exact_and_every_cell_is_reached() -> None:

@@ -67,6 +67,23 @@ def test_models_rank_what_they_have_not_seen_and_know_what_is_computed() -> None
     assert not spread_NM[:, 1].any()
 
 
+def test_where_paths_are_known_accuracy_is_told_from_them() -> None:
+    space = get_space("nasbench201")
+    genomes_NG = np.random.default_rng(3).permutation(
+        np.unique(space.sample_many(300, np.random.default_rng(3)), axis=0)
+    )
+    # What skips beside deep paths bring is no sum of what single edges bring.
+    depths_NB = space.path_features(genomes_NG)["depths"]
+    is_residual_N = (depths_NB[:, 0] > 0) & (depths_NB[:, 2:4].sum(axis=1) > 0)
+    accuracy_N = 0.7 + 0.05 * depths_NB[:, 4:8] @ np.arange(4) + 0.05 * is_residual_N
+    value_NM = as_costs(np.column_stack([accuracy_N, np.ones(len(genomes_NG))]), objectives=OBJECTIVES)
+    models = fit_models(genomes_NG[:80], value_NM[:80], space=space, objectives=OBJECTIVES, computed={})
+    assert list(models.blends["accuracy"].names) == ["gp-paths"]
+    mean_NM, _ = models.predict(genomes_NG[80:])
+    errors_N = mean_NM[:, 0] - value_NM[80:, 0]
+    assert np.sqrt(np.mean(errors_N**2)) < 0.3 * value_NM[80:, 0].std()
+
+
 def test_an_objective_that_is_the_same_for_all_is_a_constant() -> None:
     genomes_NG = np.unique(MACRO.sample_many(20, np.random.default_rng(0)), axis=0)
     values_NM = np.column_stack([np.full(len(genomes_NG), 0.5), latency_ms(genomes_NG)])
