@@ -1,10 +1,13 @@
-"""What a search could reach that knew far more than any does: a ceiling for cases whose latencies follow no rule.
+"""What a search could reach that knew far more than any does: ceilings for ours.
 
-It is told the accuracy of every cell, and predicts latencies from 1,500 cells that it did not pay for (two halves, so
-that no cell is predicted from itself). It proposes as ours does, by expected hypervolume improvement over all cells.
+It predicts latencies from 1,500 cells that it did not pay for (two halves, so that no cell is predicted from itself).
+Accuracies it predicts in the same way, or it is told all of them: that tells the cases whose latencies follow no rule.
+It proposes as ours does, by expected hypervolume improvement over all cells.
 
 Letters: N cells, P points of a front.
 """
+
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -15,27 +18,38 @@ from scipy.special import ndtri
 from experiments.benchmarks.search.truth import Problem
 from nas.search.acquisition import expected_improvement
 from nas.search.surrogate import reference_beyond
-from predictors import fit_latency_predictor
-from predictors.prediction import FloatArray
+from predictors import fit_accuracy_predictor, fit_latency_predictor
+from predictors.prediction import FloatArray, Prediction
+from searchspaces.genomes import Genomes
 
 KNOWN = 1500
 _LEAST_SPREAD = 1e-6
+_LEAST_ERROR = 1e-4
 
 
-def informed_search(problem: Problem, *, budget: int, counts_N: npt.NDArray[np.bool_], seed: int) -> list[int]:
+def informed_search(
+    problem: Problem, *, budget: int, counts_N: npt.NDArray[np.bool_], seed: int, told_accuracies: bool
+) -> list[int]:
     """The rows that it evaluates, in their order.
 
     Args:
         problem: of accuracy and one latency.
         budget: evaluations.
         counts_N: cells that are looked at.
-        seed: chooses the cells whose latencies are known.
+        seed: chooses the cells of which more is known.
+        told_accuracies: whether it is told the accuracies of all cells.
     """
     accuracy_N, latency_N = problem.values_NM.T
-    mean_N, spread_N = _predicted(problem, latency_N, seed=seed)
-    mean_N2 = np.column_stack([1.0 - accuracy_N, mean_N])
-    spread_N2 = np.column_stack([np.full(len(mean_N), _LEAST_SPREAD), spread_N])
-    true_N2 = np.column_stack([1.0 - accuracy_N, np.log(latency_N)])
+    error_N = np.maximum(1.0 - accuracy_N, _LEAST_ERROR)
+    latency_mean_N, latency_spread_N = _predicted(problem, _latencies(problem, latency_N), seed=seed)
+    if told_accuracies:
+        true_N2 = np.column_stack([error_N, np.log(latency_N)])
+        error_mean_N, error_spread_N = error_N, np.full(len(error_N), _LEAST_SPREAD)
+    else:
+        true_N2 = np.log(np.column_stack([error_N, latency_N]))
+        error_mean_N, error_spread_N = _predicted(problem, _errors(problem, accuracy_N), seed=seed)
+    mean_N2 = np.column_stack([error_mean_N, latency_mean_N])
+    spread_N2 = np.column_stack([error_spread_N, latency_spread_N])
     open_N, chosen = counts_N.copy(), list[int]()
     while len(chosen) < min(budget, int(counts_N.sum())):
         points_P2 = true_N2[chosen]
@@ -48,16 +62,42 @@ def informed_search(problem: Problem, *, budget: int, counts_N: npt.NDArray[np.b
     return chosen
 
 
-def _predicted(problem: Problem, latency_N: FloatArray, *, seed: int) -> tuple[FloatArray, FloatArray]:
-    """Mean and spread of the logarithm of every cell's latency, from cells other than itself."""
-    order = np.random.default_rng((seed, 23)).permutation(len(latency_N))
-    halves = order[:KNOWN], order[KNOWN : 2 * KNOWN]
+# Predicts the cells of some rows from those of others.
+_Predict = Callable[[npt.NDArray[np.intp], Genomes], Prediction]
+
+
+def _latencies(problem: Problem, latency_N: FloatArray) -> _Predict:
     texts = [arch.to_json() for arch in problem.space.architectures(problem.genomes_NG)]
-    mean_N, spread_N = np.empty(len(latency_N)), np.empty(len(latency_N))
-    for fitted, asked in zip(halves, (np.setdiff1d(order, halves[0]), halves[0]), strict=True):
+
+    def predict(fitted: npt.NDArray[np.intp], asked_NG: Genomes) -> Prediction:
         table = pd.DataFrame({"architecture": [texts[n] for n in fitted], "latency_ms": latency_N[fitted]})
-        predictor = fit_latency_predictor(table, space=problem.space, device_id="known")
-        found = predictor.predict(problem.genomes_NG[asked])
+        return fit_latency_predictor(table, space=problem.space, device_id="known").predict(asked_NG)
+
+    return predict
+
+
+def _errors(problem: Problem, accuracy_N: FloatArray) -> _Predict:
+    def predict(fitted: npt.NDArray[np.intp], asked_NG: Genomes) -> Prediction:
+        predictor = fit_accuracy_predictor(
+            problem.genomes_NG[fitted], accuracy_N[fitted], space=problem.space, task="known"
+        )
+        found = predictor.predict(asked_NG)
+        mean_N, lower_N, upper_N = (
+            np.maximum(1.0 - said_N, _LEAST_ERROR) for said_N in (found.mean, found.upper, found.lower)
+        )
+        return Prediction(mean=mean_N, lower=lower_N, upper=upper_N, level=found.level, in_range=found.in_range)
+
+    return predict
+
+
+def _predicted(problem: Problem, predict: _Predict, *, seed: int) -> tuple[FloatArray, FloatArray]:
+    """Mean and spread of the logarithm of what every cell costs, from cells other than itself."""
+    num = len(problem.genomes_NG)
+    order = np.random.default_rng((seed, 23)).permutation(num)
+    halves = order[:KNOWN], order[KNOWN : 2 * KNOWN]
+    mean_N, spread_N = np.empty(num), np.empty(num)
+    for fitted, asked in zip(halves, (np.setdiff1d(order, halves[0]), halves[0]), strict=True):
+        found = predict(fitted, problem.genomes_NG[asked])
         mean_N[asked] = np.log(found.mean)
         spread_N[asked] = np.log(found.upper / found.lower) / (2.0 * ndtri(0.5 + found.level / 2.0))
     return mean_N, spread_N

@@ -16,7 +16,7 @@ from experiments.benchmarks.search.compare import Curves, compare
 from experiments.benchmarks.search.curves import draw_curves
 from experiments.benchmarks.search.informed import KNOWN, informed_search
 from experiments.benchmarks.search.samplers import ONE_COST, OURS
-from experiments.benchmarks.search.truth import ExactFront, Problem
+from experiments.benchmarks.search.truth import ExactFront, Problem, evaluations_to
 from experiments.errors import DataError
 from nas.objectives import ACCURACY, Objective
 from predictors.prediction import FloatArray
@@ -82,12 +82,18 @@ def _compare(
     case, counts_N = f"nb201/{'+'.join(devices)}", accuracy_N >= LEAST_ACCURACY
     front = ExactFront(problem.cost_NM, counts_N=counts_N)
     if options.ceiling and len(devices) == 1:
-        rows = informed_search(problem, budget=max(_WANTED), counts_N=counts_N, seed=0)
-        shares_N = front.shares(rows)
-        for n in _WANTED:
-            report.add(f"{case}/informed/hypervolume_at_{n}", float(shares_N[n - 1]))
-        found = " / ".join(f"{shares_N[n - 1]:.3f}" for n in _WANTED)
-        report.say(f"{case}: told all accuracies, and latencies predicted from {KNOWN} further cells: {found}")
+        for name, told, knows in (
+            ("informed", True, f"told all accuracies, and latencies predicted from {KNOWN} further cells"),
+            ("modelled", False, f"accuracies and latencies predicted from {KNOWN} further cells"),
+        ):
+            rows = informed_search(problem, budget=max(_WANTED), counts_N=counts_N, seed=0, told_accuracies=told)
+            shares_N = front.shares(rows)
+            for n in _WANTED:
+                report.add(f"{case}/{name}/hypervolume_at_{n}", float(shares_N[n - 1]))
+            to = evaluations_to(_SHARE, shares_N)
+            report.add(f"{case}/{name}/evaluations_to_{_SHARE:g}", to if np.isfinite(to) else None)
+            found = " / ".join(f"{shares_N[n - 1]:.3f}" for n in _WANTED)
+            report.say(f"{case}: {knows}: {found}, to {_SHARE:g} in {to:g}")
     return compare(
         report,
         options,
