@@ -13,6 +13,7 @@ import pytest
 
 from experiments.benchmarks.harness import BenchmarkReport
 from experiments.benchmarks.nasbench201_accuracies import read_accuracies, read_records
+from experiments.benchmarks.search import informed
 from experiments.benchmarks.search.__main__ import main
 from experiments.benchmarks.search.compare import Curves
 from experiments.benchmarks.search.nb201 import add_ratios
@@ -22,6 +23,7 @@ from experiments.benchmarks.search.samplers import SAMPLERS, run_search
 from experiments.benchmarks.search.store import Searched, SearchStore
 from experiments.benchmarks.search.truth import ExactFront, Problem, evaluations_to
 from experiments.errors import DataError
+from hardware.cost import analytic_costs
 from nas.objectives import ACCURACY, LATENCY
 from nas.search import evolution
 from searchspaces import Architecture, SearchSpace, get_space
@@ -294,3 +296,22 @@ def test_their_evolution_keeps_the_limit_and_gets_better_with_generations(monkey
     assert long.latency_ms <= 45.0
     assert (short.judged, long.judged) == (100, 2100)
     assert ofa_evolution(objectives, limit_ms=0.001, seed=0, generations=1) is None
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_search_that_knows_more_evaluates_each_cell_once_and_finds_the_front_early(
+    told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(informed, "KNOWN", 60)
+    genomes_NG = np.unique(SPACE.sample_many(400, np.random.default_rng(0)), axis=0)
+    macs_N = analytic_costs(SPACE.op_table(genomes_NG)).macs_N.astype(np.float64)
+    depth_N = SPACE.path_features(genomes_NG)["depths"][:, 4:8] @ np.arange(4)
+    values_N2 = np.column_stack([0.5 + 0.1 * depth_N + 1e-10 * macs_N, 1e-7 * macs_N])
+    problem = Problem(space=SPACE, genomes_NG=genomes_NG, objectives=(ACCURACY, LATENCY), values_NM=values_N2)
+    counts_N = values_N2[:, 0] > 0.55
+    rows = informed.informed_search(problem, budget=20, counts_N=counts_N, seed=0, told_accuracies=told)
+    assert len(rows) == len(set(rows)) == 20
+    assert counts_N[rows].all()
+    front = ExactFront(problem.cost_NM, counts_N=counts_N)
+    chance = front.shares(np.random.default_rng(1).permutation(np.flatnonzero(counts_N))[:20].tolist())[-1]
+    assert front.shares(rows)[-1] > max(0.95, chance)
