@@ -16,6 +16,7 @@ from hardware.errors import DeviceError
 from hardware.fleet import FLEET_FILE
 from nas.data import DataSplits
 from nas.deployment import Deployment
+from nas.errors import TrainingError
 from nas.evaluation import SubnetJudge
 from nas.materialise import Workbench
 from nas.refine import FineTuning, RefineSettings
@@ -105,7 +106,17 @@ class Workload:
         epochs: int | None = None,
         use_gpu: bool = False,
     ) -> None:
-        """Fine-tune one candidate, or go on doing so; called by a trial of the refinement or of the search."""
+        """Fine-tune one candidate, or go on doing so; called by a trial of the refinement or of the search.
+
+        Raises:
+            TrainingError: a GPU is wanted that torch cannot use.
+        """
+        if use_gpu and not torch.cuda.is_available():
+            raise TrainingError(
+                "Ray gave this trial a share of a GPU, but torch finds none on its machine",
+                hint="install a build of torch with CUDA there (torch.cuda.is_available() says whether it works), "
+                "or set search.gpus_per_trial to 0",
+            )
         settings = self.refine_settings
         tuning = FineTuning(
             judge=self.subnet_judge,

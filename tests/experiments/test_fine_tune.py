@@ -15,7 +15,7 @@ from experiments.pipeline import fine_tune
 from experiments.reporter import SilentReporter
 from experiments.session import Session
 from experiments.workload import load_workload
-from nas.errors import CheckpointError, RunError
+from nas.errors import CheckpointError, RunError, TrainingError
 from nas.search.training import TrainingSearch
 from nas.soup import read_soup
 from nas.specialize import Specialist
@@ -201,3 +201,15 @@ def test_a_search_that_trains_its_candidates_records_them_fine_tuned_and_leaves_
     assert run_search()
     again = session.run.evaluations()
     assert set(again["candidate_id"]) == set(rows["candidate_id"])
+
+
+def test_a_gpu_that_torch_cannot_use_is_named_before_anything_is_computed(
+    session: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    workload = load_workload(session.run.path)
+    arch, directory = session.run.space.smallest.to_json(), tmp_path / "candidate"
+    with pytest.raises(TrainingError, match="a share of a GPU, but torch finds none") as caught:
+        workload.fine_tune(arch, directory=directory, on_epoch=lambda _: None, epochs=1, use_gpu=True)
+    assert "search.gpus_per_trial to 0" in caught.value.hint
+    assert not directory.exists()
