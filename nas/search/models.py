@@ -14,7 +14,7 @@ import numpy as np
 from nas.errors import RunError
 from nas.objectives import Objective
 from nas.pricing import Compute
-from predictors.features import Blocks, LatencyFeatures, of_function
+from predictors.features import LatencyFeatures, of_function
 from predictors.prediction import FloatArray
 from predictors.regressors.gaussian import REGRESSORS, GaussianProcess, View
 from predictors.selection import Blend, blend, is_constant
@@ -142,15 +142,13 @@ def fit_models(
         if is_constant(cost_NM[:, m]):
             constants[objective.name] = float(cost_NM[0, m])
             continue
-        function = _is_function(objective)
-        value_N = cost_NM[:, m]
-        value_N = np.exp(value_N) if function else np.maximum(value_N, _LEAST_SHARE * np.median(value_N))
-        seen, population = blocks, features.population()
-        if function:
-            seen, population = of_function(seen), of_function(population)
-        blends[objective.name] = blend(
-            _accuracy_families(seen) if function else _COST, seen, value_N, population=population
-        )
+        value_N, seen, population = cost_NM[:, m], blocks, features.population()
+        if _is_function(objective):
+            value_N, seen, population = np.exp(value_N), of_function(seen), of_function(population)
+            families = _PATH_FAMILIES if "paths" in seen else ACCURACY_FAMILIES
+        else:
+            value_N, families = np.maximum(value_N, _LEAST_SHARE * np.median(value_N)), _COST
+        blends[objective.name] = blend(families, seen, value_N, population=population)
     return ObjectiveModels(
         space=space,
         objectives=tuple(objectives),
@@ -159,10 +157,6 @@ def fit_models(
         constants=constants,
         num_fitted=len(genomes_NG),
     )
-
-
-def _accuracy_families(blocks: Blocks) -> tuple[GaussianProcess, ...]:
-    return _PATH_FAMILIES if "paths" in blocks else ACCURACY_FAMILIES
 
 
 def _is_function(objective: Objective) -> bool:

@@ -27,8 +27,12 @@ _LEAST_SPREAD = 1e-6
 _LEAST_ERROR = 1e-4
 
 
+# Of every cell, mean and spread of a logarithm.
+Guess = tuple[FloatArray, FloatArray]
+
+
 def informed_search(
-    problem: Problem, *, budget: int, counts_N: npt.NDArray[np.bool_], seed: int, told_accuracies: bool
+    problem: Problem, *, budget: int, counts_N: npt.NDArray[np.bool_], latency: Guess, error: Guess | None
 ) -> list[int]:
     """The rows that it evaluates, in their order.
 
@@ -36,20 +40,17 @@ def informed_search(
         problem: of accuracy and one latency.
         budget: evaluations.
         counts_N: cells that are looked at.
-        seed: chooses the cells of which more is known.
-        told_accuracies: whether it is told the accuracies of all cells.
+        latency: from `guess_latencies`.
+        error: from `guess_errors`; None: it is told the accuracies of all cells.
     """
     accuracy_N, latency_N = problem.values_NM.T
     error_N = np.maximum(1.0 - accuracy_N, _LEAST_ERROR)
-    latency_mean_N, latency_spread_N = _predicted(problem, _latencies(problem, latency_N), seed=seed)
-    if told_accuracies:
+    if error is None:
         true_N2 = np.column_stack([error_N, np.log(latency_N)])
-        error_mean_N, error_spread_N = error_N, np.full(len(error_N), _LEAST_SPREAD)
+        error = error_N, np.full(len(error_N), _LEAST_SPREAD)
     else:
         true_N2 = np.log(np.column_stack([error_N, latency_N]))
-        error_mean_N, error_spread_N = _predicted(problem, _errors(problem, accuracy_N), seed=seed)
-    mean_N2 = np.column_stack([error_mean_N, latency_mean_N])
-    spread_N2 = np.column_stack([error_spread_N, latency_spread_N])
+    mean_N2, spread_N2 = (np.column_stack(pair) for pair in zip(error, latency, strict=True))
     open_N, chosen = counts_N.copy(), list[int]()
     while len(chosen) < min(budget, int(counts_N.sum())):
         points_P2 = true_N2[chosen]
@@ -66,17 +67,22 @@ def informed_search(
 _Predict = Callable[[npt.NDArray[np.intp], Genomes], Prediction]
 
 
-def _latencies(problem: Problem, latency_N: FloatArray) -> _Predict:
+def guess_latencies(problem: Problem, *, seed: int) -> Guess:
+    """Of every cell the latency, as `KNOWN` others tell it; `seed` chooses them."""
+    latency_N = problem.values_NM[:, 1]
     texts = [arch.to_json() for arch in problem.space.architectures(problem.genomes_NG)]
 
     def predict(fitted: npt.NDArray[np.intp], asked_NG: Genomes) -> Prediction:
         table = pd.DataFrame({"architecture": [texts[n] for n in fitted], "latency_ms": latency_N[fitted]})
         return fit_latency_predictor(table, space=problem.space, device_id="known").predict(asked_NG)
 
-    return predict
+    return _guess(problem, predict, seed=seed)
 
 
-def _errors(problem: Problem, accuracy_N: FloatArray) -> _Predict:
+def guess_errors(problem: Problem, *, seed: int) -> Guess:
+    """The same of the error rate."""
+    accuracy_N = problem.values_NM[:, 0]
+
     def predict(fitted: npt.NDArray[np.intp], asked_NG: Genomes) -> Prediction:
         predictor = fit_accuracy_predictor(
             problem.genomes_NG[fitted], accuracy_N[fitted], space=problem.space, task="known"
@@ -87,10 +93,10 @@ def _errors(problem: Problem, accuracy_N: FloatArray) -> _Predict:
         )
         return Prediction(mean=mean_N, lower=lower_N, upper=upper_N, level=found.level, in_range=found.in_range)
 
-    return predict
+    return _guess(problem, predict, seed=seed)
 
 
-def _predicted(problem: Problem, predict: _Predict, *, seed: int) -> tuple[FloatArray, FloatArray]:
+def _guess(problem: Problem, predict: _Predict, *, seed: int) -> Guess:
     """Mean and spread of the logarithm of what every cell costs, from cells other than itself."""
     num = len(problem.genomes_NG)
     order = np.random.default_rng((seed, 23)).permutation(num)

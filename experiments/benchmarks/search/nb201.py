@@ -14,7 +14,7 @@ from experiments.benchmarks.nasbench201_accuracies import WHERE, find_accuracies
 from experiments.benchmarks.predictors.published import LatencyTable, read_nasbench201
 from experiments.benchmarks.search.compare import Curves, compare
 from experiments.benchmarks.search.curves import draw_curves
-from experiments.benchmarks.search.informed import KNOWN, informed_search
+from experiments.benchmarks.search.informed import KNOWN, guess_errors, guess_latencies, informed_search
 from experiments.benchmarks.search.samplers import ONE_COST, OURS
 from experiments.benchmarks.search.truth import ExactFront, Problem, evaluations_to
 from experiments.errors import DataError
@@ -82,11 +82,16 @@ def _compare(
     case, counts_N = f"nb201/{'+'.join(devices)}", accuracy_N >= LEAST_ACCURACY
     front = ExactFront(problem.cost_NM, counts_N=counts_N)
     if options.ceiling and len(devices) == 1:
-        for name, told, knows in (
-            ("informed", True, f"told all accuracies, and latencies predicted from {KNOWN} further cells"),
-            ("modelled", False, f"accuracies and latencies predicted from {KNOWN} further cells"),
+        latency = guess_latencies(problem, seed=0)
+        for name, error, knows in (
+            ("informed", None, f"told all accuracies, and latencies predicted from {KNOWN} further cells"),
+            (
+                "modelled",
+                guess_errors(problem, seed=0),
+                f"accuracies and latencies predicted from {KNOWN} further cells",
+            ),
         ):
-            rows = informed_search(problem, budget=max(_WANTED), counts_N=counts_N, seed=0, told_accuracies=told)
+            rows = informed_search(problem, budget=max(_WANTED), counts_N=counts_N, latency=latency, error=error)
             shares_N = front.shares(rows)
             for n in _WANTED:
                 report.add(f"{case}/{name}/hypervolume_at_{n}", float(shares_N[n - 1]))

@@ -309,7 +309,9 @@ def test_a_search_that_knows_more_evaluates_each_cell_once_and_finds_the_front_e
     values_N2 = np.column_stack([0.5 + 0.1 * depth_N + 1e-10 * macs_N, 1e-7 * macs_N])
     problem = Problem(space=SPACE, genomes_NG=genomes_NG, objectives=(ACCURACY, LATENCY), values_NM=values_N2)
     counts_N = values_N2[:, 0] > 0.55
-    rows = informed.informed_search(problem, budget=20, counts_N=counts_N, seed=0, told_accuracies=told)
+    latency = informed.guess_latencies(problem, seed=0)
+    error = None if told else informed.guess_errors(problem, seed=0)
+    rows = informed.informed_search(problem, budget=20, counts_N=counts_N, latency=latency, error=error)
     assert len(rows) == len(set(rows)) == 20
     assert counts_N[rows].all()
     front = ExactFront(problem.cost_NM, counts_N=counts_N)
